@@ -1,0 +1,79 @@
+# Everything from nothing. `make serve` and `make test` are the two commands a newcomer needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard transom/kernels/csrc/*)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help tools serve test check format parity bench sanitize wheel clean
+
+help:
+	@echo "make serve     build everything and serve the bundled models on 127.0.0.1:9632 (ARGS=... for flags)"
+	@echo "make test      the test suite, from nothing"
+	@echo "make check     formatting, lint, types, import rules"
+	@echo "make parity    compare with torch + transformers, the reference implementations"
+	@echo "make bench     the benchmarks (minutes to an hour)"
+	@echo "make sanitize  the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make wheel     a wheel in dist/"
+	@echo "make clean     remove environment and builds"
+
+tools:
+	@sh scripts/check_tools.sh "$(PYTHON)"
+
+$(VENV)/created: | tools
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade pip
+	@touch $@
+
+# The package in editable form; built again when native sources or dependencies change.
+$(VENV)/installed: $(VENV)/created $(NATIVE)
+	@echo "building the native kernels and installing transom (about a minute the first time)"
+	@$(PIP) install "scikit-build-core>=0.11" "nanobind>=2.7" "cmake>=3.22" "ninja>=1.11"
+	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "installing the tools of the tests"
+	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+$(VENV)/installed-parity: $(VENV)/installed-dev
+	@echo "installing the oracles (torch, transformers)"
+	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation --editable ".[dev,parity]"
+	@touch $@
+
+serve: $(VENV)/installed
+	@$(BIN)/transom serve $(ARGS)
+
+test: $(VENV)/installed-dev
+	@$(BIN)/python -m pytest -m "not parity" $(ARGS)
+
+check: $(VENV)/installed-dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/clang-format --dry-run --Werror transom/kernels/csrc/*.cpp transom/kernels/csrc/*.h
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/clang-format -i transom/kernels/csrc/*.cpp transom/kernels/csrc/*.h
+
+parity: $(VENV)/installed-parity
+	@$(BIN)/python -m pytest -m parity $(ARGS)
+
+bench: $(VENV)/installed-parity
+	@$(BIN)/python -m benchmarks.against_transformers $(ARGS)
+
+sanitize: $(VENV)/installed-dev
+	@sh scripts/sanitize.sh
+
+wheel: $(VENV)/installed-dev
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist

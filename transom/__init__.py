@@ -1,0 +1,1 @@
+"""Transom: an OpenAI-compatible inference server whose subject is the context window."""

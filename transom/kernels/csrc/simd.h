@@ -1,0 +1,271 @@
+// Sixteen float lanes with one meaning on every instruction set.
+//
+// Kernels are written once against `f32x16` and compiled three times (portable, AVX2, AVX-512), each in its own
+// namespace TRANSOM_ISA. A lane never meets another lane except through `reduce_add` and `reduce_max`, whose tree is
+// fixed, and every multiply-add is fused; so all three give the same bits.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace transom::TRANSOM_ISA {
+
+constexpr int kLanes = 16;
+
+#if defined(__AVX512F__)
+
+struct f32x16 {
+  __m512 v;
+};
+
+inline f32x16 zero() { return {_mm512_setzero_ps()}; }
+inline f32x16 broadcast(float x) { return {_mm512_set1_ps(x)}; }
+inline f32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, f32x16 a) { _mm512_storeu_ps(p, a.v); }
+inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+// Lanes >= count read as 0 and are not touched in memory. 0 <= count <= 16.
+inline f32x16 load_first(const float* p, int count) { return {_mm512_maskz_loadu_ps(first_lanes(count), p)}; }
+inline void store_first(float* p, f32x16 a, int count) { _mm512_mask_storeu_ps(p, first_lanes(count), a.v); }
+// 16 half floats (IEEE) or bfloat16, exact conversion.
+inline f32x16 load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline f32x16 load_bf16(const uint16_t* p) {
+  __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+// Round to nearest even.
+inline void store_f16(uint16_t* p, f32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline f32x16 operator+(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline f32x16 operator-(f32x16 a, f32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline f32x16 operator*(f32x16 a, f32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline f32x16 operator/(f32x16 a, f32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+// a * b + c with one rounding.
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// Lanes of a where lane index < count, else of b.
+inline f32x16 select_first(f32x16 a, f32x16 b, int count) {
+  return {_mm512_mask_blend_ps(first_lanes(count), b.v, a.v)};
+}
+inline f32x16 round_nearest(f32x16 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// 2^n for integral n in -126..127 (n given as float).
+inline f32x16 pow2_integral(f32x16 n) {
+  __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(e, 23))};
+}
+
+#elif defined(__AVX2__)
+
+struct f32x16 {
+  __m256 lo, hi;
+};
+
+inline f32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline f32x16 broadcast(float x) {
+  __m256 v = _mm256_set1_ps(x);
+  return {v, v};
+}
+inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, f32x16 a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+inline __m256i first_lanes_mask(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline f32x16 load_first(const float* p, int count) {
+  return {_mm256_maskload_ps(p, first_lanes_mask(count)), _mm256_maskload_ps(p + 8, first_lanes_mask(count - 8))};
+}
+inline void store_first(float* p, f32x16 a, int count) {
+  _mm256_maskstore_ps(p, first_lanes_mask(count), a.lo);
+  _mm256_maskstore_ps(p + 8, first_lanes_mask(count - 8), a.hi);
+}
+inline f32x16 load_f16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline f32x16 load_bf16(const uint16_t* p) {
+  __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  __m256i hi = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+inline void store_f16(uint16_t* p, f32x16 a) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, mode));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, mode));
+}
+inline f32x16 operator+(f32x16 a, f32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+inline f32x16 operator-(f32x16 a, f32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+inline f32x16 operator*(f32x16 a, f32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline f32x16 operator/(f32x16 a, f32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline f32x16 max(f32x16 a, f32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline f32x16 min(f32x16 a, f32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+inline f32x16 select_first(f32x16 a, f32x16 b, int count) {
+  return {_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(first_lanes_mask(count))),
+          _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(first_lanes_mask(count - 8)))};
+}
+inline f32x16 round_nearest(f32x16 a) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.lo, mode), _mm256_round_ps(a.hi, mode)};
+}
+inline f32x16 pow2_integral(f32x16 n) {
+  __m256i bias = _mm256_set1_epi32(127);
+  __m256i lo = _mm256_add_epi32(_mm256_cvtps_epi32(n.lo), bias);
+  __m256i hi = _mm256_add_epi32(_mm256_cvtps_epi32(n.hi), bias);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 23)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 23))};
+}
+
+#else
+
+struct f32x16 {
+  float v[kLanes];
+};
+
+template <class F>
+inline f32x16 map(F f) {
+  f32x16 r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = f(i);
+  return r;
+}
+inline float bits_to_float(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint32_t float_to_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+inline float f16_to_f32(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t exponent = (h >> 10) & 0x1fu;
+  const uint32_t mantissa = h & 0x3ffu;
+  if (exponent == 0x1f) {  // NaN comes out quiet, as from the vector instructions
+    return bits_to_float(sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0u));
+  }
+  if (exponent != 0) return bits_to_float(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+  return bits_to_float(sign | float_to_bits(magnitude));
+}
+inline uint16_t f32_to_f16(float x) {
+  const uint32_t bits = float_to_bits(x);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x1ffu));
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to infinity
+  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 lets the hardware round at the right bit
+    const float shifted = bits_to_float(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (float_to_bits(shifted) - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+inline f32x16 zero() { return map([](int) { return 0.0f; }); }
+inline f32x16 broadcast(float x) { return map([=](int) { return x; }); }
+inline f32x16 load(const float* p) { return map([=](int i) { return p[i]; }); }
+inline void store(float* p, f32x16 a) { std::memcpy(p, a.v, sizeof a.v); }
+inline f32x16 load_first(const float* p, int count) {
+  return map([=](int i) { return i < count ? p[i] : 0.0f; });
+}
+inline void store_first(float* p, f32x16 a, int count) {
+  for (int i = 0; i < count; ++i) p[i] = a.v[i];
+}
+inline f32x16 load_f16(const uint16_t* p) {
+  return map([=](int i) { return f16_to_f32(p[i]); });
+}
+inline f32x16 load_bf16(const uint16_t* p) {
+  return map([=](int i) { return bits_to_float(static_cast<uint32_t>(p[i]) << 16); });
+}
+inline void store_f16(uint16_t* p, f32x16 a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = f32_to_f16(a.v[i]);
+}
+inline f32x16 operator+(f32x16 a, f32x16 b) {
+  return map([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline f32x16 operator-(f32x16 a, f32x16 b) {
+  return map([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline f32x16 operator*(f32x16 a, f32x16 b) {
+  return map([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline f32x16 operator/(f32x16 a, f32x16 b) {
+  return map([&](int i) { return a.v[i] / b.v[i]; });
+}
+// As the vector instruction: the second operand where the comparison is not true.
+inline f32x16 max(f32x16 a, f32x16 b) {
+  return map([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline f32x16 min(f32x16 a, f32x16 b) {
+  return map([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return map([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+}
+inline f32x16 select_first(f32x16 a, f32x16 b, int count) {
+  return map([&](int i) { return i < count ? a.v[i] : b.v[i]; });
+}
+inline f32x16 round_nearest(f32x16 a) {
+  return map([&](int i) { return std::nearbyint(a.v[i]); });
+}
+inline f32x16 pow2_integral(f32x16 n) {
+  return map([&](int i) { return bits_to_float(static_cast<uint32_t>(static_cast<int>(n.v[i]) + 127) << 23); });
+}
+
+#endif
+
+// Lane i with lane i + 8, then i + 4, i + 2, i + 1: one tree for all instruction sets.
+inline float reduce_add(f32x16 a) {
+  float x[kLanes];
+  store(x, a);
+  for (int width = 8; width >= 1; width /= 2)
+    for (int i = 0; i < width; ++i) x[i] = x[i] + x[i + width];
+  return x[0];
+}
+inline float reduce_max(f32x16 a) {
+  float x[kLanes];
+  store(x, a);
+  for (int width = 8; width >= 1; width /= 2)
+    for (int i = 0; i < width; ++i) x[i] = x[i] > x[i + width] ? x[i] : x[i + width];
+  return x[0];
+}
+
+// e^x by range reduction to |r| <= ln(2)/2 and a polynomial of degree 6 (Cephes' coefficients); relative error below
+// 2e-7. Results below 2^-126 are 0: x is first clamped to -87.336544 .. 88.02, and lanes below come out as 0.
+inline f32x16 exp(f32x16 x) {
+  const f32x16 lowest = broadcast(-87.336544f);
+  const f32x16 clamped = min(max(x, lowest), broadcast(88.02f));
+  const f32x16 n = round_nearest(clamped * broadcast(1.44269504088896341f));
+  f32x16 r = fma(n, broadcast(-0.693359375f), clamped);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  f32x16 p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  const f32x16 y = fma(p, r * r, r + broadcast(1.0f)) * pow2_integral(n);
+#if defined(__AVX512F__)
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, lowest.v, _CMP_LT_OQ), y.v, zero().v)};
+#elif defined(__AVX2__)
+  return {_mm256_andnot_ps(_mm256_cmp_ps(x.lo, lowest.lo, _CMP_LT_OQ), y.lo),
+          _mm256_andnot_ps(_mm256_cmp_ps(x.hi, lowest.hi, _CMP_LT_OQ), y.hi)};
+#else
+  return map([&](int i) { return x.v[i] < lowest.v[i] ? 0.0f : y.v[i]; });
+#endif
+}
+
+}  // namespace transom::TRANSOM_ISA

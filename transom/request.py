@@ -1,0 +1,103 @@
+"""Plain data of a request and its results, in token ids. Knows no text, no HTTP, no tensors.
+
+Made by `transom.llm`, carried over the channel, consumed by the engine; results travel the other way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    """An end-of-sequence or stop token was sampled (it is the last token of the output)."""
+    LENGTH = "length"
+    """`max_tokens` tokens were generated."""
+    ABORT = "abort"
+    """The caller went away or asked for the end."""
+    ERROR = "error"
+    """The engine failed; `RequestOutput.error` says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Neutral defaults; every value was validated at the edge.
+
+    Bounds: `temperature` >= 0 (0 = exact argmax), `top_p` in 0..1, `top_k` >= 0 (0 = off), `min_p` in 0..1,
+    penalties as OpenAI and (`repetition_penalty` > 0) as the literature has them, `logprobs` and `prompt_logprobs`
+    None = off, k = the chosen token plus its k best rivals. `seed` None = fresh randomness.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    """Stop tokens of the request, beside the model's own end-of-sequence tokens."""
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    """No stop or end-of-sequence token is sampled before so many tokens."""
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to be generated. `n` of the HTTP interface becomes several of these."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    priority: int = 0
+    """Lower is sooner."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log probabilities at one position, before temperature and truncation, after nothing: of the raw model."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(token id, log probability) of the most likely tokens, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counted tokens of one sequence."""
+
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    num_cached_tokens: int = 0
+    """Prompt tokens whose KV came from the cache instead of computation."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one engine step (or several, merged) brought for one request."""
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    """New tokens, in order; the last one may be the stop token."""
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    """One per new token when asked for."""
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    """One per prompt token (the first is None), in the first output that carries tokens, when asked for."""
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    """The token that ended the sequence, when `finish_reason` is STOP."""
+    usage: Usage | None = None
+    """Present with `finish_reason`."""
+    error: str | None = None
+    num_computed_tokens: int = 0
+    """Progress of prefill: tokens of the sequence whose KV exists."""

@@ -1,0 +1,33 @@
+"""One scheduling result as plain data: the only thing the model runner is told. Knows no model and no tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transom.scheduler.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """Tokens `start .. start + num_scheduled_tokens` of one sequence are to be computed in this step."""
+
+    sequence: Sequence
+    start: int
+    """Absolute position of the first scheduled token; everything before it has its KV in the cache."""
+    num_scheduled_tokens: int
+    needs_sample: bool
+    """The last scheduled token is the sequence's last known one: its logits choose the next token."""
+    num_prompt_logprob_rows: int = 0
+    """How many of the scheduled rows also need logits because the request asked for prompt log probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOutput:
+    """What one step computes, decode tokens and prefill chunks mixed, in batch order."""
+
+    scheduled: tuple[ScheduledSequence, ...]
+    num_tokens: int
+    preempted: tuple[str, ...] = ()
+    """Ids of sequences that gave up their blocks in this step."""
