@@ -1,0 +1,9 @@
+#include <nanobind/nanobind.h>
+
+namespace nb = nanobind;
+
+namespace transom {
+
+void bind_elementwise(nb::module_&) {}
+
+}  // namespace transom
