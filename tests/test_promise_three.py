@@ -1,0 +1,108 @@
+"""Promise 3: a row's logits are the same bits whatever the batch, the chunks, the threads, the history of the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.fakes import write_tiny_llama
+from tests.harness import Harness, Stream
+from transom import kernels
+
+NUM_TOKENS = 300  # four full blocks, a part of the fifth, over the border of a split
+
+
+@pytest.fixture(scope="module", params=["full f32", "full f16", "window f16"])
+def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    kind, kv_dtype = request.param.split()
+    directory = tmp_path_factory.mktemp("model")
+    write_tiny_llama(directory, sliding_window=90 if kind == "window" else None)
+    return Harness(directory, kv_dtype=kv_dtype)
+
+
+@pytest.fixture(scope="module")
+def tokens(harness: Harness) -> list[int]:
+    return random_tokens(harness, NUM_TOKENS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def alone(harness: Harness, tokens: list[int]) -> NDArray[np.float32]:
+    return harness.logits(tokens)
+
+
+def random_tokens(harness: Harness, count: int, seed: int) -> list[int]:
+    generated: list[int] = np.random.default_rng(seed).integers(0, harness.model_config.vocab_size, count).tolist()
+    return generated
+
+
+def same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return a.shape == b.shape and bool((a.view(np.uint32) == b.view(np.uint32)).all())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 100, 299])
+def test_chunks_of_prefill_change_no_bit(
+    harness: Harness, tokens: list[int], alone: NDArray[np.float32], chunk: int
+) -> None:
+    assert same_bits(harness.logits(tokens, chunk), alone)
+
+
+def test_a_batch_of_eight_with_different_phases_changes_no_bit(
+    harness: Harness, tokens: list[int], alone: NDArray[np.float32]
+) -> None:
+    neighbours = [harness.open() for _ in range(7)]
+    for index, neighbour in enumerate(neighbours):
+        harness.step([(neighbour, random_tokens(harness, 1 + 45 * index, seed=index))])
+    stream = harness.open()
+    rows: list[NDArray[np.float32]] = []
+    for start in range(0, NUM_TOKENS, 50):
+        others = [(n, random_tokens(harness, 1 + i % 3, seed=start + i)) for i, n in enumerate(neighbours)]
+        parts: list[tuple[Stream, list[int]]] = [*others[:4], (stream, tokens[start : start + 50]), *others[4:]]
+        rows.append(harness.step(parts)[4])
+    for each in (stream, *neighbours):
+        harness.close(each)
+    assert same_bits(np.concatenate(rows), alone)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_number_of_threads_changes_no_bit(
+    harness: Harness, tokens: list[int], alone: NDArray[np.float32], count: int
+) -> None:
+    before = kernels.num_threads()
+    kernels.set_num_threads(count)
+    try:
+        assert same_bits(harness.logits(tokens, 128), alone)
+    finally:
+        kernels.set_num_threads(before)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_the_instruction_set_changes_no_bit(
+    harness: Harness, tokens: list[int], alone: NDArray[np.float32], isa: str
+) -> None:
+    before = kernels.active_isa()
+    try:
+        kernels.set_active_isa(isa)
+    except ValueError:
+        pytest.skip(f"this processor cannot run {isa}")
+    try:
+        assert same_bits(harness.logits(tokens, 128), alone)
+    finally:
+        kernels.set_active_isa(before)
+
+
+def test_preemption_and_computing_again_over_other_blocks_changes_no_bit(
+    harness: Harness, tokens: list[int], alone: NDArray[np.float32]
+) -> None:
+    stream, neighbour = harness.open(), harness.open()
+    harness.step([(stream, tokens[:130])])
+    harness.close(stream)
+    harness.step([(neighbour, random_tokens(harness, 200, seed=9))])  # takes the blocks that were given up
+    again = harness.open()
+    first = harness.step([(again, tokens[:130])])[0]
+    rest = [harness.step([(again, tokens[i : i + 1])])[0] for i in range(130, NUM_TOKENS)]
+    harness.close(again)
+    harness.close(neighbour)
+    assert same_bits(np.concatenate([first, *rest]), alone)
