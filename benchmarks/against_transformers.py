@@ -2,10 +2,10 @@
 
     python -m benchmarks.against_transformers [--shape 1b] [--threads 2] [--isa avx2|native] [--rounds 5] [--json FILE]
 
-Each engine and dtype is a process of its own that waits for commands, so that only one computes at a time and peak memory
-can be read from outside. `--isa avx2` limits both sides to AVX2 (torch by the switches of oneDNN, ATen and MKL); `native`
-lets both use all they have. Beside every figure stands the limit: bytes that must be read, over the memory bandwidth
-measured in the same run (decode), or nothing where arithmetic decides (prefill; the figure is given in GFLOP/s too).
+Each engine and dtype is a process of its own that waits for commands, so that only one computes at a time and peak
+memory can be read from outside. `--isa avx2` limits both sides to AVX2 (torch by the switches of oneDNN, ATen and MKL);
+`native` lets both use all they have. Beside every decode figure stands the limit: bytes that must be read, over the
+memory bandwidth measured in the same run.
 
 A context of N tokens is filled with random keys and values on both sides: only the speed is measured here. Greedy
 equality is the subject of `make parity`.
@@ -252,9 +252,7 @@ def main() -> None:
     from benchmarks.synthetic_model import synthetic_model
 
     print(f"python -m benchmarks.against_transformers {' '.join(sys.argv[1:])}")
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, {options.isa}"
-    )
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, {options.isa} instructions")
     rows: list[dict[str, Any]] = []
     for dtype in options.dtypes.split(","):
         model = synthetic_model(options.shape, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Harness:
             self.cache.commit(stream.handle, stream.num_computed_tokens)
         if last_row_only:
             return [logits]
-        return [logits[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [logits[a:b] for a, b in itertools.pairwise(starts)]
 
     def logits(self, tokens: Sequence[int], chunk: int | None = None) -> NDArray[np.float32]:
         """Logits [len(tokens), vocab_size] of one fresh stream, computed in chunks."""

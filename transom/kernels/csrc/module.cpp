@@ -15,6 +15,7 @@ namespace transom {
 void bind_attention(nb::module_& module);
 void bind_elementwise(nb::module_& module);
 void bind_matmul(nb::module_& module);
+void bind_memory(nb::module_& module);
 
 namespace {
 
@@ -40,6 +41,7 @@ NB_MODULE(_native, module) {
   module.def("active_isa", [] { return std::string(kIsaNames[static_cast<int>(active_isa())]); });
   module.def("best_isa", [] { return std::string(kIsaNames[static_cast<int>(best_isa())]); });
   module.def("set_active_isa", [](const std::string& name) { set_active_isa(isa_by_name(name)); });
+  bind_memory(module);
   bind_matmul(module);
   bind_elementwise(module);
   bind_attention(module);
