@@ -73,6 +73,15 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The choice at one position: what sampling hands to the scheduler, two rooms that do not know each other."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+    """Present when the request asked for `logprobs`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Counted tokens of one sequence."""
 

@@ -20,7 +20,14 @@ class ScheduledSequence:
     needs_sample: bool
     """The last scheduled token is the sequence's last known one: its logits choose the next token."""
     num_prompt_logprob_rows: int = 0
-    """How many of the scheduled rows also need logits because the request asked for prompt log probabilities."""
+    """How many rows also need logits because the request asked for prompt log probabilities: the *first* so many of
+    the scheduled rows. The row at position p tells the log probability of prompt token p + 1, so position
+    `start + i` belongs to `token_ids[start + i + 1]`. Never counts the row that `needs_sample` names."""
+
+    @property
+    def end(self) -> int:
+        """Absolute position behind the last scheduled token."""
+        return self.start + self.num_scheduled_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +38,19 @@ class SchedulerOutput:
     num_tokens: int
     preempted: tuple[str, ...] = ()
     """Ids of sequences that gave up their blocks in this step."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStats:
+    """A snapshot; the counters count from the scheduler's birth."""
+
+    num_running: int
+    num_waiting: int
+    num_preemptions: int
+    num_prompt_tokens: int
+    """Prompt tokens of the sequences that were started, each sequence counted once."""
+    num_cached_tokens: int
+    """Those of them whose KV came from the cache."""
+    num_generated_tokens: int
+    num_computed_tokens: int
+    """Rows that went through the model, recomputation after preemption included."""

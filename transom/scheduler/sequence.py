@@ -1,0 +1,174 @@
+"""`Sequence`: one request on its way through the scheduler. Owns its tokens and its progress.
+
+Knows the cache only as an opaque handle, and neither the queue it stands in nor the batch it is part of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.cache import SequenceCache
+from transom.request import FinishReason, Request, SamplingParams, TokenLogprobs, Usage
+
+
+class SequenceStatus(StrEnum):
+    """Where a sequence stands."""
+
+    WAITING = "waiting"
+    """Not started, or preempted: holds no blocks."""
+    RUNNING = "running"
+    FINISHED = "finished"
+    """Ended, aborted or failed: holds no blocks and never will again."""
+
+
+class TokenBuffer:
+    """Token ids that only ever grow: int32, amortised O(1) append, slices without a copy.
+
+    The cache is handed this object itself, not a snapshot: tokens that are generated later are seen through it.
+    """
+
+    __slots__ = ("_array", "_length")
+
+    def __init__(self, token_ids: tuple[int, ...]) -> None:
+        self._array = np.array(token_ids, dtype=np.int32)
+        self._length = len(token_ids)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> NDArray[np.int32]: ...
+    def __getitem__(self, index: int | slice) -> int | NDArray[np.int32]:
+        selected = self.view()[index]
+        return selected if isinstance(selected, np.ndarray) else int(selected)
+
+    def view(self) -> NDArray[np.int32]:
+        """All tokens, [num_tokens], read-only, without a copy. Later appends do not show in it."""
+        tokens = self._array[: self._length]
+        tokens.flags.writeable = False
+        return tokens
+
+    def append(self, token_id: int) -> None:
+        if self._length == len(self._array):
+            self._grow()
+        self._array[self._length] = token_id
+        self._length += 1
+
+    def _grow(self) -> None:
+        larger = np.empty(max(16, 2 * self._length), dtype=np.int32)
+        larger[: self._length] = self._array
+        self._array = larger
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The state of one request. Changed by the scheduler only; the model runner reads it.
+
+    While it runs, KV exists for positions `0 .. num_computed_tokens`, and the tokens behind them are known but not yet
+    computed: the rest of the prompt, or the token sampled last, or everything after a preemption.
+    """
+
+    request: Request
+    arrival: int
+    """Running number of `Scheduler.add`; the tie-break among equal priorities."""
+    seed: int
+    """`SamplingParams.seed`, or fresh randomness drawn once, so that a preemption does not change the text."""
+    tokens: TokenBuffer = field(init=False)
+    status: SequenceStatus = SequenceStatus.WAITING
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Prompt tokens that came from the cache when the sequence was started for the first time."""
+    cache: SequenceCache | None = None
+    """The handle for `CacheManager`, while the status is RUNNING."""
+    has_started: bool = False
+    num_prompt_logprobs: int = 0
+    """How many prompt log probabilities have been computed; they survive preemption."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Computed and not yet delivered."""
+
+    def __post_init__(self) -> None:
+        self.tokens = TokenBuffer(self.request.prompt_token_ids)
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.request.sampling
+
+    @property
+    def token_ids(self) -> NDArray[np.int32]:
+        """Prompt and generated tokens, int32 [num_tokens], a read-only view."""
+        return self.tokens.view()
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Only the last known token is missing in the cache."""
+        return self.num_uncomputed_tokens == 1
+
+    @property
+    def num_prompt_logprobs_wanted(self) -> int:
+        """Prompt tokens whose log probability was asked for: all but the first, which nothing predicts."""
+        return 0 if self.sampling.prompt_logprobs is None else self.num_prompt_tokens - 1
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Lower is served sooner and preempted later."""
+        return self.request.priority, self.arrival
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.num_prompt_tokens, self.num_generated_tokens, self.num_cached_tokens)
+
+    def start(self, cache: SequenceCache) -> None:
+        """Begins, or begins again after a preemption, with what the cache already has."""
+        self.status = SequenceStatus.RUNNING
+        self.cache = cache
+        self.num_computed_tokens = cache.num_cached_tokens
+        if not self.has_started:
+            self.has_started = True
+            self.num_cached_tokens = cache.num_cached_tokens
+
+    def leave(self, status: SequenceStatus) -> SequenceCache | None:
+        """Stops running; returns the handle that the caller has to close. Tokens and results so far are kept."""
+        cache, self.cache = self.cache, None
+        self.status = status
+        self.num_computed_tokens = 0
+        return cache
+
+    def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Whether the sequence is at its end, judged by its last token."""
+        if self.ends_with_stop_token(eos_token_ids):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.num_generated_tokens >= self.sampling.max_tokens else None
+
+    def ends_with_stop_token(self, eos_token_ids: frozenset[int]) -> bool:
+        sampling = self.sampling
+        if self.num_generated_tokens <= sampling.min_tokens:
+            return False
+        last = self.tokens[-1]
+        return last in sampling.stop_token_ids or (last in eos_token_ids and not sampling.ignore_eos)
