@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import openai
 
 START_SECONDS = 60
@@ -25,6 +25,7 @@ class RunningServer:
 
     process: subprocess.Popen[bytes]
     port: int
+    arguments: tuple[str, ...] = ()
 
     @classmethod
     def start(cls, *arguments: str, log: Path) -> RunningServer:
@@ -33,7 +34,7 @@ class RunningServer:
         command = [sys.executable, "-m", "transom", "serve", *arguments, "--port", str(port)]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=clean_environment())
-        server = cls(process, port)
+        server = cls(process, port, arguments)
         deadline = time.monotonic() + START_SECONDS
         while not server.is_ready():
             if process.poll() is not None or time.monotonic() > deadline:

@@ -1,0 +1,1 @@
+"""A real server process, real bundled models, plain HTTP: what a user meets."""
