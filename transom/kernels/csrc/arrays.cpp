@@ -1,0 +1,106 @@
+#include "arrays.h"
+
+#include <cstring>
+
+namespace nb = nanobind;
+
+namespace transom {
+namespace {
+
+struct DtypeFacts {
+  const char* name;
+  char format;  // of the buffer protocol
+  int64_t item_bytes;
+};
+
+const DtypeFacts& facts_of(Dtype dtype) {
+  static constexpr DtypeFacts kFacts[] = {
+      {"float32", 'f', 4}, {"float16", 'e', 2}, {"uint16 (bfloat16)", 'H', 2}, {"int32", 'i', 4}, {"uint8", 'B', 1}};
+  return kFacts[static_cast<int>(dtype)];
+}
+
+bool has_format(const Py_buffer& buffer, char format) {
+  return buffer.format != nullptr && buffer.format[0] == format && buffer.format[1] == '\0';
+}
+
+bool is_empty(const Py_buffer& buffer) {
+  for (int axis = 0; axis < buffer.ndim; ++axis)
+    if (buffer.shape[axis] == 0) return true;
+  return false;
+}
+
+// Strides of axes with fewer than two entries mean nothing.
+bool is_c_order(const Py_buffer& buffer, int first_axis) {
+  Py_ssize_t expected = buffer.itemsize;
+  for (int axis = buffer.ndim - 1; axis >= first_axis; --axis) {
+    if (buffer.shape[axis] > 1 && buffer.strides[axis] != expected) return false;
+    expected *= buffer.shape[axis];
+  }
+  return true;
+}
+
+bool is_aligned(const Py_buffer& buffer) {
+  return reinterpret_cast<uintptr_t>(buffer.buf) % buffer.itemsize == 0 &&
+         (buffer.ndim == 0 || buffer.strides[0] % buffer.itemsize == 0);
+}
+
+template <class... Arguments>
+[[noreturn]] void raise_value_error(const char* format, Arguments... arguments) {
+  PyErr_Format(PyExc_ValueError, format, arguments...);
+  nb::raise_python_error();
+}
+
+}  // namespace
+
+ArrayView::ArrayView(nb::handle array, const char* name, Dtype dtype, int num_axes, Access access, Layout layout)
+    : name_(name) {
+  const int flags = PyBUF_FORMAT | PyBUF_STRIDES | (access == Access::write ? PyBUF_WRITABLE : 0);
+  if (PyObject_GetBuffer(array.ptr(), &buffer_, flags) != 0) {
+    const bool is_array = PyObject_CheckBuffer(array.ptr());
+    PyErr_Clear();
+    if (is_array) nb::raise_type_error("%s must be %sarray", name, access == Access::write ? "a writable " : "an ");
+    nb::raise_type_error("%s must be an array, not %s", name, Py_TYPE(array.ptr())->tp_name);
+  }
+  try {
+    check(dtype, num_axes, layout);
+  } catch (...) {
+    PyBuffer_Release(&buffer_);
+    throw;
+  }
+}
+
+ArrayView::~ArrayView() { PyBuffer_Release(&buffer_); }
+
+void ArrayView::check(Dtype dtype, int num_axes, Layout layout) const {
+  const DtypeFacts& facts = facts_of(dtype);
+  if (!has_format(buffer_, facts.format)) {
+    nb::raise_type_error("%s must have dtype %s, not '%s'", name_, facts.name, buffer_.format ? buffer_.format : "B");
+  }
+  if (buffer_.ndim != num_axes) raise_value_error("%s must have %d axes, not %d", name_, num_axes, buffer_.ndim);
+  if (!is_empty(buffer_) && !is_c_order(buffer_, layout == Layout::contiguous ? 0 : 1)) {
+    raise_value_error("%s must be contiguous in C order%s", name_,
+                          layout == Layout::contiguous ? "" : " within each entry of its first axis");
+  }
+  if (!is_aligned(buffer_)) raise_value_error("%s must be aligned to its element size", name_);
+}
+
+void ArrayView::expect_size(int axis, int64_t size) const {
+  if (buffer_.shape[axis] == size) return;
+  raise_value_error("axis %d of %s must have size %lld, not %lld", axis, name_, static_cast<long long>(size),
+                        static_cast<long long>(buffer_.shape[axis]));
+}
+
+nb::object new_array(std::initializer_list<int64_t> shape) {
+  // Never destroyed: an object of a static must not be released after the interpreter is gone.
+  static PyObject* const empty = nb::object(nb::module_::import_("numpy").attr("empty")).release().ptr();
+  static PyObject* const float32 = nb::object(nb::module_::import_("numpy").attr("float32")).release().ptr();
+  nb::object sizes = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(shape.size())));
+  Py_ssize_t axis = 0;
+  for (int64_t size : shape) PyTuple_SET_ITEM(sizes.ptr(), axis++, PyLong_FromLongLong(size));
+  PyObject* const arguments[] = {sizes.ptr(), float32};
+  PyObject* result = PyObject_Vectorcall(empty, arguments, 2, nullptr);
+  if (result == nullptr) nb::raise_python_error();
+  return nb::steal(result);
+}
+
+}  // namespace transom
