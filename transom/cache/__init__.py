@@ -1,0 +1,18 @@
+"""Where keys and values live. `CacheManager` is the only door; scheduler and models never look behind it."""
+
+from transom.cache.block import BLOCK_SIZE
+from transom.cache.cache_manager import CacheManager
+from transom.cache.layer_cache import PagedLayerCache
+from transom.cache.sequence_cache import SequenceCache, TokenIds
+from transom.cache.stats import CacheStats, KindStats, TierStats
+
+__all__ = [
+    "BLOCK_SIZE",
+    "CacheManager",
+    "CacheStats",
+    "KindStats",
+    "PagedLayerCache",
+    "SequenceCache",
+    "TierStats",
+    "TokenIds",
+]

@@ -1,0 +1,115 @@
+"""Who owns which slot of the arena. Owns the one free list and the reference counts; knows no bytes and no sequence.
+
+All layer kinds share the arena, because a slot, one layer's share of a block, has the same size in each of them. The free
+list is a stack: what was freed last is used next, so the touched part of the arena stays as small as the load allows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.cache.block import Block
+from transom.cache.layer_group import LayerGroup
+from transom.config.model_config import LayerKind
+
+
+class SlotAllocator:
+    """A stack of free slot numbers `0 .. num_slots`. Allocation and release cost O(slots asked for)."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._free = np.arange(num_slots, dtype=np.int32)[::-1].copy()
+        self._num_free = num_slots
+        self._is_used = np.zeros(num_slots, dtype=np.bool_)
+
+    @property
+    def num_slots(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_free(self) -> int:
+        return self._num_free
+
+    @property
+    def num_used(self) -> int:
+        return self.num_slots - self._num_free
+
+    def allocate(self, count: int) -> NDArray[np.int32]:
+        """Takes `count` slots, [count] int32, in the order of the stack. The caller has looked at `num_free` first."""
+        assert count <= self._num_free, f"{count} slots wanted, {self._num_free} free"
+        rest = self._num_free - count
+        slots = self._free[rest : self._num_free][::-1].copy()
+        slots.flags.writeable = False
+        self._num_free = rest
+        self._is_used[slots] = True
+        return slots
+
+    def release(self, slots: NDArray[np.int32]) -> None:
+        """Gives slots back, the first of them to be used first."""
+        assert self._is_used[slots].all(), "a slot was released that nobody owned"
+        self._is_used[slots] = False
+        self._free[self._num_free : self._num_free + len(slots)] = slots[::-1]
+        self._num_free += len(slots)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError unless every slot is either on the stack, once, or in use."""
+        free = self._free[: self._num_free]
+        assert len(np.unique(free)) == len(free), "a slot is free twice"
+        assert not self._is_used[free].any(), "a slot is free and in use"
+        assert int(self._is_used.sum()) == self.num_used, "a slot is neither free nor in use"
+
+
+class BlockPool:
+    """Blocks by reference count. A block's slots return to the allocator when its last owner lets go."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._slots = SlotAllocator(num_slots)
+        self._num_blocks = dict.fromkeys(LayerKind, 0)
+
+    @property
+    def num_slots(self) -> int:
+        return self._slots.num_slots
+
+    @property
+    def num_free_slots(self) -> int:
+        return self._slots.num_free
+
+    @property
+    def num_used_slots(self) -> int:
+        return self._slots.num_used
+
+    def num_blocks(self, kind: LayerKind) -> int:
+        """Blocks in use, a shared one counted once."""
+        return self._num_blocks[kind]
+
+    def allocate(self, group: LayerGroup, start: int) -> Block:
+        """A fresh block, owned once, for the positions from `start` on. The caller has looked at `num_free_slots`."""
+        self._num_blocks[group.kind] += 1
+        return Block(group.kind, self._slots.allocate(group.num_layers), start)
+
+    def share(self, block: Block) -> Block:
+        """The same block with one more owner."""
+        assert block.ref_count > 0, "a block that nobody owns cannot be shared"
+        block.ref_count += 1
+        return block
+
+    def release(self, block: Block) -> None:
+        """One owner lets go."""
+        assert block.ref_count > 0, "a block was released more often than it was owned"
+        block.ref_count -= 1
+        if block.ref_count == 0:
+            self._num_blocks[block.kind] -= 1
+            self._slots.release(block.slots)
+
+    def check_integrity(self, owned: list[Block]) -> None:
+        """`owned` names each block once per owner. Raises AssertionError when a count or a slot does not add up."""
+        self._slots.check_integrity()
+        owners: dict[Block, int] = {}
+        for block in owned:
+            owners[block] = owners.get(block, 0) + 1
+        for block, count in owners.items():
+            assert block.ref_count == count, f"a block counts {block.ref_count} owners and has {count}"
+        assert len(owners) == sum(self._num_blocks.values()), "blocks are in use that nobody owns"
+        slots = np.concatenate([block.slots for block in owners]) if owners else np.empty(0, np.int32)
+        assert len(np.unique(slots)) == len(slots), "two blocks own one slot"
+        assert len(slots) == self.num_used_slots, f"{self.num_used_slots} slots in use, {len(slots)} owned by blocks"
