@@ -25,7 +25,7 @@ def max_blocks_of_run(num_tokens: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """The unit of allocation and sharing. Holds the positions `start .. start + 64` of every sequence that shares it."""
+    """The unit of allocation and sharing: the positions `start .. start + 64` of every sequence that shares it."""
 
     kind: LayerKind
     slots: NDArray[np.int32]

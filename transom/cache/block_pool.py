@@ -1,7 +1,8 @@
 """Who owns which slot of the arena. Owns the one free list and the reference counts; knows no bytes and no sequence.
 
-All layer kinds share the arena, because a slot, one layer's share of a block, has the same size in each of them. The free
-list is a stack: what was freed last is used next, so the touched part of the arena stays as small as the load allows.
+All layer kinds share the arena, because a slot, one layer's share of a block, has the same size in each of them. The
+free list is a stack: what was freed last is used next, so the touched part of the arena stays as small as the load
+allows.
 """
 
 from __future__ import annotations

@@ -142,7 +142,9 @@ class CacheManager:
 
     def _num_lacking_slots(self, handle: SequenceCache) -> int:
         """Slots that the sequence will need, at its peak, beside those it has, for the tokens known so far."""
-        return sum(self._num_lacking_blocks(table, len(handle.token_ids)) * table.group.num_layers for table in handle.tables)
+        return sum(
+            self._num_lacking_blocks(table, len(handle.token_ids)) * table.group.num_layers for table in handle.tables
+        )
 
     def _num_lacking_blocks(self, table: BlockTable, num_tokens: int) -> int:
         return max(0, table.group.peak_blocks(num_tokens, self._budget.chunk) - table.num_kept_blocks)

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.cache.block_table import NO_SLOT
 from transom.cache.hot_tier import HotTier
 from transom.cache.sequence_cache import SequenceCache
 
@@ -71,7 +72,7 @@ def _stack(tables: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     if len(tables) == 1:
         return tables[0][:, np.newaxis]
     longest = max(table.shape[1] for table in tables)
-    stacked = np.full((len(tables[0]), len(tables), longest), -1, dtype=np.int32)
+    stacked = np.full((len(tables[0]), len(tables), longest), NO_SLOT, dtype=np.int32)
     for index, table in enumerate(tables):
         stacked[:, index, : table.shape[1]] = table
     return stacked

@@ -38,19 +38,3 @@ class SchedulerOutput:
     num_tokens: int
     preempted: tuple[str, ...] = ()
     """Ids of sequences that gave up their blocks in this step."""
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerStats:
-    """A snapshot; the counters count from the scheduler's birth."""
-
-    num_running: int
-    num_waiting: int
-    num_preemptions: int
-    num_prompt_tokens: int
-    """Prompt tokens of the sequences that were started, each sequence counted once."""
-    num_cached_tokens: int
-    """Those of them whose KV came from the cache."""
-    num_generated_tokens: int
-    num_computed_tokens: int
-    """Rows that went through the model, recomputation after preemption included."""

@@ -5,6 +5,8 @@ Knows the cache only as an opaque handle, and neither the queue it stands in nor
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import overload
@@ -13,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache import SequenceCache
-from transom.request import FinishReason, Request, SamplingParams, TokenLogprobs, Usage
+from transom.request import (
+    FinishReason,
+    Request,
+    RequestOutput,
+    SampledToken,
+    SamplingParams,
+    TokenLogprobs,
+    Usage,
+)
 
 
 class SequenceStatus(StrEnum):
@@ -92,6 +102,7 @@ class Sequence:
     """How many prompt log probabilities have been computed; they survive preemption."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Computed and not yet delivered."""
+    has_delivered_prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         self.tokens = TokenBuffer(self.request.prompt_token_ids)
@@ -131,6 +142,10 @@ class Sequence:
         return self.num_uncomputed_tokens == 1
 
     @property
+    def wants_more_tokens(self) -> bool:
+        return self.num_generated_tokens < self.sampling.max_tokens
+
+    @property
     def num_prompt_logprobs_wanted(self) -> int:
         """Prompt tokens whose log probability was asked for: all but the first, which nothing predicts."""
         return 0 if self.sampling.prompt_logprobs is None else self.num_prompt_tokens - 1
@@ -160,15 +175,51 @@ class Sequence:
         self.num_computed_tokens = 0
         return cache
 
-    def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
-        """Whether the sequence is at its end, judged by its last token."""
-        if self.ends_with_stop_token(eos_token_ids):
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self.num_generated_tokens >= self.sampling.max_tokens else None
+    def advance(self, num_tokens: int, prompt_logprobs: SequenceOf[TokenLogprobs]) -> None:
+        """The KV of the next `num_tokens` tokens exists now, and these log probabilities came with it."""
+        self.num_computed_tokens += num_tokens
+        self.num_prompt_logprobs += len(prompt_logprobs)
+        self.prompt_logprobs += prompt_logprobs
 
-    def ends_with_stop_token(self, eos_token_ids: frozenset[int]) -> bool:
+    def append(self, tokens: Iterable[SampledToken]) -> None:
+        for token in tokens:
+            self.tokens.append(token.token_id)
+
+    def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Whether the sequence is at its end, judged by its last token. A stop token wins over the length."""
+        if self._ends_with_stop_token(eos_token_ids):
+            return FinishReason.STOP
+        return None if self.wants_more_tokens else FinishReason.LENGTH
+
+    def output(self, tokens: tuple[SampledToken, ...], finish_reason: FinishReason | None) -> RequestOutput:
+        """What the caller hears of this step: new tokens, or the progress of prefill, and the end if it is one."""
+        return RequestOutput(
+            request_id=self.request_id,
+            token_ids=tuple(token.token_id for token in tokens),
+            logprobs=self._logprobs(tokens),
+            prompt_logprobs=self._take_prompt_logprobs() if tokens or finish_reason else None,
+            finish_reason=finish_reason,
+            stop_token_id=tokens[-1].token_id if finish_reason is FinishReason.STOP else None,
+            usage=self.usage if finish_reason else None,
+            num_computed_tokens=self.num_computed_tokens,
+        )
+
+    def _ends_with_stop_token(self, eos_token_ids: frozenset[int]) -> bool:
         sampling = self.sampling
         if self.num_generated_tokens <= sampling.min_tokens:
             return False
         last = self.tokens[-1]
         return last in sampling.stop_token_ids or (last in eos_token_ids and not sampling.ignore_eos)
+
+    def _logprobs(self, tokens: tuple[SampledToken, ...]) -> tuple[TokenLogprobs, ...] | None:
+        if self.sampling.logprobs is None or not tokens:
+            return None
+        return tuple(token.logprobs for token in tokens if token.logprobs is not None)
+
+    def _take_prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        """All of them, the first time; None ever after."""
+        if self.sampling.prompt_logprobs is None or self.has_delivered_prompt_logprobs:
+            return None
+        self.has_delivered_prompt_logprobs = True
+        taken, self.prompt_logprobs = self.prompt_logprobs, []
+        return (None, *taken)

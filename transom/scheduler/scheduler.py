@@ -1,0 +1,216 @@
+"""`Scheduler`: continuous batching. Owns the queue, who runs, and when a sequence is at its end.
+
+Every step mixes one token of each decoding sequence with chunks of prompts. Room is asked for before a token is
+scheduled, never after; when there is none, the sequence that is served last gives up its blocks and is computed again
+later from prompt and generated tokens, losing nothing and saying nothing twice. The sequence that is served first can
+always get all the room, and `check_fits` has passed for it, so every sequence ends. Used by one thread; never blocks.
+"""
+
+from __future__ import annotations
+
+import secrets
+from bisect import insort
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Sequence as SequenceOf
+from operator import attrgetter
+
+from transom.cache import CacheManager
+from transom.errors import EngineError, QueueFullError, RequestError
+from transom.request import FinishReason, Request, RequestOutput, SampledToken, TokenLogprobs
+from transom.scheduler.output import ScheduledSequence, SchedulerOutput
+from transom.scheduler.sequence import Sequence, SequenceStatus
+from transom.scheduler.stats import Counters, SchedulerStats
+from transom.scheduler.step import StepBuilder
+
+PromptLogprobs = Mapping[str, SequenceOf[TokenLogprobs]]
+
+_BY_RANK = attrgetter("rank")
+
+
+def _fresh_seed() -> int:
+    return secrets.randbits(63)
+
+
+class Scheduler:
+    """Turns requests into steps, and the tokens of steps into outputs.
+
+    `max_num_seqs` sequences run at once, `max_num_batched_tokens` tokens are computed per step, and `max_num_waiting`
+    requests may wait beyond those that can run. `fresh_seed` is asked once per request without a seed.
+    """
+
+    def __init__(
+        self,
+        cache: CacheManager,
+        *,
+        eos_token_ids: Collection[int],
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_num_waiting: int,
+        fresh_seed: Callable[[], int] = _fresh_seed,
+    ) -> None:
+        self._cache = cache
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_num_unfinished = max_num_seqs + max_num_waiting
+        self._fresh_seed = fresh_seed
+        self._sequences: dict[str, Sequence] = {}
+        self._running: list[Sequence] = []
+        self._waiting: list[Sequence] = []  # by rank: whoever was preempted comes before whoever never ran
+        self._num_arrivals = 0
+        self._counters = Counters()
+
+    @property
+    def has_unfinished_sequences(self) -> bool:
+        """There is a step to be scheduled."""
+        return bool(self._sequences)
+
+    def add(self, request: Request) -> None:
+        """Admits a request to the queue; nothing is kept when it is refused.
+
+        Raises BudgetExceededError when it can never fit, QueueFullError when too many are unfinished, and RequestError
+        for an empty prompt or an id that is in use.
+        """
+        if not request.prompt_token_ids:
+            raise RequestError("The prompt holds no tokens.", param="prompt")
+        if request.request_id in self._sequences:
+            raise RequestError(f"A request with the id '{request.request_id}' is running.", param="request_id")
+        self._cache.check_fits(len(request.prompt_token_ids) + request.sampling.max_tokens)
+        if len(self._sequences) >= self._max_num_unfinished:
+            raise QueueFullError(f"{len(self._sequences)} requests are running or waiting, which is the limit.")
+        seed = request.sampling.seed
+        sequence = Sequence(request, self._num_arrivals, self._fresh_seed() if seed is None else seed)
+        self._num_arrivals += 1
+        self._sequences[request.request_id] = sequence
+        insort(self._waiting, sequence, key=_BY_RANK)
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a sequence in whatever state; its blocks are free when this returns. False if there is none."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return False
+        self._finish(sequence)
+        return True
+
+    def fail(self, request_id: str, message: str) -> RequestOutput | None:
+        """Ends one sequence because the engine could not go on with it; None if there is none (any more)."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return None
+        self._finish(sequence)
+        return RequestOutput(request_id, finish_reason=FinishReason.ERROR, usage=sequence.usage, error=message)
+
+    def schedule(self) -> SchedulerOutput | None:
+        """Plans the next step and reserves its room; None when no sequence is unfinished.
+
+        Every output must be followed by `update` with it before the next call.
+        """
+        step = StepBuilder(self._max_num_batched_tokens)
+        self._schedule_running(step)
+        self._start_waiting(step)
+        return step.output()
+
+    def update(
+        self,
+        output: SchedulerOutput,
+        sampled: Mapping[str, SampledToken],
+        prompt_logprobs: PromptLogprobs | None = None,
+    ) -> list[RequestOutput]:
+        """Takes in what a step computed; one output per sequence of the step that was not ended meanwhile.
+
+        `sampled` holds a token for every sequence that needed one, `prompt_logprobs` as many entries for each sequence
+        as its `num_prompt_logprob_rows`, in order. KeyError or ValueError if they do not.
+        """
+        alive = [each for each in output.scheduled if each.sequence.status is SequenceStatus.RUNNING]
+        for scheduled in alive:
+            self._advance(scheduled, (prompt_logprobs or {}).get(scheduled.sequence.request_id, ()))
+        return [self._output_of(scheduled, sampled) for scheduled in alive]
+
+    def stats(self) -> SchedulerStats:
+        """A snapshot of the queue and the counters."""
+        return self._counters.snapshot(num_running=len(self._running), num_waiting=len(self._waiting))
+
+    def _schedule_running(self, step: StepBuilder) -> None:
+        """Decoding sequences first, so that no prompt holds up a stream; then the prompts in turn."""
+        for sequence in sorted(self._running, key=lambda each: (not each.is_decoding, each.rank)):
+            if sequence.status is SequenceStatus.RUNNING:  # else it was preempted a moment ago
+                self._schedule_one(sequence, step)
+
+    def _start_waiting(self, step: StepBuilder) -> None:
+        """Strictly in turn: nobody overtakes a large request for ever. Not in a step that had to preempt."""
+        while self._waiting and not step.is_full and not step.has_preempted and len(self._running) < self._max_num_seqs:
+            if not self._start(self._waiting[0]):
+                return
+            self._schedule_one(self._running[-1], step)
+
+    def _start(self, sequence: Sequence) -> bool:
+        handle = self._cache.open(sequence.tokens)
+        if not self._cache.can_start(handle):
+            self._cache.close(handle)
+            return False
+        if not sequence.has_started:
+            self._counters.num_prompt_tokens += sequence.num_prompt_tokens
+            self._counters.num_cached_tokens += handle.num_cached_tokens
+        sequence.start(handle)
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
+        return True
+
+    def _schedule_one(self, sequence: Sequence, step: StepBuilder) -> None:
+        scheduled = step.plan(sequence)
+        if scheduled is not None and self._make_room(scheduled, step):
+            step.add(scheduled)
+
+    def _make_room(self, scheduled: ScheduledSequence, step: StepBuilder) -> bool:
+        """Preempts from the last in rank upwards until the room is there; False if that was the sequence itself."""
+        sequence = scheduled.sequence
+        while sequence.cache is not None:
+            if self._cache.reserve(sequence.cache, scheduled.end):
+                return True
+            if self._running == [sequence]:
+                raise EngineError(f"no room for {scheduled.end} tokens of the only running sequence")
+            self._preempt(max(self._running, key=_BY_RANK), step)
+        return False
+
+    def _preempt(self, sequence: Sequence, step: StepBuilder) -> None:
+        step.preempt(sequence)
+        self._counters.num_preemptions += 1
+        self._running.remove(sequence)
+        self._give_back(sequence, SequenceStatus.WAITING)
+        insort(self._waiting, sequence, key=_BY_RANK)
+
+    def _finish(self, sequence: Sequence) -> None:
+        queue = self._running if sequence.status is SequenceStatus.RUNNING else self._waiting
+        queue.remove(sequence)
+        del self._sequences[sequence.request_id]
+        self._give_back(sequence, SequenceStatus.FINISHED)
+
+    def _give_back(self, sequence: Sequence, status: SequenceStatus) -> None:
+        handle = sequence.leave(status)
+        if handle is not None:
+            self._cache.close(handle)
+
+    def _advance(self, scheduled: ScheduledSequence, prompt_logprobs: SequenceOf[TokenLogprobs]) -> None:
+        """The KV of the scheduled tokens exists now."""
+        sequence = scheduled.sequence
+        if len(prompt_logprobs) != scheduled.num_prompt_logprob_rows:
+            raise ValueError(
+                f"{len(prompt_logprobs)} prompt log probabilities came for {sequence.request_id}, "
+                f"{scheduled.num_prompt_logprob_rows} were due"
+            )
+        assert sequence.cache is not None
+        self._cache.commit(sequence.cache, scheduled.end)
+        sequence.advance(scheduled.num_scheduled_tokens, prompt_logprobs)
+        self._counters.num_computed_tokens += scheduled.num_scheduled_tokens
+
+    def _output_of(self, scheduled: ScheduledSequence, sampled: Mapping[str, SampledToken]) -> RequestOutput:
+        sequence = scheduled.sequence
+        is_complete = sequence.num_uncomputed_tokens == 0
+        tokens = (sampled[sequence.request_id],) if scheduled.needs_sample else ()
+        sequence.append(tokens)
+        self._counters.num_generated_tokens += len(tokens)
+        finish_reason = sequence.finish_reason(self._eos_token_ids) if is_complete else None
+        output = sequence.output(tokens, finish_reason)
+        if finish_reason is not None:
+            self._finish(sequence)
+        return output

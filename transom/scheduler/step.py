@@ -1,0 +1,72 @@
+"""One step while it is being put together: what is scheduled so far and what the step still has room for."""
+
+from __future__ import annotations
+
+from transom.scheduler.output import ScheduledSequence, SchedulerOutput
+from transom.scheduler.sequence import Sequence
+
+MAX_PROMPT_LOGPROB_ROWS = 64
+"""Rows of a step whose logits only serve prompt log probabilities. With a vocabulary of 128k a row is 0.5 MiB."""
+
+
+class StepBuilder:
+    """Shares out the tokens of one step. Never plans more than `max_num_tokens` of them."""
+
+    def __init__(self, max_num_tokens: int) -> None:
+        self._scheduled: dict[Sequence, ScheduledSequence] = {}
+        self._preempted: list[str] = []
+        self._num_tokens_left = max_num_tokens
+        self._num_logprob_rows_left = MAX_PROMPT_LOGPROB_ROWS
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_tokens_left == 0
+
+    @property
+    def has_preempted(self) -> bool:
+        return bool(self._preempted)
+
+    def plan(self, sequence: Sequence) -> ScheduledSequence | None:
+        """The next tokens of a sequence, as many as the step still takes; None if it takes none."""
+        start = sequence.num_computed_tokens
+        num_tokens = min(sequence.num_uncomputed_tokens, self._num_tokens_left)
+        num_rows = 0
+        if start < sequence.num_prompt_logprobs_wanted:
+            num_tokens, num_rows = self._plan_prompt_logprobs(sequence, num_tokens)
+        if num_tokens == 0:
+            return None
+        is_last = num_tokens == sequence.num_uncomputed_tokens
+        return ScheduledSequence(sequence, start, num_tokens, is_last and sequence.wants_more_tokens, num_rows)
+
+    def add(self, scheduled: ScheduledSequence) -> None:
+        self._scheduled[scheduled.sequence] = scheduled
+        self._num_tokens_left -= scheduled.num_scheduled_tokens
+        self._num_logprob_rows_left -= scheduled.num_prompt_logprob_rows
+
+    def preempt(self, sequence: Sequence) -> None:
+        """The sequence gave up its blocks; if it was scheduled, its share of the step is free again."""
+        self._preempted.append(sequence.request_id)
+        scheduled = self._scheduled.pop(sequence, None)
+        if scheduled is not None:
+            self._num_tokens_left += scheduled.num_scheduled_tokens
+            self._num_logprob_rows_left += scheduled.num_prompt_logprob_rows
+
+    def output(self) -> SchedulerOutput | None:
+        """The finished step; None if nothing was scheduled."""
+        if not self._scheduled:
+            return None
+        scheduled = tuple(self._scheduled.values())
+        num_tokens = sum(each.num_scheduled_tokens for each in scheduled)
+        return SchedulerOutput(scheduled, num_tokens, tuple(self._preempted))
+
+    def _plan_prompt_logprobs(self, sequence: Sequence, num_tokens: int) -> tuple[int, int]:
+        """(tokens, rows) for a chunk that starts in a prompt whose log probabilities are wanted.
+
+        A chunk lies either wholly before the rows still to be delivered (a recomputation) or begins with them, so the
+        wanted rows are always the first ones.
+        """
+        start = sequence.num_computed_tokens
+        if start < sequence.num_prompt_logprobs:
+            return min(num_tokens, sequence.num_prompt_logprobs - start), 0
+        num_tokens = min(num_tokens, self._num_logprob_rows_left)
+        return num_tokens, min(num_tokens, sequence.num_prompt_logprobs_wanted - start)
