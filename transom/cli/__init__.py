@@ -1,0 +1,1 @@
+"""The command line: serve, run, models. The only room that reads the environment."""

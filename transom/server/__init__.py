@@ -1,0 +1,1 @@
+"""The HTTP face: OpenAI's words, status codes and event streams live here and nowhere else."""

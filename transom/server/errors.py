@@ -1,0 +1,97 @@
+"""The one table from this project's errors to HTTP status, OpenAI type and code, and the shape of an error body.
+
+What went wrong inside is for the log; an answer carries what the caller can act on and the request id, nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from transom.errors import (
+    ContextLengthExceededError,
+    EngineError,
+    ModelNotFoundError,
+    RequestError,
+    TransomError,
+    UnavailableError,
+)
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """Everything an error answer says. `extra` are further members of the error object, `headers` of the answer."""
+
+    status: int
+    message: str
+    type: str
+    code: str | None
+    param: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body, in OpenAI's form."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.extra}
+        return {"error": error}
+
+    def response(self) -> Response:
+        """The answer as a whole."""
+        return Response(orjson.dumps(self.body()), self.status, self.headers, media_type="application/json")
+
+
+class HttpError(Exception):
+    """A refusal that only HTTP has words for: wrong method, media type, size, key. Carries its whole answer."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None,
+        *,
+        type: str = INVALID_REQUEST,  # noqa: A002 - the word of the error body
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reply = ErrorReply(status, message, type, code, headers=headers or {})
+
+
+def reply_to(error: Exception) -> ErrorReply:
+    """The answer to any exception. Unknown ones become a 500 that says nothing of their text."""
+    match error:
+        case HttpError():
+            return error.reply
+        case ContextLengthExceededError():
+            numbers = {"n_prompt_tokens": error.num_prompt_tokens, "n_ctx": error.context_window}
+            return _refusal(400, error, numbers)
+        case ModelNotFoundError():
+            return _refusal(404, error)
+        case RequestError():
+            return _refusal(400, error)
+        case UnavailableError():
+            return _unavailable(error)
+        case EngineError() | TransomError():
+            return ErrorReply(500, str(error) if isinstance(error, EngineError) else _FIXED, SERVER_ERROR, _INTERNAL)
+        case _:
+            return ErrorReply(500, _FIXED, SERVER_ERROR, _INTERNAL)
+
+
+_INTERNAL = "internal_error"
+_FIXED = "The server failed to answer this request. The log has the details under this answer's x-request-id."
+
+
+def _refusal(status: int, error: RequestError, extra: dict[str, Any] | None = None) -> ErrorReply:
+    return ErrorReply(status, str(error), INVALID_REQUEST, error.code, error.param, extra or {})
+
+
+def _unavailable(error: UnavailableError) -> ErrorReply:
+    seconds = max(error.retry_after_seconds, 0.001)
+    headers = {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
+    return ErrorReply(503, str(error), SERVER_ERROR, error.code, headers=headers)

@@ -1,0 +1,113 @@
+"""Server-sent events: the answer of every streaming route.
+
+Nothing leaves before the first event (or the first ping), so that a refusal still is a plain status with a JSON body. What
+fails later becomes an error event, and then the closing `[DONE]` is missing: a cut answer cannot pass for a full one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from transom.server.errors import reply_to
+from transom.server.interruption import Interruption, cancel, watch
+from transom.server.lifecycle import Lifecycle
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+
+_log = logging.getLogger("transom.server")
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def encode_event(payload: dict[str, Any]) -> bytes:
+    """One event: a line of JSON and an empty line."""
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends `payloads` as events, pings while they are silent, and closes their source when the client goes away."""
+
+    def __init__(
+        self,
+        payloads: AsyncGenerator[dict[str, Any], None],
+        lifecycle: Lifecycle,
+        *,
+        ping_interval: float | None,
+        slow_reader_timeout: float,
+    ) -> None:
+        super().__init__()
+        self._payloads = payloads
+        self._lifecycle = lifecycle
+        self._ping_interval = ping_interval
+        self._slow_reader_timeout = slow_reader_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the whole answer. Raises what the first event raises; `ClientDisconnect` when nobody listens any more."""
+        connection = _Connection(send, self._slow_reader_timeout)
+        try:
+            with self._lifecycle.answering():
+                async with watch(receive, self._lifecycle) as interruption:
+                    await self._forward(connection, interruption)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            if not connection.started:
+                raise
+            await _end_with_error(connection, error, scope)
+        finally:
+            await self._payloads.aclose()
+
+    async def _forward(self, connection: _Connection, interruption: Interruption) -> None:
+        while (payload := await self._next(connection, interruption)) is not None:
+            await connection.write(encode_event(payload))
+        await connection.write(DONE, last=True)
+
+    async def _next(self, connection: _Connection, interruption: Interruption) -> dict[str, Any] | None:
+        """The next payload, None at the end; pings as long as it does not come."""
+        upcoming = asyncio.ensure_future(anext(self._payloads, None))
+        try:
+            while not await interruption.wait(upcoming, self._ping_interval):
+                await connection.write(PING)
+            return await upcoming
+        finally:
+            if not upcoming.done():
+                await cancel(upcoming)
+
+
+class _Connection:
+    """The sending side: headers with the first bytes, a time limit on a reader that takes nothing."""
+
+    def __init__(self, send: Send, timeout_seconds: float) -> None:
+        self._send = send
+        self._timeout_seconds = timeout_seconds
+        self.started = False
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """Raises `ClientDisconnect` when the reader is too slow."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                if not self.started:
+                    self.started = True
+                    await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        except TimeoutError:
+            raise ClientDisconnect from None
+
+
+async def _end_with_error(connection: _Connection, error: Exception, scope: Scope) -> None:
+    reply = reply_to(error)
+    if reply.status == 500:
+        _log.error("request %s failed in mid-stream", scope.get("state", {}).get("request_id"), exc_info=error)
+    await connection.write(encode_event(reply.body()), last=True)

@@ -1,0 +1,43 @@
+"""Refuses requests that address this server by a name it does not have (DNS rebinding). Pure ASGI."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from transom.server.errors import HttpError
+from transom.server.settings import ServerSettings, as_address, is_loopback
+
+
+class HostGuard:
+    """Lets requests pass whose one Host header is a loopback name, the bound address or an allowed name.
+
+    Bound to all interfaces, any literal address is taken: rebinding needs a name.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app = app
+        self._names = {settings.host.lower(), *(name.lower() for name in settings.allowed_hosts)}
+        bound = as_address(settings.host)
+        self._any_address = bound is not None and bound.is_unspecified
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._check([value for name, value in scope["headers"] if name == b"host"])
+        await self._app(scope, receive, send)
+
+    def _check(self, values: list[bytes]) -> None:
+        if len(values) != 1:
+            raise HttpError(400, "Exactly one Host header is needed.", "invalid_value")
+        host = _without_port(values[0].decode("latin-1").strip().lower())
+        if not self._is_own(host):
+            raise HttpError(403, "This server is not known under that host name.", "host_not_allowed", type="permission_error")
+
+    def _is_own(self, host: str) -> bool:
+        if host in self._names or is_loopback(host):
+            return True
+        return self._any_address and as_address(host) is not None
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isascii() and port.isdigit() and (":" not in name or name.endswith("]")) else host

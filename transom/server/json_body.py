@@ -1,0 +1,165 @@
+"""Reads a request body as a JSON object, strictly: what the stock parsers let through is refused here.
+
+Knows HTTP headers and JSON; knows no field of any request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from itertools import accumulate
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from transom.errors import RequestError
+from transom.server.errors import HttpError
+
+MAX_BODY_BYTES = 10 * 2**20
+MAX_BODY_SECONDS = 30.0
+MAX_DEPTH = 64
+MAX_INTEGER_DIGITS = 20
+
+_LARGE_BODY_BYTES = 64 * 2**10
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_DEPTH_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NOT_BRACKETS = bytes(set(range(256)) - set(_DEPTH_STEP))
+
+
+async def read_json_object(request: Request) -> dict[str, Any]:
+    """The body of `request` as a dictionary.
+
+    Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body that takes too long
+    (408), and `RequestError` for everything that is not one JSON object with finite numbers, unique keys and Unicode text.
+    """
+    _check_headers(request)
+    body = await _read_bytes(request)
+    if len(body) < _LARGE_BODY_BYTES:
+        return parse_json_object(body)
+    return await asyncio.to_thread(parse_json_object, body)
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """`body` as a dictionary; `RequestError` as above."""
+    text = _decode(body)
+    _check_depth(body)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            parse_int=_bounded_integer,
+        )
+    except json.JSONDecodeError as error:
+        raise _bad(f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
+    except RecursionError:
+        raise _bad(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+    if not isinstance(value, dict):
+        raise _bad("The body must be a JSON object.")
+    _check_surrogates(body, value)
+    return value
+
+
+def _check_headers(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise HttpError(415, "The content type must be application/json.", "unsupported_media_type")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise HttpError(415, "Encoded bodies are not accepted.", "unsupported_media_type")
+    if _announced_length(request) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _announced_length(request: Request) -> int:
+    length = request.headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit() and len(length) <= MAX_INTEGER_DIGITS):
+        raise _bad("The content-length header is not a number.")
+    return int(length)
+
+
+async def _read_bytes(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            return await _collect(request)
+    except TimeoutError:
+        message = f"The body did not arrive within {MAX_BODY_SECONDS:g} seconds."
+        raise HttpError(408, message, "timeout", type="timeout_error") from None
+
+
+async def _collect(request: Request) -> bytes:
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _decode(body: bytes) -> str:
+    try:
+        text = body.decode("utf-8", "strict")
+    except UnicodeDecodeError as error:
+        raise _bad(f"The body is not valid UTF-8 (byte {error.start}).") from None
+    if text.startswith("\ufeff"):
+        raise _bad("The body must not begin with a byte order mark.")
+    return text
+
+
+def _check_depth(body: bytes) -> None:
+    """Counts before parsing, because a parser that recurses may already be in trouble when it notices."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    if max(accumulate(map(_DEPTH_STEP.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise _bad(f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _check_surrogates(body: bytes, value: object) -> None:
+    if not _SURROGATE_ESCAPE.search(body):
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise _bad("The body contains half of a surrogate pair, which is no character.") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) == len(pairs):
+        return result
+    seen: set[str] = set()
+    twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    raise RequestError(f"The key '{twice[:64]}' occurs twice.", param=twice[:64])
+
+
+def _refuse_constant(text: str) -> float:
+    raise _bad(f"{text} is not a number in JSON.")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _bad(f"The number {text[:40]} is too large.")
+    return value
+
+
+def _bounded_integer(text: str) -> int:
+    if len(text) > MAX_INTEGER_DIGITS:
+        raise _bad(f"The integer {text[:20]}... is too large.")
+    return int(text)
+
+
+def _too_large() -> HttpError:
+    return HttpError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.", "body_too_large")
+
+
+def _bad(message: str) -> RequestError:
+    return RequestError(message)

@@ -1,0 +1,90 @@
+"""The outermost layer: request ids, safe headers, and the last net under every exception. Pure ASGI.
+
+What it logs: method, path template, status, seconds, request id. Never a body, never a query, never a key.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from transom.server.errors import reply_to
+
+_log = logging.getLogger("transom.access")
+_failures = logging.getLogger("transom.server")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class OuterLayer:
+    """Wraps the whole application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _Exchange(self._app, scope, send).run(receive)
+        elif scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, app: ASGIApp, scope: Scope, send: Send) -> None:
+        self._app = app
+        self._scope = scope
+        self._send = send
+        self._status = 0
+        self._request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = self._request_id
+
+    async def run(self, receive: Receive) -> None:
+        started = time.perf_counter()
+        try:
+            await self._app(self._scope, receive, self._forward)
+        except ClientDisconnect:
+            self._status = self._status or 499
+        except Exception as error:  # noqa: BLE001 - the last net: everything becomes an answer and a log entry
+            await self._answer(error, receive)
+        self._write_log(time.perf_counter() - started)
+
+    async def _forward(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._request_id
+            headers["x-content-type-options"] = "nosniff"
+        await self._send(message)
+
+    async def _answer(self, error: Exception, receive: Receive) -> None:
+        reply = reply_to(error)
+        if reply.status == 500:
+            _failures.error("request %s failed", self._request_id, exc_info=error)
+        if self._status:
+            return  # the answer has begun; closing the connection early is all that is left
+        await reply.response()(self._scope, receive, self._forward)
+
+    def _write_log(self, seconds: float) -> None:
+        route = self._scope.get("route")
+        path = getattr(route, "path", "-")
+        method = self._scope["method"]
+        _log.info("%s %s %d %.3fs id=%s", method, path, self._status, seconds, self._request_id)
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's own id when it is harmless, a fresh one otherwise."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text = value.decode("latin-1")
+            if _REQUEST_ID.fullmatch(text):
+                return str(text)
+    return uuid.uuid4().hex

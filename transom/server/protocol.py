@@ -1,0 +1,321 @@
+"""The bodies of the POST routes: every field, its type and its bounds. Limits are those of one table, below.
+
+Knows what a body may say; what it means for text and tokens is the routes' business.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import Field, StringConstraints, model_validator
+
+from transom.errors import RequestError
+from transom.server.chat_messages import Message, StreamOptions, check_stop
+from transom.server.strict_body import StrictBody
+
+MAX_N = 16
+MAX_LOGPROBS = 20
+MAX_TOKENS = 100_000
+MAX_LOGIT_BIAS = 1024
+MAX_MESSAGES = 2048
+MAX_TOKEN_LIST = 65_536
+MAX_PROMPTS = 2048
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+
+Number = TypeVar("Number", int, float)
+
+Label = Annotated[str, StringConstraints(max_length=128)]
+TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
+TokenIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_LIST)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
+MaxTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
+CacheSalt = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
+
+_STRUCTURE = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema")
+_NEVER = ("prompt_embeds", "lora", "mm_processor_kwargs", "chat_template", "prompt_logprobs", "truncate_prompt_tokens")
+
+COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys((*_STRUCTURE, *_NEVER), ()),
+    "bad_words": ([],),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "spaces_between_special_tokens": (True,),
+    "truncation_side": ("left",),
+    "typical_p": (1, 1.0),
+    "repeat_last_n": (-1,),
+    "n_keep": (0, -1),
+    "n_discard": (0,),
+    "id_slot": (-1,),
+    "n_probs": (0,),
+    "t_max_predict_ms": (0, -1),
+    "timings_per_token": (False,),
+    "logits_processors": ([],),
+}
+
+
+class SamplingBody(StrictBody):
+    """Fields that completions and chat share."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=INT32_MAX)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: RepetitionPenalty | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIAS)
+    ] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | None = None
+    stop: Any = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] = 1
+    max_tokens: MaxTokens | None = None
+    n_predict: MaxTokens | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] = Field(default_factory=list)
+    allowed_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    return_progress: bool = False
+    sse_ping_interval: Annotated[int, Field(ge=-1, le=3600)] | None = None
+    priority: Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] = 0
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    request_id: Label | None = None
+    session_id: Label | None = None
+    cache_prompt: bool = True
+    cache_salt: CacheSalt | None = None
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as a tuple."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        """A chunk with the usage was asked for."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        """Every chunk is to carry the usage so far."""
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def given_repetition_penalty(self) -> float | None:
+        """`repetition_penalty` under either of its names."""
+        return _one_of({"repetition_penalty": self.repetition_penalty, "repeat_penalty": self.repeat_penalty})
+
+    @property
+    def given_max_tokens(self) -> int | None:
+        """The asked for number of tokens, None when unset (or -1, which means the same)."""
+        return _token_limit({"max_tokens": self.max_tokens, "n_predict": self.n_predict})
+
+    @model_validator(mode="after")
+    def _check_common(self) -> Self:
+        check_stop(self.stop)
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("'stream_options' is only allowed with 'stream': true.", param="stream_options")
+        limit = self.given_max_tokens
+        if limit is not None and self.min_tokens > limit:
+            raise RequestError(
+                f"'min_tokens' ({self.min_tokens}) is larger than the maximum ({limit}).", param="min_tokens"
+            )
+        return self
+
+
+class CompletionBody(SamplingBody):
+    """POST /v1/completions."""
+
+    UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "suffix": ("",), "tools": ([],)}
+
+    prompt: Any = None
+    echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    add_special_tokens: bool = True
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """`prompt` as a tuple of texts or token lists. Absent: one empty text, which becomes the BOS token."""
+        return tuple(item if isinstance(item, str) else tuple(item) for item in _prompt_list(self.prompt))
+
+    @property
+    def num_candidates(self) -> int:
+        """Sequences generated per prompt."""
+        return self.best_of or self.n
+
+    @model_validator(mode="after")
+    def _check_completion(self) -> Self:
+        _check_prompt(self.prompt)
+        if self.num_candidates < self.n:
+            raise RequestError(f"'best_of' ({self.best_of}) is smaller than 'n' ({self.n}).", param="best_of")
+        if self.num_candidates > self.n and self.stream:
+            raise RequestError("'best_of' larger than 'n' cannot be streamed.", param="best_of")
+        return self
+
+
+class ChatBody(SamplingBody):
+    """POST /v1/chat/completions."""
+
+    UNSUPPORTED: ClassVar = {
+        **COMMON_UNSUPPORTED,
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+        "audio": (),
+        "prediction": (),
+        "web_search_options": (),
+        "moderation": (),
+        "store": (False,),
+        "verbosity": ("medium",),
+        "service_tier": ("auto", "default"),
+        "prompt_cache_retention": ("in_memory", "in-memory"),
+        "documents": ([],),
+        "echo": (False,),
+        "best_of": (1,),
+        "reasoning_format": ("auto", "none"),
+    }
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    parallel_tool_calls: bool = True
+    include_reasoning: bool = True
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    metadata: Annotated[
+        dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+        Field(max_length=16),
+    ] | None = None
+    prompt_cache_key: Label | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+
+    @property
+    def given_max_tokens(self) -> int | None:
+        """As above, with the newer name first."""
+        names = {"max_completion_tokens": self.max_completion_tokens, "max_tokens": self.max_tokens}
+        return _token_limit({**names, "n_predict": self.n_predict})
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+        check_generation_prompt(self.add_generation_prompt, self.continue_final_message)
+        return self
+
+
+class ChatPromptBody(StrictBody):
+    """POST /apply-template, and the chat form of /tokenize."""
+
+    UNSUPPORTED: ClassVar = {"tools": ([],), "chat_template": ()}
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    return_token_strs: bool = False
+    with_pieces: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_generation_prompt(self.add_generation_prompt, self.continue_final_message)
+        return self
+
+
+class TextBody(StrictBody):
+    """POST /tokenize of a text: `content` is llama.cpp's word, `prompt` vLLM's."""
+
+    UNSUPPORTED: ClassVar = {"parse_special": (False,)}
+
+    model: str | None = None
+    content: str | None = None
+    prompt: str | None = None
+    add_special: bool = False
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+    with_pieces: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.content is None) == (self.prompt is None):
+            raise RequestError("Exactly one of 'content' and 'prompt' is needed.", param="prompt", code="missing_parameter")
+        return self
+
+
+class DetokenizeBody(StrictBody):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=2**20)]
+
+
+def check_generation_prompt(add_generation_prompt: bool, continue_final_message: bool) -> None:
+    """The two exclude each other; continuing needs an explicit `add_generation_prompt: false`."""
+    if add_generation_prompt and continue_final_message:
+        raise RequestError(
+            "'continue_final_message' and 'add_generation_prompt' exclude each other.", param="continue_final_message"
+        )
+
+
+def _token_limit(given: dict[str, int | None]) -> int | None:
+    """The limit behind several names. -1 means unset; 0 is refused."""
+    values = {name: value for name, value in given.items() if value != -1}
+    for name, value in values.items():
+        if value == 0:
+            raise RequestError(f"Invalid value for '{name}': must be between 1 and {MAX_TOKENS} (got 0).", param=name)
+    return _one_of(values)
+
+
+def _one_of(given: dict[str, Number | None]) -> Number | None:
+    """The one number behind several names; different numbers are refused."""
+    values = {name: value for name, value in given.items() if value is not None}
+    if len(set(values.values())) > 1:
+        raise RequestError(f"{' and '.join(values)} are given with different values.", param=next(iter(values)))
+    return next(iter(values.values()), None)
+
+
+def _prompt_list(prompt: Any) -> list[Any]:
+    if prompt is None:
+        return [""]
+    if isinstance(prompt, str) or (prompt and not isinstance(prompt[0], str | list)):
+        return [prompt]
+    return list(prompt)
+
+
+def _check_prompt(prompt: Any) -> None:
+    if prompt is None or isinstance(prompt, str):
+        return
+    if not isinstance(prompt, list) or not prompt:
+        raise RequestError("'prompt' must be a text, texts, token ids or lists of them, and not empty.", param="prompt")
+    items = _prompt_list(prompt)
+    if len(items) > MAX_PROMPTS:
+        raise RequestError(f"'prompt' has {len(items)} entries; {MAX_PROMPTS} are allowed.", param="prompt")
+    texts = [isinstance(item, str) for item in items]
+    if all(texts):
+        return
+    if any(texts) or not all(_is_token_list(item) for item in items):
+        raise RequestError("'prompt' must hold texts only, or token ids (integers from 0) only.", param="prompt")
+
+
+def _is_token_list(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(type(token) is int and 0 <= token <= INT32_MAX for token in item)

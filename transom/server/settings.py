@@ -1,0 +1,61 @@
+"""What an operator decides about the HTTP face. Plain data; where it came from is the command line's business."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from transom.errors import ConfigError
+
+DEFAULT_PORT = 9632
+_LOOPBACK_NAMES = frozenset({"localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Settings of one server. Times in seconds.
+
+    `api_keys` are accepted in `Authorization: Bearer` and `X-Api-Key`; none means that everybody on this machine may ask.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, beside the loopback ones and `host`, under which browsers and clients may address this server."""
+    default_model: str | None = None
+    """Fills an absent `model`; without it that is refused."""
+    max_output_tokens: int | None = None
+    """Clips `max_tokens` of every request."""
+    allow_unknown_fields: bool = False
+    ping_interval: float = 10.0
+    """Between keep-alive comments of a silent event stream."""
+    slow_reader_timeout: float = 60.0
+    """A client that takes nothing for so long is cut off."""
+    header_timeout: float = 10.0
+    drain_timeout: float = 30.0
+    """Running answers get so long to finish when the server is told to stop."""
+
+    def check_bind(self) -> None:
+        """Raises `ConfigError` for a public address without a key."""
+        if self.api_keys or is_loopback(self.host):
+            return
+        raise ConfigError(
+            f"host {self.host} is reachable from other machines: set an API key (--api-key), or bind to 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine to itself only."""
+    if host.lower() in _LOOPBACK_NAMES:
+        return True
+    address = as_address(host)
+    return address is not None and address.is_loopback
+
+
+def as_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """`host` as an IP address, brackets or not; None when it is a name."""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
