@@ -1,1 +1,37 @@
-"""The only door to native code."""
+"""The only door to native code: matrix products, norms, rotary embedding, SwiGLU, huge-page memory, threads.
+
+Arrays are float32 and C-contiguous unless said otherwise. Every call blocks until done, releases the GIL, uses all
+threads of one native pool, and raises `TypeError` for a wrong dtype and `ValueError` for a wrong shape or layout.
+Results are the same bits whatever the number of rows, the threads or the instruction set. `transom.kernels.reference`
+says in NumPy what is computed. Knows no models, no layers.
+"""
+
+from transom.kernels._native import (
+    PackedMatrix,
+    active_isa,
+    allocate_arena,
+    best_isa,
+    embed,
+    matmul,
+    num_threads,
+    rms_norm,
+    rotate,
+    set_active_isa,
+    set_num_threads,
+    swiglu,
+)
+
+__all__ = [
+    "PackedMatrix",
+    "active_isa",
+    "allocate_arena",
+    "best_isa",
+    "embed",
+    "matmul",
+    "num_threads",
+    "rms_norm",
+    "rotate",
+    "set_active_isa",
+    "set_num_threads",
+    "swiglu",
+]

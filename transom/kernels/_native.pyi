@@ -1,11 +1,68 @@
-"""Types of the native module. Documentation is in `transom.kernels`."""
+"""Types of the native module. `transom.kernels` re-exports it and says what holds for all calls."""
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-def set_num_threads(count: int) -> None: ...
+Isa = Literal["portable", "avx2", "avx512"]
+WeightDtype = Literal["f32", "f16", "bf16"]
+
+class PackedMatrix:
+    """Weights [out_features, in_features] in panels of 16 rows, in huge-page memory, zero-filled.
+
+    Raises ValueError for an unknown dtype or a size below 1, MemoryError.
+    """
+
+    def __init__(self, out_features: int, in_features: int, dtype: WeightDtype) -> None: ...
+    def fill(self, row: int, weight: NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]) -> None:
+        """Packs weight[n, in_features] as rows row .. row + n.
+
+        float32 for "f32", float16 for "f16", uint16 for "bf16". The array may be read-only and unaligned. Not while
+        another thread computes with this matrix.
+        """
+
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def dtype(self) -> WeightDtype: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, the padding of the last panel included."""
+
+def matmul(x: NDArray[np.float32], weight: PackedMatrix, bias: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """x[M, K] @ weight[N, K].T + bias[N] -> [M, N], accumulated in float32."""
+
+def embed(weight: PackedMatrix, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Rows token_ids[T] of the matrix -> [T, K]. ValueError for an id outside the matrix."""
+
+def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> NDArray[np.float32]:
+    """x[T, H] / sqrt(mean(x ** 2) + eps) * weight[H] -> [T, H]."""
+
+def rotate(x: NDArray[np.float32], cos: NDArray[np.float32], sin: NDArray[np.float32]) -> None:
+    """Rotary embedding of x[T, heads, D], in place, by cos and sin [T, R / 2], R <= D.
+
+    Elements i and i + R / 2 of a head are a pair (halves split, as Hugging Face's models have it). The stride of the
+    first axis is free, so x may be a slice of the columns of a fused product.
+    """
+
+def swiglu(gate_up: NDArray[np.float32]) -> NDArray[np.float32]:
+    """silu(gate_up[:, :I]) * gate_up[:, I:] -> [T, I]."""
+
+def allocate_arena(num_bytes: int) -> NDArray[np.uint8]:
+    """Zeros [num_bytes], 4096-aligned, in huge pages where the system grants them. Raises MemoryError."""
+
+def set_num_threads(count: int) -> None:
+    """How many threads compute, the calling one included. Waits for running work. ValueError unless in 1..1024."""
+
 def num_threads() -> int: ...
-def active_isa() -> str: ...
-def best_isa() -> str: ...
-def set_active_isa(name: str) -> None: ...
-def allocate_arena(num_bytes: int) -> NDArray[np.uint8]: ...
+def active_isa() -> Isa:
+    """The instruction set in use."""
+
+def best_isa() -> Isa:
+    """The best instruction set of this processor that the build contains; in use unless set otherwise."""
+
+def set_active_isa(name: Isa) -> None:
+    """For tests and benchmarks. Not while kernels run. ValueError for one this processor has not got."""

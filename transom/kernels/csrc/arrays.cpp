@@ -77,17 +77,18 @@ void ArrayView::check(Dtype dtype, int num_axes, Layout layout) const {
     nb::raise_type_error("%s must have dtype %s, not '%s'", name_, facts.name, buffer_.format ? buffer_.format : "B");
   }
   if (buffer_.ndim != num_axes) raise_value_error("%s must have %d axes, not %d", name_, num_axes, buffer_.ndim);
-  if (!is_empty(buffer_) && !is_c_order(buffer_, layout == Layout::contiguous ? 0 : 1)) {
+  if (!is_empty(buffer_) && !is_c_order(buffer_, layout == Layout::strided_rows ? 1 : 0)) {
     raise_value_error("%s must be contiguous in C order%s", name_,
-                          layout == Layout::contiguous ? "" : " within each entry of its first axis");
+                      layout == Layout::strided_rows ? " within each entry of its first axis" : "");
   }
-  if (!is_aligned(buffer_)) raise_value_error("%s must be aligned to its element size", name_);
+  if (layout != Layout::contiguous_unaligned && !is_aligned(buffer_))
+    raise_value_error("%s must be aligned to its element size", name_);
 }
 
 void ArrayView::expect_size(int axis, int64_t size) const {
   if (buffer_.shape[axis] == size) return;
   raise_value_error("axis %d of %s must have size %lld, not %lld", axis, name_, static_cast<long long>(size),
-                        static_cast<long long>(buffer_.shape[axis]));
+                    static_cast<long long>(buffer_.shape[axis]));
 }
 
 nb::object new_array(std::initializer_list<int64_t> shape) {

@@ -11,8 +11,9 @@ namespace transom {
 enum class Dtype { f32, f16, bf16, i32, u8 };  // bf16 travels as uint16
 enum class Access { read, write };
 enum class Layout {
-  contiguous,    // C order
-  strided_rows,  // C order but for the first axis, whose stride is free
+  contiguous,            // C order
+  contiguous_unaligned,  // C order at any address: views of files
+  strided_rows,          // C order but for the first axis, whose stride is free
 };
 
 // A view of an array for the duration of a call. Construct and destroy with the GIL held; use the pointer without it.

@@ -1,1 +1,71 @@
+// Kernels that see one token's row at a time: norm, rotary embedding, SwiGLU.
+#include "elementwise.h"
+
+#include <cmath>
+
 #include "simd.h"
+
+namespace transom::TRANSOM_ISA {
+namespace {
+
+inline int lanes_left(int64_t left) { return left < kLanes ? static_cast<int>(left) : kLanes; }
+
+// Sum of squares: lane l takes elements l, l + 16, ... in order; then the fixed tree.
+float mean_square(const float* x, int64_t width) {
+  f32x16 sum = zero();
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    const f32x16 value = load(x + i);
+    sum = fma(value, value, sum);
+  }
+  if (i < width) {
+    const f32x16 value = load_first(x + i, lanes_left(width - i));
+    sum = fma(value, value, sum);
+  }
+  return reduce_add(sum) / static_cast<float>(width);
+}
+
+void rms_norm(const float* x, const float* weight, float epsilon, int64_t width, float* out) {
+  const f32x16 factor = broadcast(1.0f / std::sqrt(mean_square(x, width) + epsilon));
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) store(out + i, load(x + i) * factor * load(weight + i));
+  if (i < width) {
+    const int count = lanes_left(width - i);
+    store_first(out + i, load_first(x + i, count) * factor * load_first(weight + i, count), count);
+  }
+}
+
+// (a, b) -> (a cos - b sin, b cos + a sin), each product and sum rounded, as Hugging Face's f32 code rounds them.
+void rotate_head(float* head, const Rotation& rotation) {
+  float* other = head + rotation.half;
+  for (int64_t i = 0; i < rotation.half; i += kLanes) {
+    const int count = lanes_left(rotation.half - i);
+    const f32x16 cosine = load_first(rotation.cosine + i, count);
+    const f32x16 sine = load_first(rotation.sine + i, count);
+    const f32x16 a = load_first(head + i, count);
+    const f32x16 b = load_first(other + i, count);
+    store_first(head + i, a * cosine - b * sine, count);
+    store_first(other + i, b * cosine + a * sine, count);
+  }
+}
+
+void rotate(float* heads, int64_t num_heads, int64_t head_dim, const Rotation& rotation) {
+  for (int64_t head = 0; head < num_heads; ++head) rotate_head(heads + head * head_dim, rotation);
+}
+
+inline f32x16 silu(f32x16 x) { return x / (broadcast(1.0f) + exp(zero() - x)); }
+
+void swiglu(const float* gate, const float* up, int64_t width, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) store(out + i, silu(load(gate + i)) * load(up + i));
+  if (i < width) {
+    const int count = lanes_left(width - i);
+    store_first(out + i, silu(load_first(gate + i, count)) * load_first(up + i, count), count);
+  }
+}
+
+}  // namespace
+
+extern const ElementwiseKernels elementwise_kernels = {&rms_norm, &rotate, &swiglu};
+
+}  // namespace transom::TRANSOM_ISA

@@ -1,0 +1,28 @@
+// The border between the row-wise kernels' bindings (compiled once) and their code (once per instruction set).
+#pragma once
+
+#include <cstdint>
+
+#include "dispatch.h"
+
+namespace transom {
+
+// Pairs (i, i + half) of every head of one token turn by the angle whose cosine and sine are given.
+struct Rotation {
+  const float* cosine;  // [half]
+  const float* sine;    // [half]
+  int64_t half;
+};
+
+struct ElementwiseKernels {
+  // out[width] = x / sqrt(mean(x^2) + epsilon) * weight
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t width, float* out);
+  // heads[num_heads][head_dim], in place
+  void (*rotate)(float* heads, int64_t num_heads, int64_t head_dim, const Rotation& rotation);
+  // out[width] = silu(gate[width]) * up[width]
+  void (*swiglu)(const float* gate, const float* up, int64_t width, float* out);
+};
+
+TRANSOM_DECLARE_PER_ISA(ElementwiseKernels, elementwise_kernels)
+
+}  // namespace transom
