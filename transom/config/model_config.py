@@ -7,6 +7,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from transom.config.model_families import Family, WindowRule, family_of
+from transom.config.plain_data import from_plain, to_plain
+from transom.config.rope_config import RopeConfig, read_rope
+from transom.config.settings import Settings
+from transom.errors import ConfigError, UnsupportedModelError
+
+__all__ = ["GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
+
+# Bounds that no real model comes near. They keep hostile files from asking for absurd amounts of anything, and every
+# position and token id within int32.
+_MAX_LAYERS = 4096
+_MAX_HEADS = 65_536
+_MAX_HEAD_DIM = 8192
+_MAX_SIZE = 2**24
+_MAX_POSITIONS = 2**31 - 1
+
+_DTYPES = ("bfloat16", "float16", "float32")
 
 
 class LayerKind(StrEnum):
@@ -15,25 +35,6 @@ class LayerKind(StrEnum):
     FULL_ATTENTION = "full_attention"
     SLIDING_ATTENTION = "sliding_attention"
     SHORT_CONV = "conv"
-
-
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary position embedding of one layer kind, `rope_scaling` and `rope_parameters` alike."""
-
-    rope_type: str  # default, linear, dynamic, llama3, yarn
-    rope_theta: float
-    rotary_dim: int  # head_dim * partial_rotary_factor
-    factor: float = 1.0
-    original_max_position_embeddings: int | None = None
-    low_freq_factor: float | None = None  # llama3
-    high_freq_factor: float | None = None  # llama3
-    attention_factor: float | None = None  # yarn
-    beta_fast: float | None = None  # yarn
-    beta_slow: float | None = None  # yarn
-    mscale: float | None = None  # yarn
-    mscale_all_dim: float | None = None  # yarn
-    truncate: bool = True  # yarn
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +65,216 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]  # of config.json and generation_config.json together
     pad_token_id: int | None
     dtype: str  # of the checkpoint: float32, float16, bfloat16
+
+    @classmethod
+    def from_hf(cls, directory: Path) -> ModelConfig:
+        """Reads `config.json` and, for end-of-sequence tokens, `generation_config.json`.
+
+        Raises UnsupportedModelError naming a feature that is not implemented and ConfigError for settings that make no
+        sense, naming file, key, value and rule.
+        """
+        _require_directory(directory)
+        settings = Settings.of_file(directory / "config.json")
+        family = family_of(settings)
+        num_hidden_layers = settings.integer("num_hidden_layers", low=1, high=_MAX_LAYERS)
+        num_attention_heads = settings.integer("num_attention_heads", low=1, high=_MAX_HEADS)
+        hidden_size = settings.integer("hidden_size", low=1, high=_MAX_SIZE)
+        vocab_size = settings.integer("vocab_size", low=1, high=_MAX_SIZE)
+        head_dim = _head_dim(settings, hidden_size, num_attention_heads)
+        max_position_embeddings = settings.integer("max_position_embeddings", low=1, high=_MAX_POSITIONS)
+        layer_types, sliding_window = _layer_types(settings, family, num_hidden_layers)
+        return cls(
+            model_type=settings.text("model_type"),
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            intermediate_size=settings.integer("intermediate_size", low=1, high=_MAX_SIZE),
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            num_key_value_heads=_num_key_value_heads(settings, family, num_attention_heads),
+            head_dim=head_dim,
+            max_position_embeddings=max_position_embeddings,
+            layer_types=layer_types,
+            sliding_window=sliding_window,
+            hidden_act="silu",
+            rms_norm_eps=settings.number("rms_norm_eps", family.rms_norm_eps, above=0.0, up_to=1.0),
+            rope=read_rope(
+                settings,
+                head_dim=head_dim,
+                max_position_embeddings=max_position_embeddings,
+                default_theta=family.rope_theta,
+            ),
+            tie_word_embeddings=settings.boolean("tie_word_embeddings", family.tie_word_embeddings),
+            attention_bias=_bias(settings, "attention_bias", family.attention_bias),
+            attention_output_bias=_bias(settings, "attention_bias", family.attention_output_bias),
+            mlp_bias=_bias(settings, "mlp_bias", family.mlp_bias),
+            bos_token_id=settings.optional_integer("bos_token_id", family.bos_token_id, low=0, high=vocab_size - 1),
+            eos_token_ids=_eos_token_ids(settings, _generation_settings(directory), family, vocab_size),
+            pad_token_id=_pad_token_id(settings, vocab_size),
+            dtype=_dtype(settings),
+        )
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that keep keys and values."""
+        return sum(kind is not LayerKind.SHORT_CONV for kind in self.layer_types)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As values that msgpack and JSON carry."""
+        return to_plain(self)
+
+    @classmethod
+    def from_plain(cls, plain: object) -> ModelConfig:
+        """The inverse of `to_plain`, strict: ConfigError for missing, unknown or wrongly typed keys."""
+        return from_plain(cls, plain)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """Sampling settings that the model's authors recommend; None = they say nothing."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None  # 0 = off
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    @classmethod
+    def from_hf(cls, directory: Path) -> GenerationDefaults:
+        """Reads `generation_config.json`; all None where there is none. Raises ConfigError as `ModelConfig.from_hf`.
+
+        `do_sample` is not read: how to sample is the request's choice, and its own default is not greedy.
+        """
+        settings = _generation_settings(directory)
+        return cls(
+            temperature=_share(settings, "temperature", up_to=100.0),
+            top_p=settings.optional_number("top_p", above=0.0, up_to=1.0),
+            top_k=_top_k(settings),
+            min_p=_share(settings, "min_p", up_to=1.0),
+            repetition_penalty=settings.optional_number("repetition_penalty", above=0.0, up_to=100.0),
+        )
+
+
+def _generation_settings(directory: Path) -> Settings:
+    path = directory / "generation_config.json"
+    return Settings.of_file(path) if path.exists() else Settings(str(path), {})
+
+
+def _share(settings: Settings, key: str, *, up_to: float) -> float | None:
+    """A number from 0, included."""
+    value = settings.optional_number(key, up_to=up_to)
+    if value is not None and value < 0:
+        raise settings.error(key, value, f"must be a number from 0 to {up_to:g}")
+    return value
+
+
+def _top_k(settings: Settings) -> int | None:
+    """-1, as some files have it, also means off."""
+    value = settings.optional_integer("top_k", None, low=-1, high=_MAX_SIZE)
+    return None if value is None else max(value, 0)
+
+
+def _head_dim(settings: Settings, hidden_size: int, num_attention_heads: int) -> int:
+    explicit = settings.optional_integer("head_dim", None, low=1, high=_MAX_HEAD_DIM)
+    if explicit is not None:
+        return explicit
+    if hidden_size % num_attention_heads:
+        rule = f"must be a multiple of num_attention_heads, which is {num_attention_heads}, or head_dim must be given"
+        raise settings.error("hidden_size", hidden_size, rule)
+    return hidden_size // num_attention_heads
+
+
+def _num_key_value_heads(settings: Settings, family: Family, num_attention_heads: int) -> int:
+    key = "num_key_value_heads"
+    heads = settings.optional_integer(key, family.num_key_value_heads, low=1, high=_MAX_HEADS)
+    if heads is None:
+        return num_attention_heads
+    if num_attention_heads % heads:
+        raise settings.error(key, heads, f"must divide num_attention_heads, which is {num_attention_heads}")
+    return heads
+
+
+def _layer_types(settings: Settings, family: Family, num_layers: int) -> tuple[tuple[LayerKind, ...], int | None]:
+    """The kind of every layer and the attention window of the sliding ones, None where no layer slides."""
+    window = _sliding_window(settings, family)
+    kinds = _explicit_layer_types(settings, num_layers) or _derived_layer_types(settings, family, num_layers, window)
+    if LayerKind.SLIDING_ATTENTION not in kinds:
+        return kinds, None
+    if window is None:
+        raise settings.error("sliding_window", settings.get("sliding_window"), "must be set, for layer_types uses it")
+    return kinds, window
+
+
+def _sliding_window(settings: Settings, family: Family) -> int | None:
+    if family.window_rule is WindowRule.UPPER_LAYERS and not settings.boolean("use_sliding_window", False):
+        return None
+    return settings.optional_integer("sliding_window", family.sliding_window, low=1, high=_MAX_POSITIONS)
+
+
+def _explicit_layer_types(settings: Settings, num_layers: int) -> tuple[LayerKind, ...]:
+    names = settings.strings("layer_types")
+    if names and len(names) != num_layers:
+        rule = f"must name one kind for each of the {num_layers} layers, names {len(names)}"
+        raise settings.error("layer_types", list(names), rule)
+    unsupported = sorted({*names} - {LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION})
+    if unsupported:
+        raise UnsupportedModelError(
+            f"{settings.source}: layer_types holds {', '.join(unsupported)}; "
+            "supported for this model_type: full_attention, sliding_attention"
+        )
+    return tuple(LayerKind(name) for name in names)
+
+
+def _derived_layer_types(
+    settings: Settings, family: Family, num_layers: int, window: int | None
+) -> tuple[LayerKind, ...]:
+    first_sliding = num_layers
+    if window is not None and family.window_rule is WindowRule.ALL_LAYERS:
+        first_sliding = 0
+    elif window is not None and family.window_rule is WindowRule.UPPER_LAYERS:
+        first_sliding = min(num_layers, settings.integer("max_window_layers", 28, low=0, high=_MAX_LAYERS))
+    full, sliding = (LayerKind.FULL_ATTENTION,), (LayerKind.SLIDING_ATTENTION,)
+    return full * first_sliding + sliding * (num_layers - first_sliding)
+
+
+def _bias(settings: Settings, key: str, family_bias: bool | None) -> bool:
+    return settings.boolean(key, False) if family_bias is None else family_bias
+
+
+def _eos_token_ids(settings: Settings, generation: Settings, family: Family, vocab_size: int) -> tuple[int, ...]:
+    """The union of both files. The family's default counts only where neither says anything."""
+    holders = [holder for holder in (settings, generation) if "eos_token_id" in holder.values]
+    if not holders:
+        return () if family.eos_token_id is None else (family.eos_token_id,)
+    return tuple(dict.fromkeys(token for holder in holders for token in _token_ids(holder, vocab_size)))
+
+
+def _token_ids(settings: Settings, vocab_size: int) -> list[int]:
+    value = settings.get("eos_token_id")
+    tokens = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
+        raise settings.error("eos_token_id", value, f"must be token ids from 0 to {vocab_size - 1}")
+    return tokens
+
+
+def _pad_token_id(settings: Settings, vocab_size: int) -> int | None:
+    """Published files name pad tokens outside the vocabulary (-1, or its size); nothing here ever pads."""
+    token = settings.optional_integer("pad_token_id", None, low=-(2**31), high=2**31)
+    return token if token is not None and 0 <= token < vocab_size else None
+
+
+def _dtype(settings: Settings) -> str:
+    """The older key is `torch_dtype`; files without either were saved in float32."""
+    key = "dtype" if settings.has("dtype") else "torch_dtype"
+    dtype = settings.text(key).removeprefix("torch.") if settings.has(key) else "float32"
+    if dtype not in _DTYPES:
+        raise UnsupportedModelError(
+            f"{settings.source}: {key} {dtype!r} is not supported; supported: {', '.join(_DTYPES)}"
+        )
+    return dtype
+
+
+def _require_directory(path: Path) -> None:
+    if path.suffix.lower() == ".gguf":
+        raise UnsupportedModelError(f"{path}: GGUF files are not supported yet")
+    if not path.is_dir():
+        raise ConfigError(f"{path}: is not a directory; a model is a directory with config.json and safetensors files")

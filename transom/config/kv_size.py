@@ -1,0 +1,62 @@
+"""How many bytes keys and values take. The one place for this arithmetic: cache, banner and admission agree by it."""
+
+from __future__ import annotations
+
+from transom.config.model_config import LayerKind, ModelConfig
+
+__all__ = [
+    "BLOCK_SIZE",
+    "KV_DTYPE_BYTES",
+    "blocks_for_tokens",
+    "kv_bytes_for_tokens",
+    "kv_bytes_per_block",
+    "kv_bytes_per_token",
+]
+
+BLOCK_SIZE = 64
+"""Tokens of a block: the unit of allocation, sharing and tiering, and of the attention kernel."""
+
+KV_DTYPE_BYTES = {"f32": 4, "f16": 2}
+
+
+def kv_bytes_per_token(model_config: ModelConfig, kv_dtype: str) -> int:
+    """Bytes that one more token costs in every attention layer, as long as no attention window is full."""
+    return _bytes_per_token_and_layer(model_config, kv_dtype) * model_config.num_attention_layers
+
+
+def kv_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind) -> int:
+    """Bytes of one block of one layer kind: 64 tokens in all layers of the kind."""
+    num_layers = model_config.layer_types.count(kind)
+    return BLOCK_SIZE * num_layers * _bytes_per_token_and_layer(model_config, kv_dtype)
+
+
+def blocks_for_tokens(model_config: ModelConfig, kind: LayerKind, num_tokens: int, chunk: int = 0) -> int:
+    """Blocks that a sequence of `num_tokens` holds in layers of `kind`, while `chunk` tokens are being computed.
+
+    A sliding layer keeps what its window can still see: the window rounded up to blocks, plus one for the window's
+    start lying inside a block. While a chunk is computed, its tokens come on top.
+    """
+    blocks = _whole_blocks(num_tokens)
+    if kind is not LayerKind.SLIDING_ATTENTION or model_config.sliding_window is None:
+        return blocks
+    return min(blocks, _whole_blocks(model_config.sliding_window + chunk) + 1)
+
+
+def kv_bytes_for_tokens(model_config: ModelConfig, kv_dtype: str, num_tokens: int, chunk: int = 0) -> int:
+    """RAM that one sequence of `num_tokens` holds, in whole blocks, over all layer kinds.
+
+    `chunk` 0 is the sequence between steps; see `blocks_for_tokens`.
+    """
+    kinds = (LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION)
+    return sum(
+        blocks_for_tokens(model_config, kind, num_tokens, chunk) * kv_bytes_per_block(model_config, kv_dtype, kind)
+        for kind in kinds
+    )
+
+
+def _bytes_per_token_and_layer(model_config: ModelConfig, kv_dtype: str) -> int:
+    return 2 * model_config.num_key_value_heads * model_config.head_dim * KV_DTYPE_BYTES[kv_dtype]
+
+
+def _whole_blocks(num_tokens: int) -> int:
+    return -(-num_tokens // BLOCK_SIZE)

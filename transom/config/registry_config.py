@@ -1,0 +1,248 @@
+"""The registry file `config.json`: which models are served, and within which budgets. Strict: nothing is ignored.
+
+Every key that exists is declared here, with its meaning: `docs/configuration.md` is written from this module. Keys
+whose feature does not exist yet are checked like all others and then refused by name (`not_supported`), never ignored.
+Knows nothing of the models behind the paths: what depends on them is checked by `engine_config.resolve`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from transom.config.json_file import read_json_object
+from transom.config.not_supported import unsupported_settings
+from transom.config.registry_errors import describe
+from transom.errors import ConfigError
+
+__all__ = [
+    "CacheConfig",
+    "ModelEntry",
+    "RegistryConfig",
+    "ResourceQuota",
+    "ServerConfig",
+    "TierConfig",
+    "model_id_from",
+]
+
+_MAX_ID_CHARACTERS = 128
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
+_ALIAS = re.compile(r"[!-~]{1,256}\Z")
+_MAX_MIB = 2**30  # a pebibyte: beyond it, a size is a slip of the pen
+_MAX_TOKENS = 2**31 - 1
+
+
+def _check_id(value: str) -> str:
+    if not _ID.match(value):
+        raise ValueError(
+            f"must be 1 to {_MAX_ID_CHARACTERS} of a-z 0-9 . _ - and begin with a letter or digit (lower case)"
+        )
+    return value
+
+
+def _check_alias(value: str) -> str:
+    if not _ALIAS.match(value):
+        raise ValueError("must be 1 to 256 printable ASCII characters without spaces")
+    return value
+
+
+ModelId = Annotated[str, AfterValidator(_check_id)]
+Alias = Annotated[str, AfterValidator(_check_alias)]
+MiB = Annotated[int, Field(ge=1, le=_MAX_MIB)]
+Tokens = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PathSetting = Annotated[Path, Field(strict=False)]  # JSON has no paths: a string is one
+
+
+class _Section(BaseModel):
+    """Frozen, no unknown keys, no conversions between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class ServerConfig(_Section):
+    """Where the HTTP server listens."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 9632
+    """Port to listen on; 0 takes a free one."""
+    api_keys_file: PathSetting | None = None
+    """File of API keys; null: no key is asked for."""
+
+
+class TierConfig(_Section):
+    """Memory budgets of one model. `_mb` means MiB (2^20 bytes)."""
+
+    max_ram_mb: MiB | None = None
+    """Cap for the model's whole process: weights, KV and workspace. null: no cap beyond what these need."""
+    kv_cache_ram_mb: MiB | None = None
+    """Hard cap for everything KV in RAM. null: room for 4 sequences that fill the context window, but no more than
+    8192 MiB, nor than half of the RAM that is available at start."""
+    max_ssd_mb: Annotated[int, Field(ge=0, le=_MAX_MIB)] = 0
+    """Cap for the model's files in the cold tier; 0: no cold tier."""
+    ssd_path: PathSetting | None = None
+    """Directory of the cold tier."""
+    hot_tokens: Tokens | None = None
+    """Tokens of one sequence that may be in RAM; null: as many as the budget holds."""
+    enable_tiering: bool = True
+    """false: no cold tier, whatever `max_ssd_mb` says."""
+    enable_distributed: bool = False
+    """Spread the model over several machines."""
+    kv_dtype: Literal["f32", "f16", "q8_0"] = "f16"
+    """Element type of keys and values in the cache."""
+
+    @model_validator(mode="after")
+    def _kv_fits_into_ram(self) -> Self:
+        if self.max_ram_mb is not None and self.kv_cache_ram_mb is not None and self.kv_cache_ram_mb > self.max_ram_mb:
+            raise ValueError(f"kv_cache_ram_mb {self.kv_cache_ram_mb} must be at most max_ram_mb {self.max_ram_mb}")
+        return self
+
+
+class CacheConfig(_Section):
+    """What full-attention layers may forget."""
+
+    strategy: Literal["full", "fifo", "sliding_window", "keep_first", "adaptive"] = "full"
+    """`full`: every earlier token is attended to."""
+    window_size: Tokens = 1024
+    """Tokens that the lossy strategies keep. At most the context window."""
+    keep_first: Annotated[int, Field(ge=0, le=_MAX_TOKENS)] = 256
+    """First tokens that `keep_first` never forgets. Less than `window_size`."""
+
+    @model_validator(mode="after")
+    def _first_tokens_leave_room(self) -> Self:
+        written = self.model_fields_set & {"window_size", "keep_first"}
+        if written and self.keep_first >= self.window_size:
+            raise ValueError(f"keep_first {self.keep_first} must be less than window_size {self.window_size}")
+        return self
+
+
+class ResourceQuota(_Section):
+    """What one caller may use; absent: without limit."""
+
+    max_tokens_per_second: Rate | None = None
+    """Tokens per second."""
+    max_tokens_per_hour: Count | None = None
+    """Tokens within an hour."""
+    max_tokens_per_day: Count | None = None
+    """Tokens within a day."""
+    max_requests_per_hour: Count | None = None
+    """Requests within an hour."""
+
+
+class ModelEntry(_Section):
+    """One served model. The same path may be served several times under different ids."""
+
+    id: ModelId
+    """Name in requests: 1 to 128 of `a-z 0-9 . _ -`, beginning with a letter or digit."""
+    path: PathSetting
+    """Hugging Face directory (config.json, safetensors, tokenizer.json); relative to the registry file."""
+    aliases: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
+    """Further names in requests."""
+    max_position_embeddings: Tokens | None = None
+    """Context window; may only lower the model's own."""
+    sliding_window: Tokens | None = None
+    """Attention window of all attention layers; may only narrow the model's own. null: as the model says."""
+    load: Literal["at_start", "on_demand"] = "at_start"
+    """When the model is loaded."""
+    quantization: Literal["q8_0", "q4_k"] | None = None
+    """Quantise the weights at load."""
+    tier_config: TierConfig = TierConfig()
+    """Memory budgets."""
+    cache: CacheConfig = CacheConfig()
+    """Cache strategy."""
+    resource_quota: ResourceQuota | None = None
+    """Quota of each caller of this model."""
+
+    @model_validator(mode="after")
+    def _windows_fit_the_context(self) -> Self:
+        context = self.max_position_embeddings
+        if context is None:
+            return self
+        if "window_size" in self.cache.model_fields_set and self.cache.window_size > context:
+            raise ValueError(
+                f"cache.window_size {self.cache.window_size} must be at most max_position_embeddings {context}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [self.id, *self.aliases]
+        if repeated := _first_repeated(names):
+            raise ValueError(f"the name {repeated!r} is given twice")
+        return self
+
+    @classmethod
+    def for_directory(cls, directory: Path, **settings: object) -> Self:
+        """An entry for a model named by its path alone; `settings` are further keys. Raises ConfigError."""
+        try:
+            fields = {"id": model_id_from(directory), "path": directory.resolve(), **settings}
+            return cls.model_validate(fields).supported()
+        except ValidationError as error:
+            raise ConfigError(describe(error, cls, str(directory))) from None
+
+    def supported(self) -> Self:
+        """The entry itself; ConfigError naming the first setting whose feature does not exist yet."""
+        for key, value, detail in unsupported_settings(self):
+            raise ConfigError(f"model {self.id}: {key} {value} is not supported yet ({detail})")
+        return self
+
+
+class RegistryConfig(_Section):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    """HTTP server."""
+    models: Annotated[tuple[ModelEntry, ...], Field(strict=False)]
+    """Served models, at least one."""
+    quota_tiers: dict[str, ResourceQuota] = {}
+    """Quotas by name, for groups of callers."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        if not self.models:
+            raise ValueError("models is [], must hold at least one model")
+        names = [name for entry in self.models for name in (entry.id, *entry.aliases)]
+        if repeated := _first_repeated(names):
+            raise ValueError(f"the model name {repeated!r} is given twice, as an id or alias")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads and checks a registry file; relative paths in it are taken from its directory.
+
+        Raises ConfigError naming file, key, value and rule, one line for each problem.
+        """
+        try:
+            registry = cls.model_validate(read_json_object(path))
+        except ValidationError as error:
+            raise ConfigError(describe(error, cls, str(path))) from None
+        registry._refuse_unsupported(path)
+        directory = path.parent.resolve()
+        models = tuple(entry.model_copy(update={"path": directory / entry.path}) for entry in registry.models)
+        return registry.model_copy(update={"models": models})
+
+    def _refuse_unsupported(self, path: Path) -> None:
+        if self.server.api_keys_file is not None:
+            raise ConfigError(f"{path}: server.api_keys_file {self.server.api_keys_file} is not supported yet")
+        if self.quota_tiers:
+            raise ConfigError(f"{path}: quota_tiers ({', '.join(self.quota_tiers)}) is not supported yet")
+        for index, entry in enumerate(self.models):
+            for key, value, detail in unsupported_settings(entry):
+                raise ConfigError(f"{path}: models[{index}].{key} {value} is not supported yet ({detail})")
+
+
+def model_id_from(directory: Path) -> str:
+    """An id made of a directory's name: lower case, what an id cannot hold becomes `-`. Raises ConfigError."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", directory.resolve().name.lower()).lstrip("._-")[:_MAX_ID_CHARACTERS]
+    if not name:
+        raise ConfigError(f"{directory}: no model id can be made of this name; serve it from a registry file")
+    return name
+
+
+def _first_repeated(names: list[str]) -> str | None:
+    return next((name for index, name in enumerate(names) if name in names[:index]), None)
