@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from transom.errors import EngineError
-from transom.request import SamplingParams
-from transom.sampling import Sample, sample
+from transom.request import SampledToken, SamplingParams
+from transom.sampling import sample
 from transom.sampling.sampler import uniform
 
 GREEDY = SamplingParams(max_tokens=9, temperature=0.0)
@@ -24,7 +24,7 @@ RANDOM = SamplingParams(max_tokens=9)
 
 def choose(
     logits: list[float] | NDArray[np.float32], params: SamplingParams, seed: int = 0, output: tuple[int, ...] = ()
-) -> Sample:
+) -> SampledToken:
     row = np.array(logits, np.float32)
     token_ids = np.array((0, *output), np.int32)
     return sample(row, params, token_ids=token_ids, num_prompt_tokens=1, seed=seed)

@@ -5,6 +5,6 @@ on nothing else, so that the same request gives the same text whatever runs besi
 """
 
 from transom.sampling.logprobs import prompt_logprobs, token_logprobs
-from transom.sampling.sampler import Sample, sample
+from transom.sampling.sampler import sample
 
-__all__ = ["Sample", "prompt_logprobs", "sample", "token_logprobs"]
+__all__ = ["prompt_logprobs", "sample", "token_logprobs"]

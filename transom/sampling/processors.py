@@ -90,7 +90,7 @@ def _penalise_presence_and_frequency(logits: Logits, params: SamplingParams, so_
 
 
 def _ban_the_end(logits: Logits, _: SamplingParams, so_far: SampledSoFar) -> None:
-    """Yields when nothing but end tokens is allowed: ending early is then the only honest answer."""
+    """Yields when nothing but end tokens is allowed; they then come without ending the sequence before its time."""
     ends = np.array(so_far.end_token_ids, np.intp)
     kept = logits[ends]
     logits[ends] = _NEVER

@@ -7,28 +7,19 @@ a draw comes out the same in any batch and after any preemption.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.errors import EngineError
-from transom.request import SamplingParams, TokenLogprobs
+from transom.request import SampledToken, SamplingParams
 from transom.sampling.logprobs import token_logprobs
 from transom.sampling.processors import SampledSoFar, process
 from transom.sampling.selection import best_indices
 
 _LOWEST_TEMPERATURE = 1e-6
 """Below it float32 scores would overflow; the draw is the argmax long before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A chosen token; `logprobs` when the request asked for them."""
-
-    token_id: int
-    logprobs: TokenLogprobs | None = None
 
 
 def sample(
@@ -39,7 +30,7 @@ def sample(
     num_prompt_tokens: int,
     seed: int,
     end_token_ids: tuple[int, ...] = (),
-) -> Sample:
+) -> SampledToken:
     """Chooses the token after `token_ids` (prompt and output so far) from the row `logits` [V], which is not changed.
 
     `seed` is any integer of 64 bits; `end_token_ids` are what `min_tokens` holds back. Raises EngineError when the
@@ -54,7 +45,7 @@ def sample(
     if params.temperature > 0.0:
         token_id = _draw(processed, processed[best], params, uniform(seed, so_far.output.size))
     logprobs = None if params.logprobs is None else token_logprobs(logits, token_id, params.logprobs)
-    return Sample(token_id, logprobs)
+    return SampledToken(token_id, logprobs)
 
 
 def uniform(seed: int, index: int) -> float:

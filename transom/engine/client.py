@@ -1,0 +1,294 @@
+"""`EngineClient`: the engine as the API process sees it. Asyncio; one event loop, one instance per served model.
+
+Owns the worker process: starts it, routes its outputs to whoever waits for them, and starts it again when it dies. A
+dead worker ends its requests with EngineRestartingError at once; nobody waits for a process that is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from transom.config.engine_config import EngineConfig
+from transom.config.model_config import ModelConfig
+from transom.engine.channel import Abort, Heartbeat, Message, Outputs, Refused, Submit
+from transom.engine.error_data import error_from_data
+from transom.engine.mailbox import Mailbox
+from transom.engine.reports import EngineStats, LoadReport
+from transom.engine.worker_process import WorkerProcess
+from transom.errors import (
+    ChannelError,
+    DrainingError,
+    EngineRestartingError,
+    ModelLoadingError,
+    RequestError,
+    TransomError,
+    UnavailableError,
+)
+from transom.request import Request, RequestOutput
+
+logger = logging.getLogger(__name__)
+
+RESTART_DELAYS_SECONDS = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Waiting times before the first, second, ... restart in a row; the last one is repeated."""
+_HEALTHY_AFTER_SECONDS = 30.0
+"""A worker that lived so long has paid for its restart: the next one is quick again."""
+
+
+class EngineState(StrEnum):
+    """Where the engine stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    """It could not be started the first time; it is not tried again."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """State and, unless all is well, the reason in words."""
+
+    state: EngineState
+    reason: str | None = None
+
+
+def _ignore(_: EngineStatus) -> None:
+    """Nobody wants to know."""
+
+
+class EngineClient:
+    """Generates by a worker process. `start` it before anything else, `close` it at the end.
+
+    `on_state_change` is called in the event loop, with the new status, and must not raise.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        engine_config: EngineConfig,
+        *,
+        name: str = "model",
+        on_state_change: Callable[[EngineStatus], None] = _ignore,
+        restart_delays_seconds: Sequence[float] = RESTART_DELAYS_SECONDS,
+    ) -> None:
+        self._model_config = model_config
+        self._engine_config = engine_config
+        self._name = name
+        self._on_state_change = on_state_change
+        self._delays = tuple(restart_delays_seconds)
+        self._status = EngineStatus(EngineState.STOPPED, "not started")
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._worker: WorkerProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._report: LoadReport | None = None
+        self._stats: EngineStats | None = None
+        self._last_sign_of_life = 0.0
+        self._num_restarts = 0
+        self._is_draining = False
+        self._all_done = asyncio.Event()
+
+    @property
+    def status(self) -> EngineStatus:
+        """Where the engine stands now."""
+        return self._status
+
+    @property
+    def report(self) -> LoadReport | None:
+        """What the last load took and gave; None before the first."""
+        return self._report
+
+    @property
+    def num_restarts(self) -> int:
+        """How often a dead worker was replaced."""
+        return self._num_restarts
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that somebody waits for."""
+        return len(self._mailboxes)
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the worker, while there is one."""
+        return None if self._worker is None else self._worker.process_id
+
+    @property
+    def seconds_since_sign_of_life(self) -> float:
+        """Since the worker's last message; it sends one at least every second, but for the length of a step."""
+        return time.monotonic() - self._last_sign_of_life
+
+    def stats(self) -> EngineStats | None:
+        """The latest statistics of the running worker; None while there is none."""
+        return self._stats
+
+    async def start(self) -> LoadReport:
+        """Starts the worker and waits until its model is loaded; raises what kept it from that, for good."""
+        self._set_status(EngineState.STARTING)
+        try:
+            worker = await self._start_worker()
+        except (TransomError, OSError) as error:
+            self._set_status(EngineState.FAILED, str(error))
+            raise
+        self._supervisor = asyncio.create_task(self._supervise(worker))
+        assert self._report is not None
+        return self._report
+
+    async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
+        """Outputs until one carries a finish reason. Closing the iterator early aborts the request in the worker.
+
+        Raises UnavailableError when there is no worker or it dies, RequestError or QueueFullError when it refuses.
+        """
+        mailbox = self._open_mailbox(request.request_id)
+        is_finished = False
+        try:
+            self._send(Submit(request))
+            while not is_finished:
+                output = await mailbox.take()
+                is_finished = output.finish_reason is not None
+                yield output
+        except TransomError:
+            is_finished = True
+            raise
+        finally:
+            self._close_mailbox(request.request_id)
+            if not is_finished:
+                self._send(Abort(request.request_id))
+
+    async def abort(self, request_id: str) -> None:
+        """Ends a request; its iterator yields one last output, with finish reason ABORT. Unknown ids are ignored."""
+        if request_id in self._mailboxes:
+            self._send(Abort(request_id))
+
+    async def close(self, drain_seconds: float = 0.0) -> None:
+        """Takes nothing new, lets what runs finish for up to `drain_seconds`, then ends the worker. May be repeated."""
+        self._is_draining = True
+        if self._mailboxes:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_done.wait(), drain_seconds)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+            self._supervisor = None
+        self._set_status(EngineState.STOPPED, "closed")
+
+    async def _supervise(self, worker: WorkerProcess) -> None:
+        """Until cancelled: listens to a worker, buries it, starts the next one."""
+        num_failures = 0
+        while True:
+            started = time.monotonic()
+            try:
+                cause = await self._listen(worker)
+            finally:
+                ending = await self._bury(worker)
+            num_failures = 0 if time.monotonic() - started >= _HEALTHY_AFTER_SECONDS else num_failures
+            reason = f"The worker of {self._name} died: {cause}{ending}."
+            worker, num_failures = await self._restart(reason, num_failures)
+
+    async def _listen(self, worker: WorkerProcess) -> str:
+        """Routes messages until the worker is gone, or talks rubbish, which is returned in words."""
+        try:
+            while (message := await worker.receive()) is not None:
+                self._take(message)
+        except ChannelError as error:
+            return f"{error}, "
+        return ""
+
+    async def _bury(self, worker: WorkerProcess) -> str:
+        """Fails the requests, then ends the process for sure; how it ended."""
+        self._worker, self._stats = None, None
+        if not self._is_draining:
+            self._set_status(EngineState.RESTARTING, "The worker died.")
+        self._fail_requests(self._unavailable())
+        return await worker.stop()
+
+    async def _restart(self, reason: str, num_failures: int) -> tuple[WorkerProcess, int]:
+        """Tries until a worker is ready; the worker, and how many restarts in a row that makes."""
+        while True:
+            logger.error("%s", reason)
+            self._set_status(EngineState.RESTARTING, reason)
+            await asyncio.sleep(self._delays[min(num_failures, len(self._delays) - 1)])
+            num_failures += 1
+            try:
+                worker = await self._start_worker()
+            except (TransomError, OSError) as error:
+                reason = f"The worker of {self._name} could not be restarted: {error}"
+            else:
+                self._num_restarts += 1
+                return worker, num_failures
+
+    async def _start_worker(self) -> WorkerProcess:
+        worker, self._report = await WorkerProcess.start(self._model_config, self._engine_config, self._name)
+        self._worker = worker
+        self._last_sign_of_life = time.monotonic()
+        self._set_status(EngineState.READY)
+        return worker
+
+    def _take(self, message: Message) -> None:
+        self._last_sign_of_life = time.monotonic()
+        match message:
+            case Outputs(outputs):
+                for output in outputs:
+                    self._deliver(output)
+            case Refused(request_id, error):
+                self._refuse(request_id, error_from_data(error))
+            case Heartbeat(stats):
+                self._stats = stats
+            case _:
+                raise ChannelError(f"the worker sent {type(message).__name__}")
+
+    def _deliver(self, output: RequestOutput) -> None:
+        """Nobody waits any more for a request that was just aborted; its last outputs are dropped."""
+        mailbox = self._mailboxes.get(output.request_id)
+        if mailbox is not None:
+            mailbox.put(output)
+
+    def _refuse(self, request_id: str, error: TransomError) -> None:
+        mailbox = self._mailboxes.get(request_id)
+        if mailbox is not None:
+            mailbox.fail(error)
+
+    def _fail_requests(self, error: TransomError) -> None:
+        for mailbox in self._mailboxes.values():
+            mailbox.fail(error)
+
+    def _send(self, message: Message) -> None:
+        if self._worker is not None:
+            self._worker.send(message)
+
+    def _open_mailbox(self, request_id: str) -> Mailbox:
+        if self._is_draining or self._status.state is not EngineState.READY:
+            raise self._unavailable()
+        if request_id in self._mailboxes:
+            raise RequestError(f"A request with the id '{request_id}' is running.", param="request_id")
+        self._all_done.clear()
+        return self._mailboxes.setdefault(request_id, Mailbox())
+
+    def _close_mailbox(self, request_id: str) -> None:
+        del self._mailboxes[request_id]
+        if not self._mailboxes:
+            self._all_done.set()
+
+    def _unavailable(self) -> UnavailableError:
+        if self._is_draining:
+            return DrainingError("The server is shutting down.")
+        if self._status.state is EngineState.RESTARTING:
+            return self._restarting_error()
+        return ModelLoadingError(f"{self._name} is not ready: {self._status.reason or self._status.state}.")
+
+    def _restarting_error(self) -> EngineRestartingError:
+        return EngineRestartingError(
+            f"The worker process of {self._name} died and is being restarted; please try again.",
+            retry_after_seconds=2.0,
+        )
+
+    def _set_status(self, state: EngineState, reason: str | None = None) -> None:
+        self._status = EngineStatus(state, reason)
+        self._on_state_change(self._status)

@@ -1,0 +1,118 @@
+"""`Engine`: requests of token ids in, tokens out, one step at a time. One thread, no I/O, no clock but for statistics.
+
+Wires scheduler and model runner together; both are given. What drives it is `worker`, or a test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from transom.cache import CacheManager
+from transom.config.engine_config import EngineConfig
+from transom.config.model_config import ModelConfig
+from transom.engine.model_runner import ModelRunner, StepResult
+from transom.engine.reports import EngineStats
+from transom.errors import RequestError
+from transom.models import Model
+from transom.request import FinishReason, Request, RequestOutput
+from transom.scheduler import Scheduler
+
+
+class Engine:
+    """All sequences of one model. Not thread-safe; `step` blocks for one forward pass, everything else is quick."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        cache: CacheManager,
+        vocab_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._cache = cache
+        self._vocab_size = vocab_size
+        self._clock = clock
+        self._num_steps = 0
+        self._step_seconds = 0.0
+        self._num_failed = 0
+
+    @classmethod
+    def of(cls, model: Model, model_config: ModelConfig, engine_config: EngineConfig) -> Engine:
+        """An engine with a cache and a scheduler of its own. Raises ConfigError when not even one block fits."""
+        cache = CacheManager(model_config, engine_config)
+        scheduler = Scheduler(
+            cache,
+            eos_token_ids=model_config.eos_token_ids,
+            max_num_seqs=engine_config.max_num_seqs,
+            max_num_batched_tokens=engine_config.max_num_batched_tokens,
+            max_num_waiting=engine_config.max_num_waiting,
+        )
+        runner = ModelRunner(model, cache, model_config.eos_token_ids)
+        return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=model_config.vocab_size)
+
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises RequestError (also BudgetExceededError) or QueueFullError; nothing is kept then."""
+        _check_token_ids(request, self._vocab_size)
+        self._scheduler.add(request)
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """Ends a request, whose blocks are free when this returns; its last output, or None if there is none such."""
+        output = self._scheduler.fail(request_id, "aborted")
+        return output and replace(output, finish_reason=FinishReason.ABORT, error=None)
+
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self._scheduler.has_unfinished_sequences
+
+    def step(self) -> list[RequestOutput]:
+        """Computes the next tokens of whoever is due; their outputs. An empty list when there is nothing to do."""
+        started = self._clock()
+        scheduled = self._scheduler.schedule()
+        if scheduled is None:
+            return []
+        result = self._runner.run(scheduled)
+        outputs = self._end_failed(result) + self._scheduler.update(scheduled, result.sampled, result.prompt_logprobs)
+        self._count_step(self._clock() - started)
+        return outputs
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+        return EngineStats(
+            scheduler=self._scheduler.stats(),
+            cache=self._cache.stats(),
+            num_steps=self._num_steps,
+            step_seconds=self._step_seconds,
+            num_failed=self._num_failed,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when the cache breaks an invariant."""
+        self._cache.check_integrity()
+
+    def _end_failed(self, result: StepResult) -> list[RequestOutput]:
+        ended = [self._scheduler.fail(request_id, message) for request_id, message in result.failed.items()]
+        self._num_failed += len(ended)
+        return [output for output in ended if output is not None]
+
+    def _count_step(self, seconds: float) -> None:
+        self._num_steps += 1
+        self._step_seconds += seconds
+
+
+def _check_token_ids(request: Request, vocab_size: int) -> None:
+    """An id outside the vocabulary would otherwise surface in the middle of somebody else's batch."""
+    sampling = request.sampling
+    named: tuple[tuple[str, Iterable[int]], ...] = (
+        ("prompt", request.prompt_token_ids),
+        ("logit_bias", sampling.logit_bias),
+        ("allowed_token_ids", sampling.allowed_token_ids or ()),
+        ("stop_token_ids", sampling.stop_token_ids),
+    )
+    for param, token_ids in named:
+        if not 0 <= min(token_ids, default=0) <= max(token_ids, default=0) < vocab_size:
+            raise RequestError(f"{param} holds a token id outside 0..{vocab_size - 1}.", param=param)

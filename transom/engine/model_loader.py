@@ -1,0 +1,40 @@
+"""From a model directory to an engine that can serve it. Runs in the worker.
+
+Whether weights, KV and workspace fit into `max_ram_bytes` is checked before the first tensor is read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from transom import kernels
+from transom.config.engine_config import EngineConfig, check_memory, workspace_bytes
+from transom.config.model_config import ModelConfig
+from transom.engine.engine import Engine
+from transom.engine.reports import LoadReport
+from transom.models import build
+from transom.weights.loader import WeightLoader
+from transom.weights.safetensors import open_checkpoint
+
+
+def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple[Engine, LoadReport]:
+    """Loads weights and allocates the KV arena; blocks for as long as that takes.
+
+    Raises ConfigError when it cannot fit into `max_ram_bytes`, UnsupportedModelError, WeightsError.
+    """
+    started = time.monotonic()
+    checkpoint = open_checkpoint(engine_config.model_path)
+    weights_bytes = sum(checkpoint.info(name).nbytes for name in checkpoint.names())
+    check_memory(model_config, engine_config, weights_bytes)
+    kernels.set_num_threads(engine_config.num_threads)
+    engine = Engine.of(build(model_config, WeightLoader(checkpoint)), model_config, engine_config)
+    return engine, LoadReport(
+        weights_bytes=weights_bytes,
+        kv_bytes=engine.stats().cache.num_bytes_total,
+        workspace_bytes=workspace_bytes(model_config, engine_config),
+        num_threads=kernels.num_threads(),
+        instruction_set=kernels.active_isa(),
+        load_seconds=time.monotonic() - started,
+        process_id=os.getpid(),
+    )

@@ -1,0 +1,152 @@
+"""Runs the model over what the scheduler chose, and chooses tokens. Knows no queue and no budgets.
+
+A request that makes the model or the sampler raise fails alone: results do not depend on the batch, so the other
+sequences of a failed step are simply computed again, one by one, with the same outcome as together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.cache import SequenceCache
+from transom.errors import EngineError
+from transom.layers.forward_batch import ForwardBatch, LayerCache
+from transom.models import Model
+from transom.request import SampledToken, TokenLogprobs
+from transom.sampling import prompt_logprobs, sample
+from transom.scheduler import ScheduledSequence, SchedulerOutput
+
+logger = logging.getLogger(__name__)
+
+FAILURE_MESSAGE = "The engine failed on this request; the log says why."
+
+
+class LayerCacheSource(Protocol):
+    """What the runner needs of `CacheManager`."""
+
+    def layer_cache(self, parts: Sequence[tuple[SequenceCache, int, int]]) -> LayerCache:
+        """The view of one forward pass: (handle, start, num_tokens) per sequence."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step computed, by request id."""
+
+    sampled: dict[str, SampledToken] = field(default_factory=dict)
+    prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    """One per row that was asked for, in order."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Requests whose computation failed, with a message that is fit to be shown."""
+
+
+class ModelRunner:
+    """Owns nothing: the model and the cache are shared with whoever made them. One call at a time, blocking."""
+
+    def __init__(self, model: Model, cache: LayerCacheSource, eos_token_ids: Iterable[int]) -> None:
+        self._model = model
+        self._cache = cache
+        self._eos_token_ids = tuple(eos_token_ids)
+
+    def run(self, output: SchedulerOutput) -> StepResult:
+        """Computes every scheduled token, samples where a sequence is complete. Raises nothing of a request's own."""
+        result = StepResult()
+        for scheduled, logits in self._compute(output.scheduled, result):
+            self._finish(scheduled, logits, result)
+        return result
+
+    def _compute(
+        self, scheduled: Sequence[ScheduledSequence], result: StepResult
+    ) -> list[tuple[ScheduledSequence, NDArray[np.float32]]]:
+        """The sequences that could be computed, each with its own rows of logits."""
+        try:
+            return list(zip(scheduled, self._forward(scheduled), strict=True))
+        except Exception as error:
+            logger.exception("a step of %d sequences failed", len(scheduled))
+            if len(scheduled) == 1:
+                _fail(scheduled[0], error, result)
+                return []
+        return [pair for each in scheduled for pair in self._compute((each,), result)]
+
+    def _forward(self, scheduled: Sequence[ScheduledSequence]) -> list[NDArray[np.float32]]:
+        parts = [(_handle(each), each.start, each.num_scheduled_tokens) for each in scheduled]
+        batch = forward_batch(scheduled, self._cache.layer_cache(parts))
+        logits = self._model.forward(batch)  # [R, V]
+        return np.split(logits, np.cumsum([_num_logit_rows(each) for each in scheduled])[:-1])
+
+    def _finish(self, scheduled: ScheduledSequence, logits: NDArray[np.float32], result: StepResult) -> None:
+        """Turns one sequence's rows into what it asked for."""
+        request_id = scheduled.sequence.request_id
+        try:
+            if scheduled.num_prompt_logprob_rows:
+                result.prompt_logprobs[request_id] = _prompt_logprobs(scheduled, logits)
+            if scheduled.needs_sample:
+                result.sampled[request_id] = self._sample(scheduled, logits[-1])
+        except Exception as error:
+            logger.exception("sampling for request %s failed", request_id)
+            _fail(scheduled, error, result)
+
+    def _sample(self, scheduled: ScheduledSequence, row: NDArray[np.float32]) -> SampledToken:
+        sequence = scheduled.sequence
+        eos_token_ids = () if sequence.sampling.ignore_eos else self._eos_token_ids
+        return sample(
+            row,
+            sequence.sampling,
+            token_ids=sequence.token_ids,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            seed=sequence.seed,
+            end_token_ids=eos_token_ids + sequence.sampling.stop_token_ids,
+        )
+
+
+def forward_batch(scheduled: Sequence[ScheduledSequence], cache: LayerCache) -> ForwardBatch:
+    """The rows of all sequences one behind the other; logits only where somebody looks at them."""
+    lengths = [each.num_scheduled_tokens for each in scheduled]
+    starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return ForwardBatch(
+        token_ids=np.concatenate([each.sequence.token_ids[each.start : each.end] for each in scheduled]),
+        positions=np.concatenate([np.arange(each.start, each.end, dtype=np.int32) for each in scheduled]),
+        sequence_starts=starts,
+        logit_rows=np.concatenate(
+            [_logit_rows(each) + start for each, start in zip(scheduled, starts[:-1], strict=True)]
+        ),
+        cache=cache,
+    )
+
+
+def _logit_rows(scheduled: ScheduledSequence) -> NDArray[np.int32]:
+    """Within the sequence's own rows: those that score the prompt, then the one that is sampled from."""
+    rows = np.arange(_num_logit_rows(scheduled), dtype=np.int32)
+    if scheduled.needs_sample:
+        rows[-1] = scheduled.num_scheduled_tokens - 1
+    return rows
+
+
+def _num_logit_rows(scheduled: ScheduledSequence) -> int:
+    return scheduled.num_prompt_logprob_rows + scheduled.needs_sample
+
+
+def _prompt_logprobs(scheduled: ScheduledSequence, logits: NDArray[np.float32]) -> list[TokenLogprobs]:
+    first, count = scheduled.start + 1, scheduled.num_prompt_logprob_rows
+    next_ids = scheduled.sequence.token_ids[first : first + count]
+    return prompt_logprobs(logits[:count], next_ids.tolist(), scheduled.sequence.sampling.prompt_logprobs or 0)
+
+
+def _handle(scheduled: ScheduledSequence) -> SequenceCache:
+    if scheduled.sequence.cache is None:
+        raise EngineError("a sequence was scheduled without a place in the cache")
+    return scheduled.sequence.cache
+
+
+def _fail(scheduled: ScheduledSequence, error: Exception, result: StepResult) -> None:
+    """Nothing of a failed request is delivered, not even the half that succeeded."""
+    request_id = scheduled.sequence.request_id
+    result.sampled.pop(request_id, None)
+    result.prompt_logprobs.pop(request_id, None)
+    result.failed[request_id] = str(error) if isinstance(error, EngineError) else FAILURE_MESSAGE

@@ -1,0 +1,36 @@
+"""What an engine says about itself, as plain data that crosses the channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transom.cache.stats import CacheStats
+from transom.scheduler.stats import SchedulerStats
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot; counters count from the birth of the worker process."""
+
+    scheduler: SchedulerStats
+    cache: CacheStats
+    num_steps: int
+    step_seconds: float
+    """Time spent in steps."""
+    num_failed: int
+    """Requests that ended because the engine failed on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What loading took and gave."""
+
+    weights_bytes: int
+    kv_bytes: int
+    """The whole KV arena, within `kv_cache_ram_bytes`."""
+    workspace_bytes: int
+    """Estimate of everything else at its largest."""
+    num_threads: int
+    instruction_set: str
+    load_seconds: float
+    process_id: int

@@ -1,0 +1,134 @@
+"""The worker process: `python -m transom.engine.worker FD`. Owns one engine and the process around it.
+
+It is told what to load by the first message on the inherited socket, answers Ready or Failed, and then serves until the
+peer closes the channel or vanishes. One thread does everything; a step is never interrupted, messages are taken between
+steps. It dies with its parent, and leaves Ctrl-C and SIGTERM to it, so that a parent that drains keeps its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from transom.engine.channel import Abort, Configure, Failed, Heartbeat, Message, Ready, Refused, Submit
+from transom.engine.engine import Engine
+from transom.engine.error_data import error_to_data
+from transom.engine.model_loader import load_engine
+from transom.engine.worker_connection import WorkerConnection
+from transom.errors import ChannelError, TransomError
+from transom.request import Request
+
+LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+HEARTBEAT_SECONDS = 0.5
+
+_PR_SET_PDEATHSIG = 1
+_FIRST_MESSAGE_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Runs until the API process closes the channel (exit code 0), or reports why the model cannot be loaded (1)."""
+    _prepare_process()
+    connection = WorkerConnection(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        engine = _load(connection)
+        serve(connection, engine)
+    except ChannelError as error:
+        logger.info("the worker ends: %s", error)
+    except TransomError as error:
+        with contextlib.suppress(ChannelError):
+            connection.send(Failed(error_to_data(error)))
+        return 1
+    return 0
+
+
+def serve(connection: WorkerConnection, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+    """The loop: messages, one step, outputs. Uses no processor time while there is nothing to do.
+
+    Never returns; raises ChannelError when the peer is gone or sends rubbish.
+    """
+    pulse = _Pulse(connection, engine, clock)
+    while True:
+        for message in connection.receive(0.0 if engine.has_work() else HEARTBEAT_SECONDS):
+            _take(connection, engine, message)
+        connection.send_outputs(engine.step())
+        pulse.beat_when_due()
+
+
+class _Pulse:
+    """Heartbeats at fixed distances, and one as soon as the engine falls idle, so that idle statistics are true."""
+
+    def __init__(self, connection: WorkerConnection, engine: Engine, clock: Callable[[], float]) -> None:
+        self._connection = connection
+        self._engine = engine
+        self._clock = clock
+        self._due = clock()
+        self._was_busy = False
+
+    def beat_when_due(self) -> None:
+        is_busy = self._engine.has_work()
+        fell_idle, self._was_busy = self._was_busy and not is_busy, is_busy
+        if (fell_idle or self._clock() >= self._due) and not self._connection.is_congested:
+            self._connection.send(Heartbeat(self._engine.stats()))
+            self._due = self._clock() + HEARTBEAT_SECONDS
+
+
+def _load(connection: WorkerConnection) -> Engine:
+    """The engine that the first message describes; tells the peer that it is ready."""
+    configuration = _configuration(connection)
+    engine, report = load_engine(configuration.model_config, configuration.engine_config)
+    connection.send(Ready(report))
+    return engine
+
+
+def _configuration(connection: WorkerConnection) -> Configure:
+    """Reads until a whole message is there; nothing else may come before it or with it."""
+    deadline = time.monotonic() + _FIRST_MESSAGE_SECONDS
+    while time.monotonic() < deadline:
+        match connection.receive(HEARTBEAT_SECONDS):
+            case []:
+                continue
+            case [Configure() as configuration]:
+                return configuration
+            case _:
+                break
+    raise ChannelError("the first message was not a configuration")
+
+
+def _take(connection: WorkerConnection, engine: Engine, message: Message) -> None:
+    match message:
+        case Submit(request):
+            _submit(connection, engine, request)
+        case Abort(request_id):
+            output = engine.abort(request_id)
+            connection.send_outputs(() if output is None else (output,))
+        case _:
+            raise ChannelError(f"a worker does not take {type(message).__name__}")
+
+
+def _submit(connection: WorkerConnection, engine: Engine, request: Request) -> None:
+    try:
+        engine.add(request)
+    except TransomError as error:
+        connection.send(Refused(request.request_id, error_to_data(error)))
+
+
+def _prepare_process() -> None:
+    """Never outlives its parent, writes a trace when it crashes, and logs to stderr, which the parent reads."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

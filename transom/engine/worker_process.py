@@ -1,0 +1,138 @@
+"""One worker process as the API process sees it: started, spoken to, found dead. Knows no requests and no restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from typing import cast
+
+from transom.config.engine_config import EngineConfig
+from transom.config.model_config import ModelConfig
+from transom.engine.channel import HEADER_BYTES, Configure, Failed, Message, Ready, decode, encode, payload_length
+from transom.engine.error_data import error_from_data
+from transom.engine.reports import LoadReport
+from transom.errors import ChannelError, EngineError
+
+logger = logging.getLogger(__name__)
+
+# Matrix products are done by our own kernels; a second pool of threads would only take memory.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_LEVELS = {name: level for name, level in logging.getLevelNamesMapping().items() if level > logging.NOTSET}
+_GRACE_SECONDS = 2.0
+
+
+class WorkerProcess:
+    """A running worker. Made by `start`; must be given to `stop`, also when it is dead."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        name: str,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._name = name
+        self._log_task = asyncio.create_task(self._forward_log())
+
+    @classmethod
+    async def start(
+        cls, model_config: ModelConfig, engine_config: EngineConfig, name: str
+    ) -> tuple[WorkerProcess, LoadReport]:
+        """Starts a process and waits until its model is loaded.
+
+        Raises the worker's own error (ConfigError, WeightsError, ...), or EngineError when it dies without one.
+        """
+        worker = await cls._spawn(name)
+        try:
+            worker.send(Configure(model_config, engine_config))
+            return worker, await worker._load_report()
+        except BaseException:
+            await worker.stop(grace_seconds=0.0)
+            raise
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        """Queues a message; to a dead worker it is lost, which `receive` will tell. Does not block."""
+        if not self._writer.is_closing():
+            self._writer.write(encode(message))
+
+    async def receive(self) -> Message | None:
+        """The next message; None when the worker is gone. Raises ChannelError for a damaged one."""
+        try:
+            header = await self._reader.readexactly(HEADER_BYTES)
+            return decode(await self._reader.readexactly(payload_length(header)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def stop(self, grace_seconds: float = _GRACE_SECONDS) -> str:
+        """Closes the channel, kills the process if that does not end it in time, and says how it ended."""
+        self._writer.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), grace_seconds)
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        code = await self._process.wait()
+        await self._log_task
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+    @classmethod
+    async def _spawn(cls, name: str) -> WorkerProcess:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "transom.engine.worker", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, **_ENVIRONMENT},
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return cls(process, reader, writer, name)
+
+    async def _load_report(self) -> LoadReport:
+        match await self.receive():
+            case Ready(report):
+                return report
+            case Failed(error):
+                raise error_from_data(error)
+            case None:
+                raise EngineError(f"The worker of {self._name} died while loading its model: {await self.stop(0.5)}.")
+            case message:
+                raise ChannelError(f"the worker began with {type(message).__name__}")
+
+    async def _forward_log(self) -> None:
+        """The worker's lines become ours, at their level; what is no log line is a trace of trouble."""
+        lines = cast(asyncio.StreamReader, self._process.stderr)
+        while line := await _read_line(lines):
+            level, _, message = line.partition(" ")
+            if level in _LEVELS:
+                logger.log(_LEVELS[level], "[%s] %s", self._name, message)
+            else:
+                logger.warning("[%s] %s", self._name, line)
+
+
+async def _read_line(lines: asyncio.StreamReader) -> str:
+    """The next line that is not empty, without its end; "" at the end of the stream. A huge line comes in pieces."""
+    while True:
+        try:
+            data = await lines.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            return error.partial.decode(errors="replace").strip()
+        except asyncio.LimitOverrunError as error:
+            data = await lines.readexactly(error.consumed)
+        if text := data.decode(errors="replace").rstrip():
+            return text
