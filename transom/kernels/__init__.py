@@ -1,4 +1,4 @@
-"""The only door to native code: matrix products, norms, rotary embedding, SwiGLU, huge-page memory, threads.
+"""The only door to native code: matrix products, norms, rotary embedding, SwiGLU, attention, huge-page memory, threads.
 
 Arrays are float32 and C-contiguous unless said otherwise. Every call blocks until done, releases the GIL, uses all
 threads of one native pool, and raises `TypeError` for a wrong dtype and `ValueError` for a wrong shape or layout.
@@ -7,9 +7,12 @@ says in NumPy what is computed. Knows no models, no layers.
 """
 
 from transom.kernels._native import (
+    AttentionState,
+    KVLayout,
     PackedMatrix,
     active_isa,
     allocate_arena,
+    attend,
     best_isa,
     embed,
     matmul,
@@ -18,13 +21,17 @@ from transom.kernels._native import (
     rotate,
     set_active_isa,
     set_num_threads,
+    store_kv,
     swiglu,
 )
 
 __all__ = [
+    "AttentionState",
+    "KVLayout",
     "PackedMatrix",
     "active_isa",
     "allocate_arena",
+    "attend",
     "best_isa",
     "embed",
     "matmul",
@@ -33,5 +40,6 @@ __all__ = [
     "rotate",
     "set_active_isa",
     "set_num_threads",
+    "store_kv",
     "swiglu",
 ]

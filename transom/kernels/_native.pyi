@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 Isa = Literal["portable", "avx2", "avx512"]
 WeightDtype = Literal["f32", "f16", "bf16"]
+KVDtype = Literal["f32", "f16"]
 
 class PackedMatrix:
     """Weights [out_features, in_features] in panels of 16 rows, in huge-page memory, zero-filled.
@@ -53,6 +54,86 @@ def swiglu(gate_up: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def allocate_arena(num_bytes: int) -> NDArray[np.uint8]:
     """Zeros [num_bytes], 4096-aligned, in huge pages where the system grants them. Raises MemoryError."""
+
+class KVLayout:
+    """How one layer's keys and values lie in a slot of 64 tokens.
+
+    Per KV head: keys transposed [head_dim][64], then values [64][head_dim]. Raises ValueError for an unknown dtype or a
+    size below 1.
+    """
+
+    def __init__(self, num_key_value_heads: int, head_dim: int, dtype: KVDtype) -> None: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def dtype(self) -> KVDtype: ...
+    @property
+    def slot_bytes(self) -> int: ...
+
+def store_kv(
+    arena: NDArray[np.uint8],
+    layout: KVLayout,
+    block_slots: NDArray[np.int32],
+    sequence_starts: NDArray[np.int32],
+    first_positions: NDArray[np.int32],
+    key: NDArray[np.float32],
+    value: NDArray[np.float32],
+) -> None:
+    """Writes key and value [T, num_key_value_heads, head_dim] to their places, rounded to the layout's dtype.
+
+    Rows sequence_starts[s] .. sequence_starts[s + 1] are consecutive positions from first_positions[s]; position p lies
+    in slot block_slots[s, p // 64], column p % 64. The stride of the rows is free. Sequences of one call must not share
+    the blocks written to. ValueError, before anything is written, for a slot outside the arena.
+    """
+
+def attend(
+    arena: NDArray[np.uint8],
+    layout: KVLayout,
+    block_slots: NDArray[np.int32],
+    sequence_starts: NDArray[np.int32],
+    first_positions: NDArray[np.int32],
+    query: NDArray[np.float32],
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+) -> NDArray[np.float32]:
+    """Causal attention of query [T, H, head_dim] over each row's sequence -> [T, H, head_dim].
+
+    Rows and blocks as in `store_kv`, which comes first; the rows' stride is free, H is a multiple of
+    num_key_value_heads, and consecutive query heads share a KV head. The row at position p sees p - window + 1 .. p;
+    scores are multiplied by scale, then become soft_cap * tanh(score / soft_cap). Entries of blocks that no row sees
+    may be anything. ValueError for a slot outside the arena.
+    """
+
+class AttentionState:
+    """`attend` in steps over ranges of splits, for when not all blocks are in the arena at once. Same bits.
+
+    A split is 256 tokens from a multiple of 256. Holds its arrays, which must stay unchanged until the end. Not for use
+    by two threads at once.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        sequence_starts: NDArray[np.int32],
+        first_positions: NDArray[np.int32],
+        query: NDArray[np.float32],
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> None: ...
+    def attend_splits(
+        self, arena: NDArray[np.uint8], block_slots: NDArray[np.int32], first_split: int, num_splits: int
+    ) -> None:
+        """Splits first_split .. first_split + num_splits of every sequence: each split once, in ascending order.
+
+        Only the blocks of these splits need a slot in the table.
+        """
+
+    def finish(self) -> NDArray[np.float32]:
+        """[T, H, head_dim], once every split was attended to. ValueError if none was."""
 
 def set_num_threads(count: int) -> None:
     """How many threads compute, the calling one included. Waits for running work. ValueError unless in 1..1024."""

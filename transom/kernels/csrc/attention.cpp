@@ -1,1 +1,467 @@
+// Paged attention over one split: scores, softmax and weighted values, compiled once per instruction set.
+//
+// The order of operations of a line (one row, one head) is fixed: a score is a chain of FMAs over head_dim, lane =
+// token; the maximum and the sixteen-lane sums run over the split's visible tokens; a channel of the weighted values is
+// a chain of FMAs over the visible tokens. Register tiles, packing and the other lines of a tile only decide when each
+// chain's next link is computed. A token a line must not see never enters its chains: keys and values behind the mask
+// may be uninitialised memory.
+#include "attention.h"
+
 #include "simd.h"
+
+namespace transom::TRANSOM_ISA {
+namespace {
+
+// Shape of the register tile: lines x vectors of sixteen.
+#if defined(__AVX512F__)
+constexpr int kTileLines = 6;
+constexpr int kTilePanels = 4;
+#elif defined(__AVX2__)
+constexpr int kTileLines = 6;
+constexpr int kTilePanels = 1;
+#else
+constexpr int kTileLines = 4;
+constexpr int kTilePanels = 1;
+#endif
+
+constexpr float kInfinity = __builtin_inff();
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t clamped(int64_t x, int64_t low, int64_t high) { return smaller(larger(x, low), high); }
+
+// Tokens of a split, or rows of a tile: begin <= i < end.
+struct Range {
+  int64_t begin;
+  int64_t end;
+  bool empty() const { return begin >= end; }
+};
+
+inline Range intersection(Range a, Range b) { return {larger(a.begin, b.begin), smaller(a.end, b.end)}; }
+inline Range block_range(int block) { return {block * kBlockTokens, (block + 1) * kBlockTokens}; }
+
+// ---- What a row sees ------------------------------------------------------------------------------------------------
+
+inline Range visible_tokens(const AttentionTile& tile, const AttentionRule& rule, int64_t split_position, int64_t row) {
+  const int64_t end = tile.first_position + row + 1 - split_position;
+  return {clamped(end - rule.window, 0, kSplitTokens), clamped(end, 0, kSplitTokens)};
+}
+
+inline Range visible_rows(const AttentionTile& tile, const AttentionRule& rule, int64_t split_position) {
+  const int64_t offset = split_position - tile.first_position;
+  return {clamped(offset, 0, tile.num_rows), clamped(offset + kSplitTokens - 1 + rule.window, 0, tile.num_rows)};
+}
+
+inline AttentionTile rows_of(const AttentionTile& tile, Range rows) {
+  AttentionTile part = tile;
+  part.query += rows.begin * tile.group * tile.head_dim;
+  part.first_position += rows.begin;
+  part.num_rows = static_cast<int>(rows.end - rows.begin);
+  return part;
+}
+
+inline AttentionSums lines_from(AttentionSums sums, int64_t line, int head_dim) {
+  return {sums.maximum + line, sums.sum + line, sums.values + line * padded(head_dim)};
+}
+
+// ---- Products -------------------------------------------------------------------------------------------------------
+
+inline f32x16 load_lanes(const float* p) { return load(p); }
+inline f32x16 load_lanes(const uint16_t* p) { return load_f16(p); }
+
+inline f32x16 load_first_lanes(const float* p, int64_t count) { return load_first(p, static_cast<int>(count)); }
+inline f32x16 load_first_lanes(const uint16_t* p, int64_t count) {
+  uint16_t lanes[kLanes] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(uint16_t));
+  return load_f16(lanes);
+}
+
+struct Lines {
+  float* first;
+  int64_t stride;
+  Lines from(int64_t line, int64_t column) const { return {first + line * stride + column, stride}; }
+};
+
+// Sixteen lanes at each depth of each panel.
+template <class T>
+struct Panels {
+  const T* first;
+  int64_t depth_stride;
+  int64_t panel_stride;
+  Panels from(int64_t depth, int64_t panel) const {
+    return {first + depth * depth_stride + panel * panel_stride, depth_stride, panel_stride};
+  }
+};
+
+// Memory to be wanted soon, asked for in parts between pieces of arithmetic.
+struct Ahead {
+  const char* next;
+  int64_t num_bytes;
+  void fetch(int64_t bytes) {
+    if (next == nullptr) return;
+    for (const char* end = next + smaller(bytes, num_bytes); next < end; next += 64, num_bytes -= 64)
+      __builtin_prefetch(next);
+  }
+};
+
+// result[line][panel] = (resume ? result : 0) + left[line][k] * right[k][panel], in order of k.
+template <int kLines, int kPanels, class T>
+inline void multiply_tile(Lines left, Panels<T> right, int64_t depth, Lines result, bool resume) {
+  f32x16 sum[kLines][kPanels];
+  for (int i = 0; i < kLines; ++i)
+    for (int j = 0; j < kPanels; ++j) sum[i][j] = resume ? load(result.first + i * result.stride + j * kLanes) : zero();
+  for (int64_t k = 0; k < depth; ++k) {
+    f32x16 lanes[kPanels];
+    for (int j = 0; j < kPanels; ++j)
+      lanes[j] = load_lanes(right.first + k * right.depth_stride + j * right.panel_stride);
+    for (int i = 0; i < kLines; ++i) {
+      const f32x16 factor = broadcast(left.first[i * left.stride + k]);
+      for (int j = 0; j < kPanels; ++j) sum[i][j] = fma(factor, lanes[j], sum[i][j]);
+    }
+  }
+  for (int i = 0; i < kLines; ++i)
+    for (int j = 0; j < kPanels; ++j) store(result.first + i * result.stride + j * kLanes, sum[i][j]);
+}
+
+template <int kLines, int kPanels, class T>
+inline void multiply_up_to(int64_t lines, Lines left, Panels<T> right, int64_t depth, Lines result, bool resume) {
+  if constexpr (kLines > 1) {
+    if (lines < kLines) return multiply_up_to<kLines - 1, kPanels>(lines, left, right, depth, result, resume);
+  }
+  multiply_tile<kLines, kPanels>(left, right, depth, result, resume);
+}
+
+template <int kPanels, class T>
+inline void multiply_panels(int64_t lines, Lines left, Panels<T> right, int64_t depth, Lines result, bool resume) {
+  for (int64_t line = 0; line < lines; line += kTileLines) {
+    multiply_up_to<kTileLines, kPanels>(lines - line, left.from(line, 0), right, depth, result.from(line, 0), resume);
+  }
+}
+
+template <class T>
+void multiply(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
+              Ahead& ahead) {
+  if (lines <= 0 || depth <= 0 || panels.empty()) return;
+  const int64_t share = padded(ahead.num_bytes / (panels.end - panels.begin)) / 64 * 64 + 64;
+  int64_t panel = panels.begin;
+  for (; panel + kTilePanels <= panels.end; panel += kTilePanels) {
+    ahead.fetch(share * kTilePanels);
+    multiply_panels<kTilePanels>(lines, left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
+  }
+  for (; panel < panels.end; ++panel) {
+    ahead.fetch(share);
+    multiply_panels<1>(lines, left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
+  }
+}
+
+// ---- Keys and values in place, or packed ----------------------------------------------------------------------------
+
+// Up to this many lines one register tile holds them all, so that elements are converted on the fly just once.
+constexpr int64_t kMaxDirectLines = kTileLines;
+
+template <class T>
+inline const T* keys_of(const void* block) {
+  return static_cast<const T*>(block);
+}
+template <class T>
+inline const T* values_of(const void* block, int head_dim) {
+  return static_cast<const T*>(block) + kBlockTokens * head_dim;
+}
+
+// [head_dim][64] -> [panel of 16 tokens][head_dim][16]
+template <class T>
+Panels<float> pack_keys(const T* keys, int head_dim, Range panels, float* packed) {
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+    for (int d = 0; d < head_dim; ++d)
+      store(packed + (panel * head_dim + d) * kLanes, load_lanes(keys + d * kBlockTokens + panel * kLanes));
+  return {packed, kLanes, static_cast<int64_t>(head_dim) * kLanes};
+}
+
+// [64][head_dim] -> [panel of 16 channels][64][16], tokens of the range only
+template <class T>
+Panels<float> pack_values(const T* values, int head_dim, Range tokens, float* packed) {
+  for (int64_t token = tokens.begin; token < tokens.end; ++token) {
+    const T* source = values + token * head_dim;
+    float* target = packed + token * kLanes;
+    int channel = 0;
+    for (; channel + kLanes <= head_dim; channel += kLanes, target += kBlockTokens * kLanes)
+      store(target, load_lanes(source + channel));
+    if (channel < head_dim) store(target, load_first_lanes(source + channel, head_dim - channel));
+  }
+  return {packed, kLanes, kBlockTokens * kLanes};
+}
+
+// ---- One split ------------------------------------------------------------------------------------------------------
+
+struct Scratch {
+  Lines scores;   // [lines][256]
+  float* packed;  // keys or values of one block as float
+};
+
+int64_t scratch_floats(int64_t lines, int head_dim) { return lines * kSplitTokens + kBlockTokens * padded(head_dim); }
+
+// The rows of a tile that see some of one split, and that split.
+struct Task {
+  const AttentionTile& tile;
+  const AttentionRule& rule;
+  const SplitMemory& split;
+  int64_t lines() const { return static_cast<int64_t>(tile.num_rows) * tile.group; }
+  Range visible(int64_t row) const { return visible_tokens(tile, rule, split.first_position, row); }
+  Range visible_to_any() const { return {visible(0).begin, visible(tile.num_rows - 1).end}; }
+  Range visible_to_all() const { return {visible(tile.num_rows - 1).begin, visible(0).end}; }
+  // What is read after this block's keys or values.
+  const void* after(int block) const {
+    for (int next = block + 1; next < kSplitBlocks; ++next)
+      if (split.blocks[next] != nullptr) return split.blocks[next];
+    return nullptr;
+  }
+};
+
+template <class T>
+Ahead after_keys(const Task& task, int block) {
+  const int64_t bytes = static_cast<int64_t>(sizeof(T)) * kBlockTokens * task.tile.head_dim;
+  if (const void* next = task.after(block)) return {static_cast<const char*>(next), bytes};
+  const int first = static_cast<int>(task.visible_to_any().begin / kBlockTokens);
+  return {reinterpret_cast<const char*>(values_of<T>(task.split.blocks[first], task.tile.head_dim)), bytes};
+}
+
+template <class T>
+Ahead after_values(const Task& task, int block) {
+  const int64_t bytes = static_cast<int64_t>(sizeof(T)) * kBlockTokens * task.tile.head_dim;
+  if (const void* next = task.after(block)) {
+    return {reinterpret_cast<const char*>(values_of<T>(next, task.tile.head_dim)), bytes};
+  }
+  return {static_cast<const char*>(task.split.next), bytes};
+}
+
+// Lanes behind the mask get whatever their keys give.
+template <class T>
+void score_block(const Task& task, int block, Range tokens, const Scratch& scratch) {
+  const AttentionTile& tile = task.tile;
+  const Range panels = {tokens.begin / kLanes, (tokens.end + kLanes - 1) / kLanes};
+  const Lines queries = {const_cast<float*>(tile.query), tile.head_dim};
+  const Lines scores = scratch.scores.from(0, block * kBlockTokens);
+  const T* keys = keys_of<T>(task.split.blocks[block]);
+  Ahead ahead = after_keys<T>(task, block);
+  if (task.lines() <= kMaxDirectLines) {
+    multiply(task.lines(), queries, Panels<T>{keys, kBlockTokens, kLanes}, panels, tile.head_dim, scores, false, ahead);
+  } else {
+    multiply(task.lines(), queries, pack_keys(keys, tile.head_dim, panels, scratch.packed), panels, tile.head_dim,
+             scores, false, ahead);
+  }
+}
+
+inline f32x16 tanh(f32x16 x) {
+  const f32x16 one = broadcast(1.0f);
+  return one - broadcast(2.0f) / (exp(x + x) + one);
+}
+
+inline f32x16 final_scores(f32x16 products, const AttentionRule& rule) {
+  const f32x16 scores = products * broadcast(rule.scale);
+  if (rule.soft_cap == 0.0f) return scores;
+  return broadcast(rule.soft_cap) * tanh(scores / broadcast(rule.soft_cap));
+}
+
+// Scores of tokens outside the range become -infinity. The vector's first lane is token `first`.
+inline f32x16 masked(f32x16 scores, Range visible, int64_t first) {
+  if (visible.begin <= first && first + kLanes <= visible.end) return scores;
+  const f32x16 hidden = broadcast(-kInfinity);
+  const f32x16 begun = select_first(hidden, scores, static_cast<int>(clamped(visible.begin - first, 0, kLanes)));
+  return select_first(begun, hidden, static_cast<int>(clamped(visible.end - first, 0, kLanes)));
+}
+
+inline float mask_and_maximum(float* scores, Range visible, const AttentionRule& rule) {
+  f32x16 highest = broadcast(-kInfinity);
+  for (int64_t first = visible.begin / kLanes * kLanes; first < visible.end; first += kLanes) {
+    const f32x16 lanes = masked(final_scores(load(scores + first), rule), visible, first);
+    store(scores + first, lanes);
+    highest = max(highest, lanes);
+  }
+  return reduce_max(highest);
+}
+
+// Turns scores into weights exp(score - maximum); returns their sum. Each block is summed from zero, so that attention
+// mass per block is there for the taking.
+inline float weigh(float* scores, Range visible, float maximum) {
+  const f32x16 highest = broadcast(maximum);
+  f32x16 total = zero();
+  for (int64_t first = visible.begin / kLanes * kLanes; first < visible.end;) {
+    f32x16 block_total = zero();
+    const int64_t block_end = smaller((first / kBlockTokens + 1) * kBlockTokens, visible.end);
+    for (; first < block_end; first += kLanes) {
+      const f32x16 weights = exp(load(scores + first) - highest);
+      store(scores + first, weights);
+      block_total = block_total + weights;
+    }
+    total = total + block_total;
+  }
+  return reduce_add(total);
+}
+
+void softmax(const Task& task, const Scratch& scratch, AttentionSums partial) {
+  for (int64_t row = 0; row < task.tile.num_rows; ++row) {
+    const Range visible = task.visible(row);
+    for (int64_t line = row * task.tile.group; line < (row + 1) * task.tile.group; ++line) {
+      float* scores = scratch.scores.from(line, 0).first;
+      partial.maximum[line] = mask_and_maximum(scores, visible, task.rule);
+      partial.sum[line] = weigh(scores, visible, partial.maximum[line]);
+    }
+  }
+}
+
+// Adds the weighted values of some tokens of a block to some rows, which must all see them.
+template <class T>
+void add_values(const Task& task, Range rows, Range tokens, int block, Panels<T> values, const Scratch& scratch,
+                AttentionSums partial, Ahead& ahead) {
+  const int64_t line = rows.begin * task.tile.group;
+  const int64_t lines = (rows.end - rows.begin) * task.tile.group;
+  const int64_t stride = padded(task.tile.head_dim);
+  const Range channels = {0, stride / kLanes};
+  multiply(lines, scratch.scores.from(line, tokens.begin), values.from(tokens.begin - block * kBlockTokens, 0),
+           channels, tokens.end - tokens.begin, Lines{partial.values + line * stride, stride}, true, ahead);
+}
+
+// Rows of a tile see different tokens only near its diagonal and the window's edge: there each row goes alone.
+template <class T>
+void add_block(const Task& task, int block, Panels<T> values, const Scratch& scratch, AttentionSums partial,
+               Ahead& ahead) {
+  const Range shared = intersection(task.visible_to_all(), block_range(block));
+  const Range all_rows = {0, task.tile.num_rows};
+  Ahead none = {nullptr, 0};
+  for (int64_t row = 0; row < task.tile.num_rows; ++row) {
+    Range own = intersection(task.visible(row), block_range(block));
+    if (!shared.empty()) own.end = shared.begin;
+    add_values(task, {row, row + 1}, own, block, values, scratch, partial, none);
+  }
+  if (shared.empty()) return;
+  add_values(task, all_rows, shared, block, values, scratch, partial, ahead);
+  for (int64_t row = 0; row < task.tile.num_rows; ++row) {
+    Range own = intersection(task.visible(row), block_range(block));
+    own.begin = shared.end;
+    add_values(task, {row, row + 1}, own, block, values, scratch, partial, none);
+  }
+}
+
+template <class T>
+void weigh_block(const Task& task, int block, Range tokens, const Scratch& scratch, AttentionSums partial) {
+  const int head_dim = task.tile.head_dim;
+  const T* values = values_of<T>(task.split.blocks[block], head_dim);
+  Ahead ahead = after_values<T>(task, block);
+  if (task.lines() <= kMaxDirectLines && head_dim % kLanes == 0) {
+    add_block(task, block, Panels<T>{values, head_dim, kLanes}, scratch, partial, ahead);
+  } else {
+    add_block(task, block, pack_values(values, head_dim, tokens, scratch.packed), scratch, partial, ahead);
+  }
+}
+
+template <class T>
+void attend_visible_rows(const Task& task, const Scratch& scratch, AttentionSums partial) {
+  const Range visible = task.visible_to_any();
+  const Range blocks = {visible.begin / kBlockTokens, (visible.end + kBlockTokens - 1) / kBlockTokens};
+  const auto tokens_of = [&](int64_t block) {
+    const Range tokens = intersection(visible, block_range(static_cast<int>(block)));
+    return Range{tokens.begin - block * kBlockTokens, tokens.end - block * kBlockTokens};
+  };
+  for (int64_t block = blocks.begin; block < blocks.end; ++block)
+    score_block<T>(task, static_cast<int>(block), tokens_of(block), scratch);
+  softmax(task, scratch, partial);
+  std::memset(partial.values, 0, static_cast<size_t>(task.lines() * padded(task.tile.head_dim)) * sizeof(float));
+  for (int64_t block = blocks.begin; block < blocks.end; ++block)
+    weigh_block<T>(task, static_cast<int>(block), tokens_of(block), scratch, partial);
+}
+
+void attend_split(const AttentionTile& tile, const AttentionRule& rule, const SplitMemory& split, float* memory,
+                  AttentionSums partial) {
+  const Range rows = visible_rows(tile, rule, split.first_position);
+  if (rows.empty()) return;
+  const AttentionTile part = rows_of(tile, rows);
+  const Task task = {part, rule, split};
+  const Scratch scratch = {{memory, kSplitTokens}, memory + task.lines() * kSplitTokens};
+  const AttentionSums target = lines_from(partial, rows.begin * tile.group, tile.head_dim);
+  if (tile.type == KVType::f16) {
+    attend_visible_rows<uint16_t>(task, scratch, target);
+  } else {
+    attend_visible_rows<float>(task, scratch, target);
+  }
+}
+
+// ---- Merging and finishing ------------------------------------------------------------------------------------------
+
+inline void add_scaled(float* values, float old_factor, const float* added, float added_factor, int64_t size) {
+  for (int64_t i = 0; i < size; i += kLanes)
+    store(values + i, fma(load(added + i), broadcast(added_factor), load(values + i) * broadcast(old_factor)));
+}
+
+// At most sixteen lines, one lane each. An empty running state (maximum -infinity, sum 0) takes the partial as it is.
+inline void merge_lines(AttentionSums partial, AttentionSums running, int count, int head_dim) {
+  const f32x16 old_maximum = load_first(running.maximum, count);
+  const f32x16 new_maximum = load_first(partial.maximum, count);
+  const f32x16 maximum = max(old_maximum, new_maximum);
+  const f32x16 old_factor = exp(old_maximum - maximum);
+  const f32x16 new_factor = exp(new_maximum - maximum);
+  const f32x16 old_sum = load_first(running.sum, count) * old_factor;
+  store_first(running.maximum, maximum, count);
+  store_first(running.sum, fma(load_first(partial.sum, count), new_factor, old_sum), count);
+  float old_factors[kLanes], new_factors[kLanes];
+  store(old_factors, old_factor);
+  store(new_factors, new_factor);
+  const int64_t stride = padded(head_dim);
+  for (int i = 0; i < count; ++i)
+    add_scaled(running.values + i * stride, old_factors[i], partial.values + i * stride, new_factors[i], stride);
+}
+
+void merge_split(const AttentionTile& tile, const AttentionRule& rule, int64_t split_position, AttentionSums partial,
+                 AttentionSums running) {
+  const Range rows = visible_rows(tile, rule, split_position);
+  const int64_t end = rows.end * tile.group;
+  for (int64_t line = rows.begin * tile.group; line < end; line += kLanes) {
+    merge_lines(lines_from(partial, line, tile.head_dim), lines_from(running, line, tile.head_dim),
+                static_cast<int>(smaller(kLanes, end - line)), tile.head_dim);
+  }
+}
+
+void finish(AttentionSums running, int64_t lines, int head_dim, float* output) {
+  for (int64_t line = 0; line < lines; ++line) {
+    const float* values = running.values + line * padded(head_dim);
+    const f32x16 sum = broadcast(running.sum[line]);
+    for (int d = 0; d < head_dim; d += kLanes) {
+      store_first(output + line * head_dim + d, load(values + d) / sum,
+                  static_cast<int>(smaller(kLanes, head_dim - d)));
+    }
+  }
+}
+
+// ---- Storing --------------------------------------------------------------------------------------------------------
+
+inline void store_lanes(float* p, f32x16 lanes) { store(p, lanes); }
+inline void store_lanes(uint16_t* p, f32x16 lanes) { store_f16(p, lanes); }
+
+template <class T>
+void store_token(const StorePiece& piece, int64_t token) {
+  T* keys = static_cast<T*>(piece.block) + piece.first_column + token;
+  T* values = static_cast<T*>(piece.block) + (kBlockTokens + piece.first_column + token) * piece.head_dim;
+  for (int64_t d = 0; d < piece.head_dim; d += kLanes) {
+    const int count = static_cast<int>(smaller(kLanes, piece.head_dim - d));
+    T lanes[kLanes];
+    store_lanes(lanes, load_first(piece.key + token * piece.key_stride + d, count));
+    for (int i = 0; i < count; ++i) keys[(d + i) * kBlockTokens] = lanes[i];
+    store_lanes(lanes, load_first(piece.value + token * piece.value_stride + d, count));
+    std::memcpy(values + d, lanes, static_cast<size_t>(count) * sizeof(T));
+  }
+}
+
+void store_piece(const StorePiece& piece) {
+  for (int64_t token = 0; token < piece.num_tokens; ++token) {
+    if (piece.type == KVType::f16) {
+      store_token<uint16_t>(piece, token);
+    } else {
+      store_token<float>(piece, token);
+    }
+  }
+}
+
+}  // namespace
+
+extern const AttentionKernels attention_kernels = {&scratch_floats, &attend_split, &merge_split, &finish, &store_piece};
+
+}  // namespace transom::TRANSOM_ISA

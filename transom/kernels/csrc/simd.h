@@ -244,10 +244,11 @@ inline float reduce_max(f32x16 a) {
 }
 
 // e^x by range reduction to |r| <= ln(2)/2 and a polynomial of degree 6 (Cephes' coefficients); relative error below
-// 2e-7. Results below 2^-126 are 0: x is first clamped to -87.336544 .. 88.02, and lanes below come out as 0.
+// 2e-7. Results below 2^-126 are 0: x is first clamped to -87.336544 .. 88.02, and lanes below come out as 0. NaN stays
+// NaN: where a comparison is not true, max and min give their second operand.
 inline f32x16 exp(f32x16 x) {
   const f32x16 lowest = broadcast(-87.336544f);
-  const f32x16 clamped = min(max(x, lowest), broadcast(88.02f));
+  const f32x16 clamped = min(broadcast(88.02f), max(lowest, x));
   const f32x16 n = round_nearest(clamped * broadcast(1.44269504088896341f));
   f32x16 r = fma(n, broadcast(-0.693359375f), clamped);
   r = fma(n, broadcast(2.12194440e-4f), r);

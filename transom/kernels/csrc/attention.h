@@ -1,0 +1,82 @@
+// Paged attention: what the driver hands to the kernels, and the table of kernels each instruction set exposes.
+//
+// One kernel call works on a tile (consecutive rows of one sequence, and of their query heads the group that shares one
+// KV head) and on one split of that sequence. A tile's lines are numbered row * group + head. Plain data only: this
+// header is compiled once per instruction set, and anything with code and external linkage would be shared by them.
+#pragma once
+
+#include <cstdint>
+
+#include "dispatch.h"
+
+namespace transom {
+
+static constexpr int kBlockTokens = 64;
+static constexpr int kSplitBlocks = 4;
+static constexpr int kSplitTokens = kBlockTokens * kSplitBlocks;
+static constexpr int kLineLanes = 16;
+
+// Accumulators, and values unpacked to float, have whole vectors per token or line.
+static constexpr int64_t padded(int64_t size) { return (size + kLineLanes - 1) / kLineLanes * kLineLanes; }
+
+enum class KVType { f32, f16 };
+
+struct AttentionRule {
+  float scale;     // factor on the scores
+  float soft_cap;  // scores become soft_cap * tanh(score / soft_cap); 0 = they stay
+  int64_t window;  // position p sees p - window + 1 .. p; at most 2^32, which hides nothing
+};
+
+struct AttentionTile {
+  const float* query;  // [num_rows * group][head_dim]
+  int64_t first_position;
+  int num_rows;
+  int group;
+  int head_dim;
+  KVType type;
+};
+
+// One KV head's share of a split: per block, keys [head_dim][64] and then values [64][head_dim].
+struct SplitMemory {
+  int64_t first_position;            // a multiple of kSplitTokens
+  const void* blocks[kSplitBlocks];  // null where the tile sees no token
+  const void* next;                  // what this thread will read after this split, or null: a hint
+};
+
+// Running or partial softmax of a tile's lines: sum and values are relative to exp(maximum).
+struct AttentionSums {
+  float* maximum;  // [lines]
+  float* sum;      // [lines]
+  float* values;   // [lines][padded(head_dim)], weighted by exp(score - maximum)
+};
+
+// Tokens of one sequence that share a block, and one KV head.
+struct StorePiece {
+  const float* key;  // first token's head_dim floats
+  const float* value;
+  int64_t key_stride;  // floats from token to token
+  int64_t value_stride;
+  void* block;  // the KV head's share
+  int first_column;
+  int num_tokens;
+  int head_dim;
+  KVType type;
+};
+
+struct AttentionKernels {
+  // Floats of scratch one attend_split needs.
+  int64_t (*scratch_floats)(int64_t lines, int head_dim);
+  // Writes the sums of one split for the rows that see any of it, at their lines; other lines are left alone.
+  void (*attend_split)(const AttentionTile&, const AttentionRule&, const SplitMemory&, float* scratch,
+                       AttentionSums partial);
+  // running += partial for the rows that see any of the split. Splits are merged in order of position.
+  void (*merge_split)(const AttentionTile&, const AttentionRule&, int64_t split_first_position, AttentionSums partial,
+                      AttentionSums running);
+  // output[line][head_dim] = values / sum
+  void (*finish)(AttentionSums running, int64_t lines, int head_dim, float* output);
+  void (*store_piece)(const StorePiece&);
+};
+
+TRANSOM_DECLARE_PER_ISA(AttentionKernels, attention_kernels)
+
+}  // namespace transom

@@ -1,0 +1,148 @@
+"""What `store_kv` and `attend` compute, in NumPy: the specification and the oracle of the native kernels.
+
+Written for reading: one row, one head at a time, in float64. Owns the layout of a slot; knows nothing of splits,
+which change rounding only, nor of speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_TOKENS = 64
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int32]
+Stored = NDArray[np.floating]
+KVDtype = Literal["f32", "f16"]
+
+
+class Layout(Protocol):
+    """What the functions below need of a layout: `KVLayout` of this module or of `transom.kernels`."""
+
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def dtype(self) -> KVDtype: ...
+    @property
+    def slot_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """How one layer's keys and values lie in a slot of 64 tokens."""
+
+    num_key_value_heads: int
+    head_dim: int
+    dtype: KVDtype
+
+    @property
+    def slot_bytes(self) -> int:
+        """Keys and values of 64 tokens, all KV heads."""
+        return self.num_key_value_heads * 2 * BLOCK_TOKENS * self.head_dim * _element(self).itemsize
+
+
+def keys_of(arena: NDArray[np.uint8], layout: Layout, slot: int, head: int) -> Stored:
+    """A view [head_dim, 64] of one KV head's keys."""
+    keys: Stored = _halves(arena, layout, slot, head)[0].reshape(layout.head_dim, BLOCK_TOKENS)
+    return keys
+
+
+def values_of(arena: NDArray[np.uint8], layout: Layout, slot: int, head: int) -> Stored:
+    """A view [64, head_dim] of one KV head's values."""
+    values: Stored = _halves(arena, layout, slot, head)[1].reshape(BLOCK_TOKENS, layout.head_dim)
+    return values
+
+
+def _element(layout: Layout) -> np.dtype[np.floating]:
+    return np.dtype(np.float16 if layout.dtype == "f16" else np.float32)
+
+
+def _halves(arena: NDArray[np.uint8], layout: Layout, slot: int, head: int) -> Stored:
+    bytes_of_slot = arena[slot * layout.slot_bytes : (slot + 1) * layout.slot_bytes]
+    halves: Stored = bytes_of_slot.view(_element(layout)).reshape(layout.num_key_value_heads, 2, -1)[head]
+    return halves
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One token of the batch."""
+
+    index: int
+    sequence: int
+    position: int
+
+
+def _rows(sequence_starts: Integers, first_positions: Integers) -> Iterator[_Row]:
+    for sequence, first_position in enumerate(first_positions):
+        first, end = int(sequence_starts[sequence]), int(sequence_starts[sequence + 1])
+        for index in range(first, end):
+            yield _Row(index, sequence, int(first_position) + index - first)
+
+
+def store_kv(
+    arena: NDArray[np.uint8],
+    layout: Layout,
+    block_slots: Integers,
+    sequence_starts: Integers,
+    first_positions: Integers,
+    key: Floats,
+    value: Floats,
+) -> None:
+    """Writes key and value [T, num_key_value_heads, head_dim] to their places, rounded to the layout's dtype."""
+    for row in _rows(sequence_starts, first_positions):
+        block, column = divmod(row.position, BLOCK_TOKENS)
+        slot = int(block_slots[row.sequence, block])
+        for head in range(layout.num_key_value_heads):
+            keys_of(arena, layout, slot, head)[:, column] = key[row.index, head]
+            values_of(arena, layout, slot, head)[column] = value[row.index, head]
+
+
+def attend(
+    arena: NDArray[np.uint8],
+    layout: Layout,
+    block_slots: Integers,
+    sequence_starts: Integers,
+    first_positions: Integers,
+    query: Floats,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+) -> Floats:
+    """Causal attention of query [T, H, head_dim] over each row's sequence -> [T, H, head_dim]."""
+    output = np.empty(query.shape, np.float32)
+    group = query.shape[1] // layout.num_key_value_heads
+    for row in _rows(sequence_starts, first_positions):
+        first = 0 if window is None else max(0, row.position - window + 1)
+        for head in range(query.shape[1]):
+            keys, values = _gather(arena, layout, block_slots[row.sequence], head // group, first, row.position + 1)
+            weights = _softmax(_capped(keys @ query[row.index, head].astype(np.float64) * scale, soft_cap))
+            output[row.index, head] = weights @ values
+    return output
+
+
+def _gather(
+    arena: NDArray[np.uint8], layout: Layout, slots: Integers, head: int, first: int, end: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Keys and values [end - first, head_dim] of positions first .. end."""
+    blocks = range(first // BLOCK_TOKENS, (end - 1) // BLOCK_TOKENS + 1)
+    keys = np.concatenate([keys_of(arena, layout, int(slots[block]), head).T for block in blocks])
+    values = np.concatenate([values_of(arena, layout, int(slots[block]), head) for block in blocks])
+    visible = slice(first - blocks[0] * BLOCK_TOKENS, end - blocks[0] * BLOCK_TOKENS)
+    return keys[visible].astype(np.float64), values[visible].astype(np.float64)
+
+
+def _capped(scores: NDArray[np.float64], soft_cap: float | None) -> NDArray[np.float64]:
+    return scores if soft_cap is None else soft_cap * np.tanh(scores / soft_cap)
+
+
+def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    weights = np.exp(scores - scores.max())
+    normalised: NDArray[np.float64] = weights / weights.sum()
+    return normalised
