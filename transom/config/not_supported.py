@@ -1,36 +1,123 @@
-"""Settings of a registry entry whose feature does not exist yet. A feature that arrives deletes its line here."""
+"""Settings of the registry file whose feature does not exist yet. A feature that arrives deletes its line here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from transom.config.registry_config import ModelEntry
-
-__all__ = ["unsupported_settings"]
+__all__ = ["OF_AN_ENTRY", "OF_THE_FILE", "Unsupported", "first_unsupported"]
 
 
-def unsupported_settings(entry: ModelEntry) -> Iterator[tuple[str, str, str]]:
-    """(key, value, what there is instead) of every setting in the entry that would have no effect."""
-    tiers = entry.tier_config
-    if entry.path.suffix.lower() == ".gguf":
-        yield "path", str(entry.path), "supported: directories with safetensors files"
-    if entry.load != "at_start":
-        yield "load", entry.load, "supported: at_start"
-    if entry.quantization is not None:
-        yield "quantization", entry.quantization, "weights keep the width of the checkpoint"
-    if entry.cache.strategy != "full":
-        yield "cache.strategy", entry.cache.strategy, "supported: full"
-    if entry.resource_quota is not None:
-        yield "resource_quota", "of a model", "no quotas are kept"
-    if tiers.enable_distributed:
-        yield "tier_config.enable_distributed", "true", "a model runs on one machine"
-    if tiers.kv_dtype == "q8_0":
-        yield "tier_config.kv_dtype", tiers.kv_dtype, "supported: f32, f16"
-    if tiers.enable_tiering and tiers.max_ssd_mb > 0:
-        yield "tier_config.max_ssd_mb", str(tiers.max_ssd_mb), "KV is kept in RAM only; 0 or enable_tiering false"
-    if tiers.ssd_path is not None:
-        yield "tier_config.ssd_path", str(tiers.ssd_path), "KV is kept in RAM only"
-    if tiers.hot_tokens is not None:
-        yield "tier_config.hot_tokens", str(tiers.hot_tokens), "all tokens of a sequence are in RAM"
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A setting that would have no effect, and is therefore refused instead of ignored."""
+
+    key: str
+    """Dotted path of attributes below the object the table is for."""
+    refused: str
+    """Which values, in words."""
+    is_used: Callable[[Any], bool]
+    """Whether the object asks for it."""
+    instead: str
+    """What there is."""
+
+
+OF_THE_FILE = (
+    Unsupported(
+        "server.api_keys_file",
+        "anything but null",
+        lambda registry: registry.server.api_keys_file is not None,
+        "no keys are asked for",
+    ),
+    Unsupported(
+        "quota_tiers",
+        "anything but {}",
+        lambda registry: bool(registry.quota_tiers),
+        "no quotas are kept",
+    ),
+)
+
+OF_AN_ENTRY = (
+    Unsupported(
+        "path",
+        "a .gguf file",
+        lambda entry: entry.path.suffix.lower() == ".gguf",
+        "directories with safetensors",
+    ),
+    Unsupported(
+        "load",
+        "on_demand",
+        lambda entry: entry.load != "at_start",
+        "at_start",
+    ),
+    Unsupported(
+        "quantization",
+        "anything but null",
+        lambda entry: entry.quantization is not None,
+        "weights keep the width of the checkpoint",
+    ),
+    Unsupported(
+        "cache.strategy",
+        "anything but full",
+        lambda entry: entry.cache.strategy != "full",
+        "full",
+    ),
+    Unsupported(
+        "resource_quota",
+        "anything but null",
+        lambda entry: entry.resource_quota is not None,
+        "no quotas are kept",
+    ),
+    Unsupported(
+        "tier_config.enable_distributed",
+        "true",
+        lambda entry: entry.tier_config.enable_distributed,
+        "a model runs on one machine",
+    ),
+    Unsupported(
+        "tier_config.kv_dtype",
+        "q8_0",
+        lambda entry: entry.tier_config.kv_dtype == "q8_0",
+        "f32, f16",
+    ),
+    Unsupported(
+        "tier_config.max_ssd_mb",
+        "more than 0, unless enable_tiering is false",
+        lambda entry: entry.tier_config.enable_tiering and entry.tier_config.max_ssd_mb > 0,
+        "KV is kept in RAM only",
+    ),
+    Unsupported(
+        "tier_config.ssd_path",
+        "anything but null",
+        lambda entry: entry.tier_config.ssd_path is not None,
+        "KV is kept in RAM only",
+    ),
+    Unsupported(
+        "tier_config.hot_tokens",
+        "anything but null",
+        lambda entry: entry.tier_config.hot_tokens is not None,
+        "all tokens of a sequence are in RAM",
+    ),
+)
+
+
+def first_unsupported(holder: object, table: tuple[Unsupported, ...]) -> str | None:
+    """What to say, on one line, about the first setting of `holder` that would have no effect; None if there is none.
+
+    The text begins with the key, so that a path to the holder can stand before it.
+    """
+    for line in table:
+        if line.is_used(holder):
+            value = _shown(attrgetter(line.key)(holder))
+            return f"{line.key} is {value}, which is not supported yet (there is: {line.instead})"
+    return None
+
+
+def _shown(value: object) -> str:
+    """Scalars as in the file; objects are not repeated."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, (str, int, Path)) else "set"

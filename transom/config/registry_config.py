@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from transom.config.json_file import read_json_object
-from transom.config.not_supported import unsupported_settings
+from transom.config.not_supported import OF_AN_ENTRY, OF_THE_FILE, first_unsupported
 from transom.config.registry_errors import describe
 from transom.errors import ConfigError
 
@@ -187,8 +187,8 @@ class ModelEntry(_Section):
 
     def supported(self) -> Self:
         """The entry itself; ConfigError naming the first setting whose feature does not exist yet."""
-        for key, value, detail in unsupported_settings(self):
-            raise ConfigError(f"model {self.id}: {key} {value} is not supported yet ({detail})")
+        if unsupported := first_unsupported(self, OF_AN_ENTRY):
+            raise ConfigError(f"model {self.id}: {unsupported}")
         return self
 
 
@@ -227,13 +227,11 @@ class RegistryConfig(_Section):
         return registry.model_copy(update={"models": models})
 
     def _refuse_unsupported(self, path: Path) -> None:
-        if self.server.api_keys_file is not None:
-            raise ConfigError(f"{path}: server.api_keys_file {self.server.api_keys_file} is not supported yet")
-        if self.quota_tiers:
-            raise ConfigError(f"{path}: quota_tiers ({', '.join(self.quota_tiers)}) is not supported yet")
+        if unsupported := first_unsupported(self, OF_THE_FILE):
+            raise ConfigError(f"{path}: {unsupported}")
         for index, entry in enumerate(self.models):
-            for key, value, detail in unsupported_settings(entry):
-                raise ConfigError(f"{path}: models[{index}].{key} {value} is not supported yet ({detail})")
+            if unsupported := first_unsupported(entry, OF_AN_ENTRY):
+                raise ConfigError(f"{path}: models[{index}].{unsupported}")
 
 
 def model_id_from(directory: Path) -> str:

@@ -1,0 +1,198 @@
+"""Writes docs/configuration.md from the code that checks the registry file, so that the page cannot drift.
+
+    python scripts/write_configuration_docs.py
+
+A test compares the page with what this program would write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from transom.config import not_supported
+from transom.config.engine_config import DEFAULT_NUM_BATCHED_TOKENS, EngineConfig
+from transom.config.json_file import MAX_JSON_BYTES
+from transom.config.kv_size import BLOCK_SIZE
+from transom.config.model_families import FAMILIES
+from transom.config.registry_config import (
+    CacheConfig,
+    ModelEntry,
+    RegistryConfig,
+    ResourceQuota,
+    ServerConfig,
+    TierConfig,
+)
+from transom.config.rope_config import ROPE_TYPES
+
+PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("The file", RegistryConfig),
+    ("`server`", ServerConfig),
+    ("`models[]`", ModelEntry),
+    ("`models[].tier_config`", TierConfig),
+    ("`models[].cache`", CacheConfig),
+    ("`models[].resource_quota`, and each of `quota_tiers`", ResourceQuota),
+)
+
+INTRODUCTION = f"""# Configuration
+
+<!-- Written by scripts/write_configuration_docs.py. Change the code, then run it. -->
+
+The registry file, usually `config.json`, says which models are served and within which budgets:
+
+```json
+{{
+  "server": {{"port": 9632}},
+  "models": [
+    {{
+      "id": "my-model",
+      "path": "models/my-model",
+      "max_position_embeddings": 8192,
+      "tier_config": {{"kv_cache_ram_mb": 1024, "kv_dtype": "f16"}}
+    }}
+  ]
+}}
+```
+
+It is strict: a key that does not exist, a key given twice, a value of another type or beyond its bounds ends the start
+with one line for each problem, naming file, key, value and rule. Sizes ending in `_mb` are MiB (2^20 bytes). Relative
+paths are taken from the file's directory. The file may have at most {MAX_JSON_BYTES // 2**20} MiB.
+"""
+
+RULES = f"""
+## Rules between keys
+
+* All ids and aliases of a file differ from each other.
+* `max_position_embeddings` is at most the model's own; `sliding_window` is at most the model's own where it has one.
+* With a `sliding_window`, every attention layer slides by it. One as wide as the context window changes nothing for a
+  model without a window of its own.
+* `cache.window_size` is at most the context window and `cache.keep_first` less than `cache.window_size`; the defaults
+  of these two are checked only once one of them is written or in use.
+* `tier_config.kv_cache_ram_mb` is at most `tier_config.max_ram_mb`, and holds at least one block ({BLOCK_SIZE} tokens
+  of every layer).
+* `tier_config.max_ram_mb` holds weights, KV and workspace together, or the model is refused before it is loaded.
+
+## What KV takes
+
+Bytes for each token = 2 x attention layers x `num_key_value_heads` x `head_dim` x bytes of `kv_dtype` (f32: 4, f16: 2),
+in whole blocks of {BLOCK_SIZE} tokens. A layer with an attention window keeps no more than the window rounded up to
+blocks and one block more (while a prompt is read: and one chunk of up to {DEFAULT_NUM_BATCHED_TOKENS} tokens more).
+
+## Limits of the engine
+
+A step computes at most {EngineConfig.__dataclass_fields__["max_num_batched_tokens"].default} tokens of at most \
+{EngineConfig.__dataclass_fields__["max_num_seqs"].default} sequences; up to
+{EngineConfig.__dataclass_fields__["max_num_waiting"].default} further requests wait, more are refused as overload.
+
+## What a model directory must hold
+
+`config.json` of one of the families {", ".join(f"`{name}`" for name in sorted(FAMILIES))}, with rope of type
+{", ".join(f"`{name}`" for name in ROPE_TYPES)}; `model.safetensors`, or shards with `model.safetensors.index.json`;
+`tokenizer.json`. `generation_config.json` gives further end-of-sequence tokens and sampling defaults. Anything in
+`config.json` that would change the computation and is not implemented is refused by name.
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    tables = "\n".join(_section(title, model) for title, model in SECTIONS)
+    return f"{INTRODUCTION}\n{tables}{RULES}\n{_not_supported()}"
+
+
+def _section(title: str, model: type[BaseModel]) -> str:
+    rows = "\n".join(_row(name, field) for name, field in model.model_fields.items())
+    meaning = " ".join((model.__doc__ or "").split())
+    return f"## {title}\n\n{meaning}\n\n| key | value | default | meaning |\n|---|---|---|---|\n{rows}\n"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    meaning = " ".join((field.description or "").split())
+    return f"| `{name}` | {_type(field)} | {_default(field)} | {meaning} |"
+
+
+def _type(field: FieldInfo) -> str:
+    words = _type_words(field.annotation)
+    bounds = ", ".join(_bounds(field.metadata + list(_nested_metadata(field.annotation))))
+    return f"{words} ({bounds})" if bounds else words
+
+
+def _type_words(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        return f"list of {_type_words(arguments[0])}s"
+    if origin is dict:
+        return f"object of {_type_words(arguments[1])}s"
+    if hasattr(annotation, "__metadata__"):
+        return _type_words(arguments[0])
+    if arguments:
+        return " or ".join(_type_words(argument) for argument in arguments)
+    return "object" if issubclass(annotation, BaseModel) else _SCALARS[annotation]
+
+
+_SCALARS = {bool: "true, false", int: "integer", float: "number", str: "string", Path: "path", type(None): "null"}
+
+
+def _nested_metadata(annotation: Any) -> Iterator[Any]:
+    for argument in get_args(annotation):
+        metadata = getattr(argument, "__metadata__", ())
+        for each in metadata:
+            yield from getattr(each, "metadata", ())
+
+
+def _bounds(metadata: list[Any]) -> Iterator[str]:
+    for each in metadata:
+        match each:
+            case annotated_types.Ge(ge=bound):
+                yield f"{bound} or more"
+            case annotated_types.Gt(gt=bound):
+                yield f"more than {bound}"
+            case annotated_types.Le(le=bound):
+                yield f"at most {bound}"
+            case _:
+                pass
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    if default is PydanticUndefined:
+        return "required"
+    if isinstance(default, BaseModel):
+        return "its defaults"
+    words: dict[Any, str] = {None: "null", True: "true", False: "false", (): "[]"}
+    if isinstance(default, dict):
+        return "`{}`"
+    return f"`{words[default] if default in words and not _is_number(default) else default}`"
+
+
+def _is_number(value: object) -> bool:
+    """0 and 1 equal False and True, yet are not they."""
+    return type(value) in (int, float)
+
+
+def _not_supported() -> str:
+    lines = [_unsupported_row("", line) for line in not_supported.OF_THE_FILE]
+    lines += [_unsupported_row("models[].", line) for line in not_supported.OF_AN_ENTRY]
+    return (
+        "## Not supported yet\n\nThese settings are checked like all others, and then refused by name at start: nothing"
+        " is accepted and ignored.\n\n| key | refused value | what there is |\n|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def _unsupported_row(prefix: str, line: not_supported.Unsupported) -> str:
+    return f"| `{prefix}{line.key}` | {line.refused} | {line.instead} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
