@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.config.kv_size import BLOCK_SIZE
 from transom.config.model_config import LayerKind
 
-BLOCK_SIZE = 64
-"""Tokens per block; the kernels' layout of keys and values has the same number built in."""
+__all__ = ["BLOCK_SIZE", "Block", "max_blocks_of_run", "num_blocks"]
 
 
 def num_blocks(num_tokens: int) -> int:

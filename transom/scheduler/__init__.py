@@ -2,8 +2,9 @@
 
 from transom.scheduler.output import ScheduledSequence, SchedulerOutput
 from transom.scheduler.scheduler import Scheduler
-from transom.scheduler.sequence import Sequence, SequenceStatus, TokenBuffer
+from transom.scheduler.sequence import Sequence, SequenceStatus
 from transom.scheduler.stats import SchedulerStats
+from transom.scheduler.token_buffer import TokenBuffer
 
 __all__ = [
     "ScheduledSequence",

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from transom.request import (
     TokenLogprobs,
     Usage,
 )
+from transom.scheduler.token_buffer import TokenBuffer
 
 
 class SequenceStatus(StrEnum):
@@ -34,47 +34,6 @@ class SequenceStatus(StrEnum):
     RUNNING = "running"
     FINISHED = "finished"
     """Ended, aborted or failed: holds no blocks and never will again."""
-
-
-class TokenBuffer:
-    """Token ids that only ever grow: int32, amortised O(1) append, slices without a copy.
-
-    The cache is handed this object itself, not a snapshot: tokens that are generated later are seen through it.
-    """
-
-    __slots__ = ("_array", "_length")
-
-    def __init__(self, token_ids: tuple[int, ...]) -> None:
-        self._array = np.array(token_ids, dtype=np.int32)
-        self._length = len(token_ids)
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> NDArray[np.int32]: ...
-    def __getitem__(self, index: int | slice) -> int | NDArray[np.int32]:
-        selected = self.view()[index]
-        return selected if isinstance(selected, np.ndarray) else int(selected)
-
-    def view(self) -> NDArray[np.int32]:
-        """All tokens, [num_tokens], read-only, without a copy. Later appends do not show in it."""
-        tokens = self._array[: self._length]
-        tokens.flags.writeable = False
-        return tokens
-
-    def append(self, token_id: int) -> None:
-        if self._length == len(self._array):
-            self._grow()
-        self._array[self._length] = token_id
-        self._length += 1
-
-    def _grow(self) -> None:
-        larger = np.empty(max(16, 2 * self._length), dtype=np.int32)
-        larger[: self._length] = self._array
-        self._array = larger
 
 
 @dataclass(slots=True, eq=False)

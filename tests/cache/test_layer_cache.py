@@ -1,0 +1,149 @@
+"""Attention through the block tables against plain dense attention over everything a sequence ever stored."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.cache.small_models import FULL, SLIDING, make_cache
+from transom.cache import CacheManager, SequenceCache
+from transom.layers.forward_batch import AttentionSpec, LayerCache
+
+Floats = NDArray[np.float32]
+
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 4, 2, 8
+WINDOW = 90
+LAYERS = (FULL, SLIDING, FULL)
+SPECS = tuple(AttentionSpec(HEAD_DIM**-0.5, WINDOW if kind is SLIDING else None) for kind in LAYERS)
+
+
+def dense_attention(query: Floats, keys: Floats, values: Floats, position: int, spec: AttentionSpec) -> Floats:
+    """One row [heads, D] at `position`, over keys and values [tokens, kv_heads, D], in float64."""
+    first = 0 if spec.window is None else max(0, position - spec.window + 1)
+    group = NUM_HEADS // NUM_KV_HEADS
+    seen_keys = np.repeat(keys[first : position + 1].astype(np.float64), group, axis=1)
+    seen_values = np.repeat(values[first : position + 1].astype(np.float64), group, axis=1)
+    scores = np.einsum("hd,nhd->hn", query.astype(np.float64), seen_keys) * spec.scale
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.einsum("hn,nhd->hd", weights, seen_values).astype(np.float32)
+
+
+@dataclass
+class Stream:
+    """A sequence and a copy of all it stored, by layer."""
+
+    handle: SequenceCache
+    keys: list[list[Floats]] = field(default_factory=lambda: [[] for _ in LAYERS])
+    values: list[list[Floats]] = field(default_factory=lambda: [[] for _ in LAYERS])
+    length: int = 0
+
+
+@dataclass
+class Driver:
+    """Runs forward passes of random rows over several streams and compares every row."""
+
+    cache: CacheManager
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
+    tolerance: float = 1e-5
+
+    def open(self) -> Stream:
+        return Stream(self.cache.open([]))
+
+    def rows(self, count: int, heads: int) -> Floats:
+        return self.rng.standard_normal((count, heads, HEAD_DIM), dtype=np.float32)
+
+    def step(self, parts: list[tuple[Stream, int]]) -> None:
+        for stream, count in parts:
+            assert self.cache.reserve(stream.handle, stream.length + count)
+        layer_cache: LayerCache = self.cache.layer_cache([(s.handle, s.length, count) for s, count in parts])
+        for layer in range(len(LAYERS)):
+            self.check_layer(layer_cache, layer, parts)
+        for stream, count in parts:
+            stream.length += count
+            self.cache.commit(stream.handle, stream.length)
+        self.cache.check_integrity()
+
+    def check_layer(self, layer_cache: LayerCache, layer: int, parts: list[tuple[Stream, int]]) -> None:
+        num_rows = sum(count for _, count in parts)
+        query = self.rows(num_rows, NUM_HEADS)
+        key, value = self.rows(num_rows, NUM_KV_HEADS), self.rows(num_rows, NUM_KV_HEADS)
+        got = layer_cache.attend(layer, query, key, value, SPECS[layer])
+        ends = itertools.accumulate(count for _, count in parts)
+        for (stream, count), end in zip(parts, ends, strict=True):
+            stream.keys[layer].append(key[end - count : end])
+            stream.values[layer].append(value[end - count : end])
+            keys, values = np.concatenate(stream.keys[layer]), np.concatenate(stream.values[layer])
+            for row in range(count):
+                index = end - count + row
+                expected = dense_attention(query[index], keys, values, stream.length + row, SPECS[layer])
+                np.testing.assert_allclose(got[index], expected, atol=self.tolerance)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 63, 64, 65, 128])
+def test_a_sequence_in_chunks_attends_to_all_it_stored(chunk: int) -> None:
+    driver = Driver(make_cache(60, LAYERS, WINDOW, chunk=chunk))
+    stream = driver.open()
+    while stream.length < 200:
+        driver.step([(stream, chunk)])
+
+
+@pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f32", 1e-5), ("f16", 5e-3)])
+def test_sequences_of_different_lengths_in_one_batch_do_not_see_each_other(kv_dtype: str, tolerance: float) -> None:
+    driver = Driver(make_cache(80, LAYERS, WINDOW, kv_dtype=kv_dtype), tolerance=tolerance)
+    streams = [driver.open() for _ in range(4)]
+    for counts in [(130, 1, 64, 30), (1, 1, 1, 40), (1, 90, 1, 1), (1, 1, 1, 1)]:
+        driver.step(list(zip(streams, counts, strict=True)))
+
+
+def test_blocks_that_others_left_behind_are_never_read() -> None:
+    """Whoever had the slots before filled them with NaN, which would show in any sum it entered."""
+    cache = make_cache(12, LAYERS, WINDOW, chunk=256)
+    poisoner = cache.open([])
+    assert cache.reserve(poisoner, 256)
+    layer_cache = cache.layer_cache([(poisoner, 0, 256)])
+    nan = np.full((256, NUM_KV_HEADS, HEAD_DIM), np.nan, dtype=np.float32)
+    query = np.ones((256, NUM_HEADS, HEAD_DIM), dtype=np.float32)
+    for layer, spec in enumerate(SPECS):
+        layer_cache.attend(layer, query, nan, nan, spec)
+    cache.close(poisoner)
+    driver = Driver(cache)
+    stream = driver.open()
+    for count in (1, 62, 1, 1, 50, 1):
+        driver.step([(stream, count)])
+
+
+def test_random_batches_with_sequences_that_come_and_go() -> None:
+    driver = Driver(make_cache(60, LAYERS, WINDOW, chunk=60))
+    rng = np.random.default_rng(3)
+    streams = [driver.open() for _ in range(3)]
+    for _ in range(25):
+        chosen = [stream for stream in streams if rng.random() < 0.7] or streams[:1]
+        driver.step([(stream, int(rng.integers(1, 60)) if rng.random() < 0.3 else 1) for stream in chosen])
+        if rng.random() < 0.2 or max(stream.length for stream in streams) > 300:
+            oldest = max(streams, key=lambda stream: stream.length)
+            driver.cache.close(oldest.handle)
+            streams[streams.index(oldest)] = driver.open()
+
+
+def test_a_layer_without_keys_and_values_is_refused() -> None:
+    cache = make_cache(10)
+    handle = cache.open([])
+    assert cache.reserve(handle, 1)
+    rows = np.zeros((1, NUM_HEADS, HEAD_DIM), dtype=np.float32)
+    with pytest.raises(KeyError):
+        cache.layer_cache([(handle, 0, 1)]).attend(2, rows, rows[:, :2], rows[:, :2], SPECS[0])
+
+
+def test_one_sequence_alone_hands_over_its_table_without_a_copy() -> None:
+    cache = make_cache(80)
+    handle = cache.open([])
+    assert cache.reserve(handle, 64 * 30)
+    table = handle.tables[0].slots(64 * 30)
+    view = cache.layer_cache([(handle, 0, 64 * 30)])._tables[0]
+    assert np.shares_memory(table, view)
+    assert view[1].flags.c_contiguous
