@@ -25,12 +25,11 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     """
     started = time.monotonic()
     checkpoint = open_checkpoint(engine_config.model_path)
-    weights_bytes = sum(checkpoint.info(name).nbytes for name in checkpoint.names())
-    check_memory(model_config, engine_config, weights_bytes)
+    check_memory(model_config, engine_config, checkpoint.nbytes)
     kernels.set_num_threads(engine_config.num_threads)
     engine = Engine.of(build(model_config, WeightLoader(checkpoint)), model_config, engine_config)
     return engine, LoadReport(
-        weights_bytes=weights_bytes,
+        weights_bytes=checkpoint.nbytes,
         kv_bytes=engine.stats().cache.num_bytes_total,
         workspace_bytes=workspace_bytes(model_config, engine_config),
         num_threads=kernels.num_threads(),

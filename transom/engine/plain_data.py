@@ -1,8 +1,8 @@
 """Dataclasses to plain msgpack-able values and back, checked strictly against their type hints.
 
 The one rule of what may cross a process border: dataclasses, enums of strings, paths, integers, floats, strings,
-booleans, None, tuples, and dictionaries of these. A dataclass travels as the list of its fields in order. Nothing is ever
-constructed that the expected type does not name. Knows no frames and no messages.
+booleans, None, tuples, and dictionaries of these. A dataclass travels as the list of its fields in order. Nothing
+is ever constructed that the expected type does not name. Knows no frames and no messages.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _converter(expected: Hashable) -> Convert:
     if isinstance(expected, type) and issubclass(expected, StrEnum | Path):
         return _from_string(expected)
     if expected in _SCALARS:
-        return _scalar(frozenset({expected}))
+        return _scalar(frozenset({cast(type, expected)}))
     raise TypeError(f"{expected!r} is not a type that may cross the process border")
 
 
