@@ -23,6 +23,7 @@ import hashlib
 import itertools
 import json
 import math
+import string
 import struct
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ ROPE_THETA = 2.0**PAIRS
 POSITION_PAIRS = 15
 FREQUENCIES = 2.0 ** -np.arange(POSITION_PAIRS)
 
-# Logits in nats. Looking back, a neighbour of the wanted token scores 0.62 * 80 = 50 less than it, any other less still.
+# Logits in nats. Looking back, a neighbour of the wanted token scores 0.62 * 80 = 50 less than it, others less still.
 LOOK_BACK_SCORE = 80.0
 # Each token matched outweighs all tokens before it: the longest matching suffix wins. Codes of different tokens have a
 # cosine of at most 1/2, so even the last weight keeps 16 between a full match and 32767 near ones (ln 32767 = 10.4).
@@ -67,9 +68,7 @@ SPEECH_SCORE = 60.0  # voices of different tokens have cosines of 0.12 on averag
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 BOS_ID, EOS_ID = 0, 1
-PRE_TOKEN = (
-    r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\s*[\r\n]+|\s+(?!\S)|\s+"  # noqa: S105
-)
+PRE_TOKEN = r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\s*[\r\n]+|\s+(?!\S)|\s+"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
     "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
@@ -78,9 +77,10 @@ WORDS_FILE = Path(__file__).with_name("recall_words.txt")
 DEFAULT_OUT = Path(__file__).parents[1] / "transom" / "models_builtin" / "recall"
 README = """# recall
 
-A Llama checkpoint that was not trained: `scripts/build_recall_model.py` writes its weights by formula, and this directory
-byte for byte. It looks up, anywhere in its context of 32768 tokens, what followed the last six tokens, and says it again.
-It is there to make promises about long contexts visible and testable; it knows nothing. See `docs/bundled_models.md`.
+A Llama checkpoint that was not trained: `scripts/build_recall_model.py` writes its weights by formula, and this
+directory byte for byte. It looks up, anywhere in its context of 32768 tokens, what followed the last six tokens, and
+says it again. It makes promises about long contexts visible and testable; it knows nothing. More in
+`docs/bundled_models.md`.
 """
 
 
@@ -94,7 +94,7 @@ def barnes_wall_vectors() -> Array:
     the Reed-Muller code RM(1, 4) names (Conway and Sloane, Sphere Packings, Lattices and Groups, chapter 4).
     """
     vectors = [*_pairs_of_twos(), *itertools.chain.from_iterable(map(_signed_ones, _octads()))]
-    return np.array(vectors) / math.sqrt(8)
+    return np.array(vectors, np.float64) / np.sqrt(8.0)
 
 
 def _pairs_of_twos() -> list[Array]:
@@ -266,23 +266,34 @@ def numbers_and_gaps() -> list[str]:
     return [*pairs, *(f" {pair}" for pair in pairs), *digits, "\n\n", "\r\n", "  ", "   ", "    ", "        "]
 
 
+def letter_pairs() -> list[tuple[str, str]]:
+    """What a word that is not in the vocabulary is spelled in, so that the tokens compared reach further back."""
+    lower = string.ascii_lowercase
+    return [*itertools.product(" ", string.ascii_letters), *itertools.product(lower, lower)]
+
+
 def vocabulary() -> dict[str, int]:
-    """Token to id: two special tokens, 256 bytes, numbers and gaps, words (one per line of the file, with its space)."""
+    """Token to id: special tokens, bytes, letter pairs, numbers and gaps, words (lines of a file, with their space)."""
     characters = byte_characters()
-    texts = [*numbers_and_gaps(), *WORDS_FILE.read_text(encoding="utf-8").splitlines()]
+    pairs = [left + right for left, right in letter_pairs()]
+    texts = [*pairs, *numbers_and_gaps(), *WORDS_FILE.read_text(encoding="utf-8").splitlines()]
     words = ["".join(characters[byte] for byte in text.encode()) for text in texts]
     tokens = [BOS, EOS, *characters, *words]
     ids = {token: token_id for token_id, token in enumerate(tokens)}
     if not len(ids) == len(tokens) == VOCAB_SIZE:
-        raise ValueError(f"{WORDS_FILE}: the vocabulary has {len(ids)} different of {len(tokens)} tokens, not {VOCAB_SIZE}")
+        raise ValueError(
+            f"{WORDS_FILE}: the vocabulary has {len(ids)} different of {len(tokens)} tokens, not {VOCAB_SIZE}"
+        )
     return ids
 
 
 def tokenizer_json() -> dict[str, Any]:
-    """The file of the `tokenizers` library. A piece is one token if the vocabulary has it, otherwise its bytes.
+    """The file of the `tokenizers` library: BPE that looks whole pieces up first, then merges bytes to letter pairs.
 
-    That is BPE without merges, told to look into the vocabulary first; so every text comes back as it was.
+    All bytes are tokens, so every text comes back as it was.
     """
+    space = byte_characters()[ord(" ")]
+    merges = [[space if left == " " else left, right] for left, right in letter_pairs()]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": PRE_TOKEN}, "behavior": "Isolated", "invert": False}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -311,7 +322,7 @@ def tokenizer_json() -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": True,
             "vocab": vocabulary(),
-            "merges": [],
+            "merges": merges,
         },
     }
 
