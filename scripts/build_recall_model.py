@@ -93,8 +93,8 @@ def barnes_wall_vectors() -> Array:
     They are (+-2, +-2, 0 ..), and +-1 with an even number of minus signs on each of the 30 sets of 8 coordinates that
     the Reed-Muller code RM(1, 4) names (Conway and Sloane, Sphere Packings, Lattices and Groups, chapter 4).
     """
-    vectors = [*_pairs_of_twos(), *itertools.chain.from_iterable(map(_signed_ones, _octads()))]
-    return np.array(vectors, np.float64) / np.sqrt(8.0)
+    vectors: Array = np.array([*_pairs_of_twos(), *itertools.chain.from_iterable(map(_signed_ones, _octads()))])
+    return vectors / math.sqrt(8)
 
 
 def _pairs_of_twos() -> list[Array]:
@@ -140,7 +140,8 @@ def token_voices() -> Array:
     """
     digests = [hashlib.sha256(f"recall {token_id}".encode()).digest() for token_id in range(VOCAB_SIZE)]
     bits = np.unpackbits(np.frombuffer(b"".join(digests), np.uint8).reshape(VOCAB_SIZE, -1), axis=1)
-    return (1.0 - 2.0 * bits[:, :VOICE_DIM]) / math.sqrt(VOICE_DIM)
+    signs = np.where(bits[:, :VOICE_DIM] == 1, -1.0, 1.0)
+    return signs / math.sqrt(VOICE_DIM)
 
 
 # Weights
