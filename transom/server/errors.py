@@ -56,7 +56,7 @@ class HttpError(Exception):
         message: str,
         code: str | None,
         *,
-        type: str = INVALID_REQUEST,  # noqa: A002 - the word of the error body
+        type: str = INVALID_REQUEST,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)

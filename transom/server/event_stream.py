@@ -1,7 +1,8 @@
 """Server-sent events: the answer of every streaming route.
 
-Nothing leaves before the first event (or the first ping), so that a refusal still is a plain status with a JSON body. What
-fails later becomes an error event, and then the closing `[DONE]` is missing: a cut answer cannot pass for a full one.
+Nothing leaves before the first event (or the first ping), so that a refusal still is a plain status with a JSON body.
+What fails later becomes an error event, and then the closing `[DONE]` is missing: a cut answer cannot pass for a full
+one.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class EventStream(Response):
         self._slow_reader_timeout = slow_reader_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the whole answer. Raises what the first event raises; `ClientDisconnect` when nobody listens any more."""
+        """Runs the whole answer. Raises what the first event raises; `ClientDisconnect` when nobody listens."""
         connection = _Connection(send, self._slow_reader_timeout)
         try:
             with self._lifecycle.answering():
@@ -108,6 +109,8 @@ class _Connection:
 
 async def _end_with_error(connection: _Connection, error: Exception, scope: Scope) -> None:
     reply = reply_to(error)
+    state = scope.setdefault("state", {})
+    state["failed_with"] = reply.status
     if reply.status == 500:
-        _log.error("request %s failed in mid-stream", scope.get("state", {}).get("request_id"), exc_info=error)
+        _log.error("request %s failed in mid-stream", state.get("request_id"), exc_info=error)
     await connection.write(encode_event(reply.body()), last=True)

@@ -30,7 +30,9 @@ class HostGuard:
             raise HttpError(400, "Exactly one Host header is needed.", "invalid_value")
         host = _without_port(values[0].decode("latin-1").strip().lower())
         if not self._is_own(host):
-            raise HttpError(403, "This server is not known under that host name.", "host_not_allowed", type="permission_error")
+            raise HttpError(
+                403, "This server is not known under that host name.", "host_not_allowed", type="permission_error"
+            )
 
     def _is_own(self, host: str) -> bool:
         if host in self._names or is_loopback(host):

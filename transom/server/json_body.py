@@ -32,8 +32,9 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(_DEPTH_STEP))
 async def read_json_object(request: Request) -> dict[str, Any]:
     """The body of `request` as a dictionary.
 
-    Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body that takes too long
-    (408), and `RequestError` for everything that is not one JSON object with finite numbers, unique keys and Unicode text.
+    Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body that takes too
+    long (408), and `RequestError` for everything that is not one JSON object with finite numbers, unique keys and
+    Unicode text.
     """
     _check_headers(request)
     body = await _read_bytes(request)

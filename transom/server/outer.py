@@ -1,6 +1,7 @@
 """The outermost layer: request ids, safe headers, and the last net under every exception. Pure ASGI.
 
-What it logs: method, path template, status, seconds, request id. Never a body, never a query, never a key.
+What it logs: method, path template, status, seconds, request id. Never a body, never a query, never a key. What it
+counts: answers of the routes that name a model, which leave its name in the request's state.
 """
 
 from __future__ import annotations
@@ -14,22 +15,29 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from transom.metrics import MetricsCollector
 from transom.server.errors import reply_to
 
 _log = logging.getLogger("transom.access")
 _failures = logging.getLogger("transom.server")
+CLIENT_GONE = 499
+"""Status of requests whose client did not wait for the end; nobody sees it but log and metrics."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class OuterLayer:
     """Wraps the whole application."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: MetricsCollector) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await _Exchange(self._app, scope, send).run(receive)
+            exchange = _Exchange(self._app, scope, send)
+            await exchange.run(receive)
+            exchange.report(self._metrics)
         elif scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         else:
@@ -45,6 +53,7 @@ class _Exchange:
         self._send = send
         self._status = 0
         self._request_id = _request_id(scope)
+        self._seconds = 0.0
         scope.setdefault("state", {})["request_id"] = self._request_id
 
     async def run(self, receive: Receive) -> None:
@@ -52,10 +61,20 @@ class _Exchange:
         try:
             await self._app(self._scope, receive, self._forward)
         except ClientDisconnect:
-            self._status = self._status or 499
+            self._status = CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - the last net: everything becomes an answer and a log entry
             await self._answer(error, receive)
-        self._write_log(time.perf_counter() - started)
+        self._seconds = time.perf_counter() - started
+
+    def report(self, metrics: MetricsCollector) -> None:
+        """Writes the log line and counts the answer."""
+        state = self._scope["state"]
+        status = state.get("failed_with", self._status)
+        path = getattr(self._scope.get("route"), "path", "-")
+        _log.info("%s %s %d %.3fs id=%s", self._scope["method"], path, status, self._seconds, self._request_id)
+        if (model := state.get("model")) is not None:
+            metrics.count_request(model, status)
+            metrics.observe_request(model, self._seconds)
 
     async def _forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -72,12 +91,6 @@ class _Exchange:
         if self._status:
             return  # the answer has begun; closing the connection early is all that is left
         await reply.response()(self._scope, receive, self._forward)
-
-    def _write_log(self, seconds: float) -> None:
-        route = self._scope.get("route")
-        path = getattr(route, "path", "-")
-        method = self._scope["method"]
-        _log.info("%s %s %d %.3fs id=%s", method, path, self._status, seconds, self._request_id)
 
 
 def _request_id(scope: Scope) -> str:

@@ -30,9 +30,18 @@ TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 TokenIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_LIST)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
 MaxTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
+TemplateKwargs = Annotated[dict[str, bool | int | float | str], Field(max_length=16)]
 CacheSalt = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
 
-_STRUCTURE = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema")
+_STRUCTURE = (
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "grammar",
+    "json_schema",
+)
 _NEVER = ("prompt_embeds", "lora", "mm_processor_kwargs", "chat_template", "prompt_logprobs", "truncate_prompt_tokens")
 
 COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
@@ -66,9 +75,9 @@ class SamplingBody(StrictBody):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     repetition_penalty: RepetitionPenalty | None = None
     repeat_penalty: RepetitionPenalty | None = None
-    logit_bias: Annotated[
-        dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIAS)
-    ] = Field(default_factory=dict)
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIAS)] = (
+        Field(default_factory=dict)
+    )
     seed: Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | None = None
     stop: Any = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] = 1
@@ -197,14 +206,17 @@ class ChatBody(SamplingBody):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     parallel_tool_calls: bool = True
     include_reasoning: bool = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    metadata: Annotated[
-        dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
-        Field(max_length=16),
-    ] | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
     prompt_cache_key: Label | None = None
     prompt_cache_options: dict[str, Any] | None = None
 
@@ -234,7 +246,7 @@ class ChatPromptBody(StrictBody):
     add_special_tokens: bool = False
     return_token_strs: bool = False
     with_pieces: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -245,12 +257,11 @@ class ChatPromptBody(StrictBody):
 class TextBody(StrictBody):
     """POST /tokenize of a text: `content` is llama.cpp's word, `prompt` vLLM's."""
 
-    UNSUPPORTED: ClassVar = {"parse_special": (False,)}
-
     model: str | None = None
     content: str | None = None
     prompt: str | None = None
     add_special: bool = False
+    parse_special: bool = False
     add_special_tokens: bool = True
     return_token_strs: bool = False
     with_pieces: bool = False
@@ -258,7 +269,9 @@ class TextBody(StrictBody):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.content is None) == (self.prompt is None):
-            raise RequestError("Exactly one of 'content' and 'prompt' is needed.", param="prompt", code="missing_parameter")
+            raise RequestError(
+                "Exactly one of 'content' and 'prompt' is needed.", param="prompt", code="missing_parameter"
+            )
         return self
 
 
@@ -318,4 +331,6 @@ def _check_prompt(prompt: Any) -> None:
 
 
 def _is_token_list(item: Any) -> bool:
-    return isinstance(item, list) and bool(item) and all(type(token) is int and 0 <= token <= INT32_MAX for token in item)
+    return (
+        isinstance(item, list) and bool(item) and all(type(token) is int and 0 <= token <= INT32_MAX for token in item)
+    )

@@ -15,7 +15,8 @@ _LOOPBACK_NAMES = frozenset({"localhost"})
 class ServerSettings:
     """Settings of one server. Times in seconds.
 
-    `api_keys` are accepted in `Authorization: Bearer` and `X-Api-Key`; none means that everybody on this machine may ask.
+    `api_keys` are accepted in `Authorization: Bearer` and `X-Api-Key`; none means that everybody on this machine may
+    ask.
     """
 
     host: str = "127.0.0.1"

@@ -1,0 +1,99 @@
+"""One served model: its entry, its limits, its text interface and the engine behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from transom.config.engine_config import EngineConfig
+from transom.config.model_config import GenerationDefaults, ModelConfig
+from transom.config.registry_config import ModelEntry
+from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
+from transom.errors import EngineRestartingError, ModelLoadingError
+from transom.llm import LLM
+from transom.request import Request, RequestOutput
+
+
+class ModelState(StrEnum):
+    """Where a served model stands, in the words of `/v1/models`."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+
+
+_STATES = {
+    EngineState.STARTING: ModelState.LOADING,
+    EngineState.READY: ModelState.LOADED,
+    EngineState.RESTARTING: ModelState.LOADING,
+    EngineState.FAILED: ModelState.FAILED,
+    EngineState.STOPPED: ModelState.UNLOADED,
+}
+
+
+class Engine(Protocol):
+    """What is needed of an `EngineClient`."""
+
+    @property
+    def status(self) -> EngineStatus: ...
+    @property
+    def report(self) -> LoadReport | None: ...
+    @property
+    def num_restarts(self) -> int: ...
+    @property
+    def process_id(self) -> int | None: ...
+    def stats(self) -> EngineStats | None: ...
+    async def start(self) -> LoadReport: ...
+    def generate(self, request: Request) -> AsyncIterator[RequestOutput]: ...
+    async def abort(self, request_id: str) -> None: ...
+    async def close(self, drain_seconds: float = 0.0) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that requests can name. Lives in the event loop's thread."""
+
+    entry: ModelEntry
+    model_config: ModelConfig
+    """As served: context and attention windows already lowered by the entry."""
+    own_context_window: int
+    """What the architecture was made for, in tokens."""
+    engine_config: EngineConfig
+    generation_defaults: GenerationDefaults
+    llm: LLM
+    engine: Engine
+
+    @property
+    def id(self) -> str:
+        """The name in answers."""
+        return self.entry.id
+
+    @property
+    def state(self) -> ModelState:
+        """Where it stands now."""
+        return _STATES[self.engine.status.state]
+
+    @property
+    def is_ready(self) -> bool:
+        """It can be asked."""
+        return self.engine.status.state is EngineState.READY
+
+    def check_ready(self) -> None:
+        """Raises `UnavailableError` with the reason when it cannot be asked."""
+        status = self.engine.status
+        if status.state is EngineState.READY:
+            return
+        if status.state is EngineState.RESTARTING:
+            raise EngineRestartingError(f"The model '{self.id}' is being restarted.", retry_after_seconds=2.0)
+        if status.state is EngineState.STARTING:
+            raise ModelLoadingError(f"The model '{self.id}' is being loaded.", retry_after_seconds=2.0)
+        raise ModelLoadingError(f"The model '{self.id}' could not be loaded.", retry_after_seconds=60.0)
+
+    def status_fields(self) -> dict[str, str]:
+        """State and, unless all is well, the reason."""
+        reason = self.engine.status.reason
+        fields = {"status": self.state.value}
+        return fields if reason is None else {**fields, "reason": reason}

@@ -1,0 +1,68 @@
+"""From a planned answer to a response: in one piece or as a stream, watched for clients that go away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from transom.llm import TextDelta
+from transom.server.context import ServerContext
+from transom.server.event_stream import EventStream
+from transom.server.interruption import run_watched
+from transom.server.plan import Plan
+from transom.server.protocol import SamplingBody
+from transom.server.tally import Tally
+
+
+class Answer(Protocol):
+    """One planned answer, in the words of its route."""
+
+    @property
+    def body(self) -> SamplingBody:
+        """What was asked."""
+        ...
+
+    async def whole(self) -> dict[str, Any]:
+        """Runs it; the answer in one piece."""
+        ...
+
+    def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Runs it; the answer in pieces."""
+        ...
+
+
+async def answer(planned: Answer, request: Request, context: ServerContext) -> Response:
+    """Runs `planned` in the way its body asks for."""
+    if planned.body.stream:
+        return EventStream(
+            planned.chunks(),
+            context.lifecycle,
+            ping_interval=_ping_interval(planned.body, context.settings.ping_interval),
+            slow_reader_timeout=context.settings.slow_reader_timeout,
+        )
+    with context.lifecycle.answering():
+        content = await run_watched(planned.whole(), request.receive, context.lifecycle)
+    return json_response(content)
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """`content` as JSON."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def progress_fields(plan: Plan, tally: Tally, sequence: int, delta: TextDelta) -> dict[str, Any]:
+    """llama.cpp's extension: how far the prompt has been read. How much of it was cached is known at the end only."""
+    total = len(plan.prompts[plan.prompt_of(sequence)])
+    processed = min(delta.num_computed_tokens, total)
+    return {"prompt_progress": {"total": total, "processed": processed, "time_ms": tally.elapsed_ms}}
+
+
+def _ping_interval(body: SamplingBody, default: float) -> float | None:
+    """llama.cpp's field wins; 0 and -1 switch the pings off."""
+    if body.sse_ping_interval is None:
+        return default
+    return float(body.sse_ping_interval) if body.sse_ping_interval > 0 else None

@@ -1,0 +1,164 @@
+"""POST /v1/chat/completions: messages, answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from transom.llm import Completion, TextDelta
+from transom.registry import ServedModel
+from transom.server.answering import answer, json_response, progress_fields
+from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
+from transom.server.context import ServerContext
+from transom.server.json_body import read_json_object
+from transom.server.plan import Plan, limit_tokens, make_plan
+from transom.server.protocol import ChatBody, ChatPromptBody
+from transom.server.tally import Tally, run_plan, run_to_end
+
+
+def chat_router(context: ServerContext) -> APIRouter:
+    """The route and its token counter, under both of their paths."""
+    router = APIRouter()
+
+    async def create_chat_completion(request: Request) -> Response:
+        served, body = await _read(context, request)
+        plan = await _make_plan(served, body, context.settings.max_output_tokens)
+        return await answer(_ChatCompletion(served, body, plan, Tally(plan, context.metrics)), request, context)
+
+    async def count_input_tokens(request: Request) -> Response:
+        served, body = await _read(context, request)
+        return json_response({"object": "response.input_tokens", "input_tokens": len(await encode_chat(served, body))})
+
+    for prefix in ("/v1", ""):
+        path = f"{prefix}/chat/completions"
+        router.add_api_route(path, create_chat_completion, methods=["POST"], response_model=None)
+        router.add_api_route(f"{path}/input_tokens", count_input_tokens, methods=["POST"], response_model=None)
+    return router
+
+
+async def encode_chat(served: ServedModel, body: ChatBody | ChatPromptBody) -> tuple[int, ...]:
+    """The prompt's token ids, the template's own included. Raises `RequestError` from the template."""
+    ids = await asyncio.to_thread(served.llm.encode_chat, _messages(body), **_template_arguments(body))
+    return tuple(served.llm.tokenizer.surround(ids) if body.add_special_tokens else ids)
+
+
+async def render_chat(served: ServedModel, body: ChatPromptBody) -> str:
+    """The prompt's text. Raises as `encode_chat`."""
+    chat = await asyncio.to_thread(served.llm.render_chat, _messages(body), **_template_arguments(body))
+    return chat.text
+
+
+def _messages(body: ChatBody | ChatPromptBody) -> list[dict[str, Any]]:
+    return [message.to_template() for message in body.messages]
+
+
+def _template_arguments(body: ChatBody | ChatPromptBody) -> dict[str, Any]:
+    return {
+        "add_generation_prompt": body.add_generation_prompt,
+        "continue_final_message": body.continue_final_message,
+        **_template_variables(body),
+    }
+
+
+def _template_variables(body: ChatBody | ChatPromptBody) -> dict[str, Any]:
+    """The request's own, and the effort where a template knows it."""
+    if isinstance(body, ChatPromptBody) or body.reasoning_effort is None:
+        return dict(body.chat_template_kwargs)
+    return {"reasoning_effort": body.reasoning_effort, **body.chat_template_kwargs}
+
+
+@dataclass(frozen=True, slots=True)
+class _ChatCompletion:
+    """One answer in OpenAI's words."""
+
+    served: ServedModel
+    body: ChatBody
+    plan: Plan
+    tally: Tally
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one piece."""
+        completions = await run_to_end(self.plan, self.served.llm, self.tally)
+        rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
+        return self._envelope("chat.completion", rendered, **self._prompt_ids(), usage=usage_fields(self.tally.usage()))
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer in pieces; the first of each choice names the role."""
+        begun: set[int] = set()
+        async with aclosing(run_plan(self.plan, self.served.llm, self.tally)) as deltas:
+            async for sequence, delta in deltas:
+                if not (delta.token_ids or delta.text or delta.finish_reason):
+                    if self.body.return_progress:
+                        yield self._piece([], **progress_fields(self.plan, self.tally, sequence, delta))
+                    continue
+                if sequence not in begun:
+                    opening = self._prompt_ids() if not begun else {}
+                    begun.add(sequence)
+                    yield self._piece([self._opening(sequence)], **opening)
+                yield self._piece([self._delta(sequence, delta)])
+        if self.body.include_usage:
+            yield self._envelope("chat.completion.chunk", [], usage=usage_fields(self.tally.usage()))
+
+    def _piece(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        if self.body.include_usage:
+            more["usage"] = usage_fields(self.tally.usage()) if self.body.continuous_usage else None
+        return self._envelope("chat.completion.chunk", choices, **more)
+
+    def _envelope(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        return {
+            "id": self.plan.id,
+            "object": kind,
+            "created": self.plan.created,
+            "model": self.plan.model,
+            "system_fingerprint": SYSTEM_FINGERPRINT,
+            "service_tier": "default",
+            "choices": choices,
+            **more,
+        }
+
+    def _prompt_ids(self) -> dict[str, Any]:
+        return {"prompt_token_ids": list(self.plan.prompts[0])} if self.body.return_token_ids else {}
+
+    def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        return self._choice_fields(index, completion, message=message)
+
+    def _opening(self, index: int) -> dict[str, Any]:
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _delta(self, index: int, delta: TextDelta) -> dict[str, Any]:
+        content = {"content": delta.text} if delta.text or not delta.finish_reason else {}
+        return self._choice_fields(index, delta, delta=content)
+
+    def _choice_fields(self, index: int, piece: Piece, **content: Any) -> dict[str, Any]:
+        as_ids = self.body.return_tokens_as_token_ids
+        fields = {
+            "index": index,
+            **content,
+            "logprobs": chat_logprobs(piece.logprobs or (), as_ids=as_ids) if self.body.logprobs else None,
+            **finish_fields(piece, self.plan.limits[0]),
+        }
+        if self.body.return_token_ids:
+            fields["token_ids"] = list(piece.token_ids)
+        return fields
+
+
+async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, ChatBody]:
+    raw = await read_json_object(request)
+    body = ChatBody.parse(raw, allow_unknown_fields=context.settings.allow_unknown_fields)
+    return context.find_model(raw, request), body
+
+
+async def _make_plan(served: ServedModel, body: ChatBody, cap: int | None) -> Plan:
+    prompt = await encode_chat(served, body)
+    limit = limit_tokens(served, len(prompt), body.given_max_tokens, param="messages", cap=cap)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return make_plan(served, body, [prompt], [limit], id_prefix="chatcmpl", num_candidates=body.n, logprobs=logprobs)

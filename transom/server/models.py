@@ -1,0 +1,71 @@
+"""GET /v1/models: the served models, each with the context window that a request really gets."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from transom.config.engine_config import kv_bytes_per_token
+from transom.registry import ServedModel
+from transom.server.answering import json_response
+from transom.server.context import ServerContext
+
+OWNER = "transom"
+
+
+def models_router(context: ServerContext) -> APIRouter:
+    """List and single entry, under both of their paths."""
+    router = APIRouter()
+    created = int(time.time())
+
+    async def list_models() -> Response:
+        data = [describe(served, created) for served in context.registry.models()]
+        return json_response({"object": "list", "data": data})
+
+    async def get_model(model_id: str) -> Response:
+        return json_response(describe(context.registry.get(model_id), created))
+
+    for prefix in ("/v1", ""):
+        router.add_api_route(f"{prefix}/models", list_models, methods=["GET"], response_model=None)
+        router.add_api_route(f"{prefix}/models/{{model_id:path}}", get_model, methods=["GET"], response_model=None)
+    return router
+
+
+def describe(served: ServedModel, created: int) -> dict[str, Any]:
+    """One entry. Clients look for the window in different places, so all of them are filled."""
+    window = served.engine_config.context_window
+    return {
+        "id": served.id,
+        "object": "model",
+        "created": created,
+        "owned_by": OWNER,
+        "aliases": list(served.entry.aliases),
+        **served.status_fields(),
+        "max_model_len": window,
+        "context_length": window,
+        "attention_window": served.model_config.sliding_window,
+        "meta": _meta(served),
+    }
+
+
+def _meta(served: ServedModel) -> dict[str, Any]:
+    model, engine = served.model_config, served.engine_config
+    report = served.engine.report
+    return {
+        "n_ctx": engine.context_window,
+        "n_ctx_train": served.own_context_window,
+        "n_vocab": model.vocab_size,
+        "n_embd": model.hidden_size,
+        "n_layers": model.num_hidden_layers,
+        "architecture": model.model_type,
+        "size": None if report is None else report.weights_bytes,
+        "kv_dtype": engine.kv_dtype,
+        "kv_bytes_per_token": kv_bytes_per_token(model, engine.kv_dtype),
+        "kv_cache_ram_bytes": engine.kv_cache_ram_bytes,
+        "max_ram_bytes": engine.max_ram_bytes,
+        "max_num_seqs": engine.max_num_seqs,
+        "worker_pid": served.engine.process_id,
+    }

@@ -1,0 +1,163 @@
+"""Everything about an answer that is decided before any work: names, limits, and the sequences to generate.
+
+Refuses what can be refused: token ids outside the vocabulary, contexts that overflow, requests that cost too much.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transom.errors import RequestError
+from transom.llm import GenerationRequest, repeat
+from transom.registry import ServedModel
+from transom.request import Request, SamplingParams
+from transom.server.protocol import SamplingBody
+
+MAX_COST = 4_000_000
+"""Bound of sequences x max_tokens x (1 + logprobs) of one request, echoed prompts included."""
+
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many tokens a sequence may generate, and which of the two limits that is."""
+
+    max_tokens: int
+    length_cause: str
+    """`max_tokens` or `context`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One answer. Sequences are numbered prompt by prompt: `prompt * num_candidates + candidate`."""
+
+    id: str
+    created: int
+    model: str
+    prompts: tuple[tuple[int, ...], ...]
+    limits: tuple[Limit, ...]
+    num_candidates: int
+    requests: tuple[GenerationRequest, ...]
+
+    def prompt_of(self, sequence: int) -> int:
+        """The number of the prompt that a sequence continues."""
+        return sequence // self.num_candidates
+
+
+def limit_tokens(
+    served: ServedModel,
+    num_prompt_tokens: int,
+    given: int | None,
+    *,
+    param: str,
+    default: int | None = None,
+    cap: int | None = None,
+) -> Limit:
+    """Promise 1 for one prompt: an explicit number must fit, a default takes what is left. `cap` clips both."""
+    if num_prompt_tokens == 0:
+        raise RequestError(f"'{param}' comes to no tokens at all.", param=param)
+    room = served.llm.check_context(num_prompt_tokens, given, param)
+    wanted = room if given is not None or default is None else min(default, room)
+    allowed = wanted if cap is None else min(cap, wanted)
+    is_own_limit = given is not None or allowed < room or allowed == default
+    return Limit(allowed, "max_tokens" if is_own_limit else "context")
+
+
+def make_plan(
+    served: ServedModel,
+    body: SamplingBody,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[Limit],
+    *,
+    id_prefix: str,
+    num_candidates: int,
+    logprobs: int | None,
+    prompt_logprobs: int | None = None,
+    echo: bool = False,
+) -> Plan:
+    """The plan of a checked body. Raises `RequestError`."""
+    prompt_ids = tuple(tuple(prompt) for prompt in prompts)
+    _check_cost(prompt_ids, limits, num_candidates, logprobs, prompt_logprobs)
+    answer_id = f"{id_prefix}-{uuid.uuid4().hex}"
+    requests: list[GenerationRequest] = []
+    for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):
+        sampling = _sampling(served, body, limit, logprobs, prompt_logprobs)
+        request = Request(f"{answer_id}-{index}", prompt, sampling, priority=body.priority)
+        requests += repeat(_generation(request, body, echo=echo), num_candidates)
+    return Plan(answer_id, int(time.time()), served.id, prompt_ids, tuple(limits), num_candidates, tuple(requests))
+
+
+def _generation(request: Request, body: SamplingBody, *, echo: bool) -> GenerationRequest:
+    return GenerationRequest(
+        request,
+        stop=body.stop_strings,
+        include_stop_str_in_output=body.include_stop_str_in_output,
+        skip_special_tokens=body.skip_special_tokens,
+        echo=echo,
+    )
+
+
+def _sampling(
+    served: ServedModel, body: SamplingBody, limit: Limit, logprobs: int | None, prompt_logprobs: int | None
+) -> SamplingParams:
+    """The request's own values, else the model's, else the interface's."""
+    model = served.generation_defaults
+    if body.min_tokens > limit.max_tokens:
+        raise RequestError(
+            f"'min_tokens' ({body.min_tokens}) is larger than the maximum ({limit.max_tokens}).", param="min_tokens"
+        )
+    served.llm.check_token_ids(body.stop_token_ids, "stop_token_ids")
+    served.llm.check_token_ids(body.allowed_token_ids or (), "allowed_token_ids")
+    return SamplingParams(
+        max_tokens=limit.max_tokens,
+        temperature=_first(body.temperature, model.temperature, 1.0),
+        top_p=_first(body.top_p, model.top_p, 1.0),
+        top_k=max(0, int(_first(body.top_k, model.top_k, 0))),
+        min_p=_first(body.min_p, model.min_p, 0.0),
+        seed=body.seed,
+        repetition_penalty=_first(body.given_repetition_penalty, model.repetition_penalty, 1.0),
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=_logit_bias(served, body),
+        allowed_token_ids=None if body.allowed_token_ids is None else tuple(body.allowed_token_ids),
+        stop_token_ids=tuple(body.stop_token_ids),
+        ignore_eos=body.ignore_eos,
+        min_tokens=body.min_tokens,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )
+
+
+def _first(given: float | None, model: float | None, default: float) -> float:
+    return next(value for value in (given, model, default) if value is not None)
+
+
+def _logit_bias(served: ServedModel, body: SamplingBody) -> dict[int, float]:
+    for key in body.logit_bias:
+        if not _TOKEN_ID.fullmatch(key):
+            raise RequestError(f"'logit_bias' has the key '{key[:20]}', which is not a token id.", param="logit_bias")
+    bias = {int(key): value for key, value in body.logit_bias.items()}
+    served.llm.check_token_ids(tuple(bias), "logit_bias")
+    return bias
+
+
+def _check_cost(
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[Limit],
+    num_candidates: int,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
+) -> None:
+    generated = sum(limit.max_tokens for limit in limits) * (1 + (logprobs or 0))
+    scored = 0 if prompt_logprobs is None else sum(map(len, prompts)) * (1 + prompt_logprobs)
+    cost = num_candidates * (generated + scored)
+    if cost > MAX_COST:
+        raise RequestError(
+            f"The request asks for {cost} units of work (prompts x n x tokens x (1 + logprobs)); {MAX_COST} are "
+            "allowed. Lower n, best_of, max_tokens, logprobs or the number of prompts."
+        )

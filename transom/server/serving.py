@@ -1,0 +1,167 @@
+"""Serves an application over HTTP until told to stop: socket, protocol limits, signals. Wraps uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from transom.errors import ConfigError
+from transom.server.lifecycle import Lifecycle
+from transom.server.settings import ServerSettings
+
+MAX_HEADER_BYTES = 16 * 2**10
+KEEP_ALIVE_SECONDS = 30
+_BACKLOG = 512
+_LAST_WORDS_SECONDS = 2
+"""After the cut, answers get so long to write their error events."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `ConfigError` when the address cannot be had."""
+    try:
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}: {error.strerror or error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    return listener
+
+
+async def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    settings: ServerSettings,
+    lifecycle: Lifecycle,
+    prepare: Callable[[], Awaitable[bool]],
+) -> None:
+    """Answers requests from the first moment, runs `prepare` meanwhile, and stops on SIGTERM, SIGINT or its False.
+
+    The first signal drains: nothing new is taken, running answers get `settings.drain_timeout` seconds. The second one
+    stops at once. Must run in the main thread, whose signal handlers it replaces meanwhile.
+    """
+    server = _Server(_uvicorn_config(app, settings))
+    with _on_signals(lambda: _take_signal(server, lifecycle)):
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        preparing = asyncio.create_task(_prepare(prepare, server))
+        stopping = asyncio.create_task(_drain(server, lifecycle, settings.drain_timeout))
+        try:
+            await serving
+        finally:
+            for task in (preparing, stopping):
+                task.cancel()
+            results = await asyncio.gather(preparing, stopping, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are taken by `serve`."""
+        yield
+
+
+class LimitedProtocol(H11Protocol):
+    """HTTP/1.1 with a limit on the time that a request's headers may take."""
+
+    _header_timer: asyncio.TimerHandle | None = None
+    header_timeout: float = ServerSettings.__dataclass_fields__["header_timeout"].default
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _watch_headers(self) -> None:
+        """The timer runs while a request has begun and its headers are not complete, and before the first request."""
+        waiting = self.conn.their_state is h11.IDLE
+        if not waiting:
+            self._stop_timer()
+        elif self._header_timer is None and (self.cycle is None or self.conn.trailing_data[0]):
+            self._header_timer = self.loop.call_later(self.header_timeout, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+def _uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+    protocol = type("_Protocol", (LimitedProtocol,), {"header_timeout": settings.header_timeout})
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+
+
+async def _prepare(prepare: Callable[[], Awaitable[bool]], server: _Server) -> None:
+    try:
+        may_go_on = await prepare()
+    except BaseException:
+        server.should_exit = True
+        raise
+    if not may_go_on:
+        server.should_exit = True
+
+
+def _take_signal(server: _Server, lifecycle: Lifecycle) -> None:
+    if lifecycle.draining:
+        server.force_exit = True
+        lifecycle.cut.set()
+    lifecycle.begin_draining()
+
+
+async def _drain(server: _Server, lifecycle: Lifecycle, timeout_seconds: float) -> None:
+    """Stops listening when draining begins, and the server when the answers have ended or been cut."""
+    await lifecycle.until_draining()
+    for listening in getattr(server, "servers", ()):
+        listening.close()
+    await lifecycle.drain(timeout_seconds)
+    server.should_exit = True
+
+
+@contextlib.contextmanager
+def _on_signals(take: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, take)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,89 @@
+"""Counts what an answer really used. The response's `usage` and the metrics are the same numbers, from here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from transom.errors import EngineError
+from transom.llm import LLM, Completion, TextDelta, interleave, join
+from transom.metrics import MetricsCollector
+from transom.request import FinishReason, Usage
+from transom.server.plan import Plan
+
+
+class Tally:
+    """Tokens and times of one answer, fed with its deltas."""
+
+    def __init__(self, plan: Plan, metrics: MetricsCollector) -> None:
+        self._plan = plan
+        self._metrics = metrics
+        self._started = time.perf_counter()
+        self._first_token: dict[int, float] = {}
+        self._num_tokens = [0] * len(plan.requests)
+        self._num_cached = [0] * len(plan.prompts)
+        self._begun: set[int] = set()
+
+    def see(self, sequence: int, delta: TextDelta) -> None:
+        """Takes note of one delta."""
+        self._begun.add(self._plan.prompt_of(sequence))
+        self._num_tokens[sequence] += len(delta.token_ids)
+        if delta.token_ids and sequence not in self._first_token:
+            self._see_first_token(sequence)
+        if delta.usage is not None:
+            self._see_end(sequence, delta.usage)
+
+    def usage(self) -> Usage:
+        """The whole answer so far: a prompt counts once however many candidates continue it."""
+        num_prompt_tokens = sum(len(self._plan.prompts[prompt]) for prompt in self._begun)
+        return Usage(num_prompt_tokens, sum(self._num_tokens), sum(self._num_cached))
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Since the answer was planned."""
+        return int((time.perf_counter() - self._started) * 1000)
+
+    def settle(self) -> None:
+        """At the end, however it came: what was used goes to the metrics."""
+        self._metrics.count_tokens(self._plan.model, self.usage())
+
+    def _see_first_token(self, sequence: int) -> None:
+        now = time.perf_counter()
+        if not self._first_token:
+            self._metrics.observe_first_token(self._plan.model, now - self._started)
+        self._first_token[sequence] = now
+
+    def _see_end(self, sequence: int, usage: Usage) -> None:
+        self._num_tokens[sequence] = usage.num_completion_tokens
+        if sequence % self._plan.num_candidates == 0:
+            self._num_cached[self._plan.prompt_of(sequence)] = usage.num_cached_tokens
+        if usage.num_completion_tokens > 1 and sequence in self._first_token:
+            seconds = time.perf_counter() - self._first_token[sequence]
+            self._metrics.observe_token_interval(self._plan.model, seconds / (usage.num_completion_tokens - 1))
+
+
+async def run_plan(plan: Plan, llm: LLM, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
+    """(sequence, delta) of all sequences as they come. Closing it aborts what still runs."""
+    try:
+        async with aclosing(interleave([llm.generate(request) for request in plan.requests])) as deltas:
+            async for sequence, delta in deltas:
+                tally.see(sequence, delta)
+                _check_end(delta)
+                yield sequence, delta
+    finally:
+        tally.settle()
+
+
+async def run_to_end(plan: Plan, llm: LLM, tally: Tally) -> list[Completion]:
+    """All sequences, in order, when the last one is complete."""
+    deltas: list[list[TextDelta]] = [[] for _ in plan.requests]
+    async with aclosing(run_plan(plan, llm, tally)) as pairs:
+        async for sequence, delta in pairs:
+            deltas[sequence].append(delta)
+    return [join(pieces) for pieces in deltas]
+
+
+def _check_end(delta: TextDelta) -> None:
+    if delta.finish_reason in (FinishReason.ABORT, FinishReason.ERROR):
+        raise EngineError("The generation was stopped before its end.")
