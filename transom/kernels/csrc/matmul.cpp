@@ -1,7 +1,7 @@
 // Matrix products on packed panels. One lane is one output, so no sum ever crosses lanes:
 //
 //   sum of chunk c  = fma over its k in order, from zero
-//   output          = (sum 0 + sum 1) + sum 2 ... + bias
+//   output          = 0 + sum 0 + sum 1 ... + bias, from left to right
 //
 // Every path below computes exactly this; they differ in what they keep in registers and in cache.
 #include "matmul.h"
@@ -29,6 +29,9 @@ constexpr int panels_together(int) { return 1; }
 // Far enough ahead to hide the memory's latency at its full speed.
 constexpr int64_t kPrefetchBytes = 8192;
 
+// Sums stay in registers only while no function takes their address.
+#define TRANSOM_INLINE __attribute__((always_inline)) inline
+
 struct F32 {
   float value;
 };
@@ -44,18 +47,28 @@ inline f32x16 load_weights(const Bf16* p) { return load_bf16(&p->bits); }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+// What to fetch into the cache while a chunk is computed: as many steps of as many panels.
+struct Ahead {
+  const char* data;
+  int64_t panel_bytes;
+  int64_t step_bytes;
+};
+
+template <class Weight>
+Ahead ahead_of(const Weight* weights, int64_t panel_stride) {
+  constexpr int64_t kBytes = sizeof(Weight);
+  return {reinterpret_cast<const char*>(weights), panel_stride * kBytes, kLanes * kBytes};
+}
 
 template <int panels, int rows>
 struct Sums {
   f32x16 at[panels][rows];
 };
 
-// One chunk: rows of x, interleaved, times panels that lie panel_stride apart. `ahead` is what will be read later,
-// as long and as strided.
+// One chunk: rows of x, interleaved, times panels that lie panel_stride apart.
 template <int panels, int rows, class Weight>
-inline Sums<panels, rows> multiply_chunk(const float* x, const Weight* weights, int64_t panel_stride, int64_t depth,
-                                         const char* ahead) {
+TRANSOM_INLINE Sums<panels, rows> multiply_chunk(const float* x, const Weight* weights, int64_t panel_stride,
+                                                 int64_t depth, Ahead ahead) {
   Sums<panels, rows> sums;
 #pragma GCC unroll 16
   for (int p = 0; p < panels; ++p)
@@ -66,7 +79,7 @@ inline Sums<panels, rows> multiply_chunk(const float* x, const Weight* weights, 
 #pragma GCC unroll 16
     for (int p = 0; p < panels; ++p) {
       w[p] = load_weights(weights + p * panel_stride + k * kLanes);
-      prefetch(ahead + (p * panel_stride + k * kLanes) * static_cast<int64_t>(sizeof(Weight)));
+      __builtin_prefetch(ahead.data + p * ahead.panel_bytes + k * ahead.step_bytes);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -81,7 +94,6 @@ inline Sums<panels, rows> multiply_chunk(const float* x, const Weight* weights, 
 // Where a tile's outputs for some panels go.
 struct Target {
   float* out;  // first row, first column
-  const float* bias;
   int64_t row_stride;
   int64_t columns;  // that exist, from the first on
 };
@@ -89,36 +101,45 @@ struct Target {
 Target target_of(const Product& product, int64_t tile, int64_t panel) {
   const int64_t stride = product.weight->out_features();
   const int64_t column = panel * kPanelRows;
-  const float* bias = product.bias == nullptr ? nullptr : product.bias + column;
-  return {product.out + product.tile_begin(tile) * stride + column, bias, stride, stride - column};
+  return {product.out + product.tile_begin(tile) * stride + column, stride, stride - column};
 }
 
-inline f32x16 load_some(const float* p, int64_t count) {
-  return count >= kLanes ? load(p) : load_first(p, static_cast<int>(count));
-}
+alignas(64) constexpr float kZeros[kLanes] = {};
 
-inline void store_some(float* p, f32x16 value, int64_t count) {
-  if (count >= kLanes) {
-    store(p, value);
-  } else {
-    store_first(p, value, static_cast<int>(count));
+// Adds a chunk's sums to the outputs in memory; the first chunk starts from zero.
+template <int panels, int rows>
+TRANSOM_INLINE void add_to_outputs(const Target& target, const Sums<panels, rows>& sums, bool is_first) {
+#pragma GCC unroll 16
+  for (int p = 0; p < panels; ++p) {
+    float* out = target.out + p * kLanes;
+    const float* before = is_first ? kZeros : out;
+    const int64_t before_stride = is_first ? 0 : target.row_stride;
+    const int64_t columns = target.columns - p * kLanes;
+    if (columns >= kLanes) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r)
+        store(out + r * target.row_stride, load(before + r * before_stride) + sums.at[p][r]);
+    } else {
+      const int count = static_cast<int>(columns);
+      f32x16 spilled[rows];
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) spilled[r] = sums.at[p][r];
+#pragma GCC unroll 1
+      for (int r = 0; r < rows; ++r) {
+        store_first(out + r * target.row_stride, load_first(before + r * before_stride, count) + spilled[r], count);
+      }
+    }
   }
 }
 
-// Adds a chunk's sums to the outputs in memory; the first chunk starts them, the last adds the bias.
-template <int panels, int rows>
-inline void add_to_outputs(const Target& target, const Sums<panels, rows>& sums, bool is_first, bool is_last) {
-#pragma GCC unroll 16
-  for (int p = 0; p < panels; ++p) {
-    const int64_t columns = target.columns - p * kLanes;
-    const bool has_bias = is_last && target.bias != nullptr;
-    const f32x16 bias = has_bias ? load_some(target.bias + p * kLanes, columns) : zero();
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-      float* out = target.out + r * target.row_stride + p * kLanes;
-      f32x16 total = is_first ? sums.at[p][r] : load_some(out, columns) + sums.at[p][r];
-      if (has_bias) total = total + bias;
-      store_some(out, total, columns);
+void add_bias(const Product& product, int64_t first_panel, int64_t last_panel) {
+  const int64_t out_features = product.weight->out_features();
+  const int64_t end = smaller(last_panel * kPanelRows, out_features);
+  for (int64_t row = 0; row < product.num_rows; ++row) {
+    float* out = product.out + row * out_features;
+    for (int64_t i = first_panel * kPanelRows; i < end; i += kLanes) {
+      const int count = static_cast<int>(smaller(kLanes, end - i));
+      store_first(out + i, load_first(out + i, count) + load_first(product.bias + i, count), count);
     }
   }
 }
@@ -135,9 +156,9 @@ void stream_panels(const Product& product, int64_t panel) {
   for (int64_t k = 0; k < in_features; k += kChunk) {
     const int64_t depth = smaller(kChunk, in_features - k);
     const Weight* chunk = weights + k * kPanelRows;
-    const char* ahead = reinterpret_cast<const char*>(chunk) + kPrefetchBytes;
-    const auto sums = multiply_chunk<panels, rows>(product.x + k * rows, chunk, panel_stride, depth, ahead);
-    add_to_outputs(target, sums, k == 0, k + depth == in_features);
+    const Ahead ahead = ahead_of(chunk + kPrefetchBytes / sizeof(Weight), panel_stride);
+    add_to_outputs(target, multiply_chunk<panels, rows>(product.x + k * rows, chunk, panel_stride, depth, ahead),
+                   k == 0);
   }
 }
 
@@ -157,59 +178,81 @@ void stream_rows(const Product& product, int64_t first_panel, int64_t last_panel
   stream<rows, Weight>(product, first_panel, last_panel);
 }
 
-// ---- many rows: a chunk of some panels stays in the first-level cache, as f32, while all tiles pass
+// ---- more rows: a chunk of some panels stays in the first-level cache, as f32, while all tiles pass
 // -------------------
 
 template <int panels>
 struct Block {
-  const F32* weights;  // [panels][...], panel_stride apart
-  int64_t panel_stride;
+  int64_t panel;
+  int64_t k;
   int64_t depth;
-  bool is_first;
-  bool is_last;
+  const F32* weights;  // [panels][depth][16], panels panel_stride apart
+  int64_t panel_stride;
+  Ahead next;  // the block after this one
 };
 
 template <int panels, int rows = kTileRows>
-void multiply_tile(const Block<panels>& block, const float* x, int64_t num_rows, const Target& target) {
+void multiply_tile(const Block<panels>& block, const float* x, int64_t num_rows, const Target& target, Ahead ahead) {
   if constexpr (rows > 1) {
-    if (num_rows < rows) return multiply_tile<panels, rows - 1>(block, x, num_rows, target);
+    if (num_rows < rows) return multiply_tile<panels, rows - 1>(block, x, num_rows, target, ahead);
   }
-  const char* ahead = reinterpret_cast<const char*>(block.weights);
-  const auto sums = multiply_chunk<panels, rows>(x, block.weights, block.panel_stride, block.depth, ahead);
-  add_to_outputs(target, sums, block.is_first, block.is_last);
+  add_to_outputs(target, multiply_chunk<panels, rows>(x, block.weights, block.panel_stride, block.depth, ahead),
+                 block.k == 0);
 }
 
 template <int panels>
-void multiply_block(const Product& product, int64_t panel, int64_t k, const Block<panels>& block) {
-  const int64_t in_features = product.weight->in_features();
+void multiply_block(const Product& product, const Block<panels>& block) {
+  const Ahead nothing = ahead_of(block.weights, 0);
   for (int64_t tile = 0; tile < product.num_tiles; ++tile) {
     const int64_t row = product.tile_begin(tile);
     const int64_t num_rows = product.tile_begin(tile + 1) - row;
-    const float* x = product.x + row * in_features + k * num_rows;
-    multiply_tile<panels>(block, x, num_rows, target_of(product, tile, panel));
+    const float* x = product.x + row * product.weight->in_features() + block.k * num_rows;
+    multiply_tile<panels>(block, x, num_rows, target_of(product, tile, block.panel), tile == 0 ? block.next : nothing);
   }
 }
 
 template <int panels, class Weight>
-void multiply_panels(const Product& product, int64_t panel, int64_t k) {
+void widen(const Weight* source, int64_t panel_stride, int64_t depth, F32* out) {
+  for (int p = 0; p < panels; ++p)
+    for (int64_t k = 0; k < depth; ++k)
+      store(&out[(p * kChunk + k) * kLanes].value, load_weights(source + p * panel_stride + k * kLanes));
+}
+
+// `next` is where the weights of the block after this one begin.
+template <int panels, class Weight>
+void multiply_panels(const Product& product, int64_t panel, int64_t k, const Weight* next) {
   const int64_t in_features = product.weight->in_features();
   const int64_t panel_stride = in_features * kPanelRows;
   const int64_t depth = smaller(kChunk, in_features - k);
   const auto* source = reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
-  alignas(64) F32 scratch[panels * kChunk * kPanelRows];
-  for (int p = 0; p < panels; ++p)
-    for (int64_t i = 0; i < depth; ++i)
-      store(&scratch[(p * kChunk + i) * kLanes].value, load_weights(source + p * panel_stride + i * kLanes));
-  multiply_block<panels>(product, panel, k, {scratch, kChunk * kPanelRows, depth, k == 0, k + depth == in_features});
+  const Ahead ahead = ahead_of(next, panel_stride);
+  if constexpr (sizeof(Weight) == sizeof(F32)) {
+    multiply_block<panels>(product, {panel, k, depth, source, panel_stride, ahead});
+  } else {
+    alignas(64) F32 wide[panels * kChunk * kLanes];
+    widen<panels>(source, panel_stride, depth, wide);
+    multiply_block<panels>(product, {panel, k, depth, wide, kChunk * kLanes, ahead});
+  }
 }
 
 template <class Weight>
 void multiply_many(const Product& product, int64_t first_panel, int64_t last_panel) {
-  for (int64_t k = 0; k < product.weight->in_features(); k += kChunk) {
-    int64_t panel = first_panel;
-    for (; panel + kBlockPanels <= last_panel; panel += kBlockPanels)
-      multiply_panels<kBlockPanels, Weight>(product, panel, k);
-    for (; panel < last_panel; ++panel) multiply_panels<1, Weight>(product, panel, k);
+  const int64_t in_features = product.weight->in_features();
+  const auto weights_at = [&](int64_t panel, int64_t k) {
+    return reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
+  };
+  for (int64_t k = 0; k < in_features; k += kChunk) {
+    for (int64_t panel = first_panel; panel < last_panel;) {
+      const bool together = panel + kBlockPanels <= last_panel;
+      const int64_t after = panel + (together ? kBlockPanels : 1);
+      const Weight* next = after < last_panel ? weights_at(after, k) : weights_at(first_panel, k + kChunk);
+      if (together) {
+        multiply_panels<kBlockPanels>(product, panel, k, next);
+      } else {
+        multiply_panels<1>(product, panel, k, next);
+      }
+      panel = after;
+    }
   }
 }
 
@@ -220,6 +263,7 @@ void multiply_as(const Product& product, int64_t first_panel, int64_t last_panel
   } else {
     multiply_many<Weight>(product, first_panel, last_panel);
   }
+  if (product.bias != nullptr) add_bias(product, first_panel, last_panel);
 }
 
 void multiply(const Product& product, int64_t first_panel, int64_t last_panel) {
@@ -243,7 +287,7 @@ void copy_row_as(const PackedMatrix& weight, int64_t row, float* out) {
     const int count = static_cast<int>(smaller(kLanes, weight.in_features() - k));
     Weight some[kLanes] = {};
     for (int i = 0; i < count; ++i) some[i] = lane[(k + i) * kPanelRows];
-    store_some(out + k, load_weights(some), count);
+    store_first(out + k, load_weights(some), count);
   }
 }
 
