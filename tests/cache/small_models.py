@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from transom.cache import BLOCK_SIZE, CacheManager
 from transom.config.engine_config import EngineConfig
@@ -14,7 +15,9 @@ from transom.kernels import KVLayout
 FULL = LayerKind.FULL_ATTENTION
 SLIDING = LayerKind.SLIDING_ATTENTION
 
-__all__ = ["BLOCK_SIZE", "FULL", "SLIDING", "make_cache", "make_model_config", "slot_bytes"]
+KVDtype = Literal["f32", "f16"]
+
+__all__ = ["BLOCK_SIZE", "FULL", "SLIDING", "KVDtype", "make_cache", "make_model_config", "slot_bytes"]
 
 
 def make_model_config(
@@ -47,7 +50,7 @@ def make_model_config(
     )
 
 
-def slot_bytes(kv_dtype: str = "f32") -> int:
+def slot_bytes(kv_dtype: KVDtype = "f32") -> int:
     """Bytes of one layer's share of a block of these models."""
     return KVLayout(2, 8, kv_dtype).slot_bytes
 
@@ -57,7 +60,7 @@ def make_cache(
     layer_types: Sequence[LayerKind] = (FULL, FULL),
     sliding_window: int | None = None,
     *,
-    kv_dtype: str = "f32",
+    kv_dtype: KVDtype = "f32",
     chunk: int = 128,
     spare_bytes: int = 0,
 ) -> CacheManager:

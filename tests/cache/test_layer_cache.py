@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.cache.small_models import FULL, SLIDING, make_cache
+from tests.cache.small_models import FULL, SLIDING, KVDtype, make_cache
 from transom.cache import CacheManager, SequenceCache
 from transom.layers.forward_batch import AttentionSpec, LayerCache
 
@@ -30,7 +30,8 @@ def dense_attention(query: Floats, keys: Floats, values: Floats, position: int, 
     scores = np.einsum("hd,nhd->hn", query.astype(np.float64), seen_keys) * spec.scale
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-    return np.einsum("hn,nhd->hd", weights, seen_values).astype(np.float32)
+    attended: Floats = np.einsum("hn,nhd->hd", weights, seen_values).astype(np.float32)
+    return attended
 
 
 @dataclass
@@ -93,7 +94,7 @@ def test_a_sequence_in_chunks_attends_to_all_it_stored(chunk: int) -> None:
 
 
 @pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f32", 1e-5), ("f16", 5e-3)])
-def test_sequences_of_different_lengths_in_one_batch_do_not_see_each_other(kv_dtype: str, tolerance: float) -> None:
+def test_sequences_of_different_lengths_in_one_batch_do_not_see_each_other(kv_dtype: KVDtype, tolerance: float) -> None:
     driver = Driver(make_cache(80, LAYERS, WINDOW, kv_dtype=kv_dtype), tolerance=tolerance)
     streams = [driver.open() for _ in range(4)]
     for counts in [(130, 1, 64, 30), (1, 1, 1, 40), (1, 90, 1, 1), (1, 1, 1, 1)]:

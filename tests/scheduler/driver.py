@@ -150,7 +150,7 @@ class Driver:
     def prompt_logprobs(self, output: SchedulerOutput) -> dict[str, list[TokenLogprobs]]:
         return {
             each.sequence.request_id: [
-                prompt_logprob(each.sequence.token_ids, each.start + row + 1)
+                prompt_logprob(each.sequence.token_ids.tolist(), each.start + row + 1)
                 for row in range(each.num_prompt_logprob_rows)
             ]
             for each in output.scheduled
@@ -177,7 +177,9 @@ class Driver:
         assert usage.num_completion_tokens == len(expected_tokens(request))
 
 
-def make_driver(num_blocks: int, **options: int) -> Driver:
+def make_driver(
+    num_blocks: int, *, max_num_seqs: int = 4, max_num_batched_tokens: int = 50, max_num_waiting: int = 100
+) -> Driver:
     """A driver over a cache of two full layers with room for so many blocks."""
-    chunk = options.get("max_num_batched_tokens", 50)
-    return Driver(make_cache(2 * num_blocks, chunk=chunk), **options)
+    cache = make_cache(2 * num_blocks, chunk=max_num_batched_tokens)
+    return Driver(cache, max_num_seqs, max_num_batched_tokens, max_num_waiting)

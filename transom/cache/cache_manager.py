@@ -7,6 +7,7 @@ tiers, reuse, strategies, is nobody else's business. Used by one thread, the eng
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal, cast
 
 from transom import kernels
 from transom.cache.block import BLOCK_SIZE
@@ -29,7 +30,8 @@ class CacheManager:
     """
 
     def __init__(self, model_config: ModelConfig, engine_config: EngineConfig) -> None:
-        layout = kernels.KVLayout(model_config.num_key_value_heads, model_config.head_dim, engine_config.kv_dtype)
+        kv_dtype = cast(Literal["f32", "f16"], engine_config.kv_dtype)  # validated there
+        layout = kernels.KVLayout(model_config.num_key_value_heads, model_config.head_dim, kv_dtype)
         self._groups = layer_groups(model_config)
         self._budget = Budget(
             groups=self._groups,
