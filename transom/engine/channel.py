@@ -120,7 +120,7 @@ def decode(payload: bytes | bytearray | memoryview) -> Message:
 def _name_and_fields(payload: bytes | bytearray | memoryview) -> tuple[Any, Any]:
     try:
         plain = msgpack.unpackb(payload, strict_map_key=False)
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ChannelError(f"a frame is damaged: {error}") from error
     if type(plain) is not list or len(plain) != 2:
         raise ChannelError("a frame carries no message")
