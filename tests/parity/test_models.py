@@ -48,7 +48,7 @@ CASES = [
     Case("plain", "Llama"),
     Case("one key-value head, odd group", "Llama", {"num_attention_heads": 5, "num_key_value_heads": 1}),
     Case(
-        "head_dim apart from hidden size", "Llama", {"head_dim": 20, "num_attention_heads": 7, "num_key_value_heads": 7}
+        "head_dim apart from hidden size", "Llama", {"head_dim": 20, "num_attention_heads": 5, "num_key_value_heads": 5}
     ),
     Case("tied embeddings", "Llama", {"tie_word_embeddings": True}),
     Case("biases everywhere", "Llama", {"attention_bias": True, "mlp_bias": True}),
@@ -82,13 +82,13 @@ CASES = [
     Case("window smaller than the prompt", "Mistral", {"sliding_window": 37, "head_dim": 12}),
     Case("window of one block", "Mistral", {"sliding_window": 64}),
     Case("no window", "Mistral", {"sliding_window": None}),
-    Case("plain", "Qwen2", {"num_attention_heads": 4}),
+    Case("plain", "Qwen2", {"num_attention_heads": 10}),
     Case(
         "upper layers sliding",
         "Qwen2",
-        {"use_sliding_window": True, "sliding_window": 50, "max_window_layers": 1, "num_attention_heads": 4},
+        {"use_sliding_window": True, "sliding_window": 50, "max_window_layers": 1},
     ),
-    Case("tied", "Qwen2", {"tie_word_embeddings": True, "num_attention_heads": 4}),
+    Case("tied", "Qwen2", {"tie_word_embeddings": True}),
 ]
 
 
