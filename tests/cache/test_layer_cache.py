@@ -140,6 +140,16 @@ def test_a_layer_without_keys_and_values_is_refused() -> None:
         cache.layer_cache([(handle, 0, 1)]).attend(2, rows, rows[:, :2], rows[:, :2], SPECS[0])
 
 
+def test_a_wider_window_than_the_cache_keeps_is_refused() -> None:
+    cache = make_cache(20, (SLIDING,), 64)
+    handle = cache.open([])
+    assert cache.reserve(handle, 200)
+    cache.commit(handle, 199)
+    rows = np.zeros((1, NUM_HEADS, HEAD_DIM), dtype=np.float32)
+    with pytest.raises(ValueError, match="slot"):
+        cache.layer_cache([(handle, 199, 1)]).attend(0, rows, rows[:, :2], rows[:, :2], AttentionSpec(1.0, window=140))
+
+
 def test_one_sequence_alone_hands_over_its_table_without_a_copy() -> None:
     cache = make_cache(80)
     handle = cache.open([])

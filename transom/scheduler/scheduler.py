@@ -84,21 +84,14 @@ class Scheduler:
         self._sequences[request.request_id] = sequence
         insort(self._waiting, sequence, key=_BY_RANK)
 
-    def abort(self, request_id: str) -> bool:
-        """Ends a sequence in whatever state; its blocks are free when this returns. False if there is none."""
-        sequence = self._sequences.get(request_id)
-        if sequence is None:
-            return False
-        self._finish(sequence)
-        return True
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """Ends a sequence in whatever state; its blocks are free when this returns. Its last output, or None if there
+        is no such sequence (any more)."""
+        return self._end(request_id, FinishReason.ABORT)
 
     def fail(self, request_id: str, message: str) -> RequestOutput | None:
-        """Ends one sequence because the engine could not go on with it; None if there is none (any more)."""
-        sequence = self._sequences.get(request_id)
-        if sequence is None:
-            return None
-        self._finish(sequence)
-        return RequestOutput(request_id, finish_reason=FinishReason.ERROR, usage=sequence.usage, error=message)
+        """Like `abort`, for a sequence that the engine could not go on with; `message` is what its caller is told."""
+        return self._end(request_id, FinishReason.ERROR, message)
 
     def schedule(self) -> SchedulerOutput | None:
         """Plans the next step and reserves its room; None when no sequence is unfinished.
@@ -178,6 +171,13 @@ class Scheduler:
         self._running.remove(sequence)
         self._give_back(sequence, SequenceStatus.WAITING)
         insort(self._waiting, sequence, key=_BY_RANK)
+
+    def _end(self, request_id: str, reason: FinishReason, error: str | None = None) -> RequestOutput | None:
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return None
+        self._finish(sequence)
+        return RequestOutput(request_id, finish_reason=reason, usage=sequence.usage, error=error)
 
     def _finish(self, sequence: Sequence) -> None:
         queue = self._running if sequence.status is SequenceStatus.RUNNING else self._waiting

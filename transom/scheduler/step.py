@@ -31,7 +31,7 @@ class StepBuilder:
         start = sequence.num_computed_tokens
         num_tokens = min(sequence.num_uncomputed_tokens, self._num_tokens_left)
         num_rows = 0
-        if start < sequence.num_prompt_logprobs_wanted:
+        if sequence.num_prompt_logprobs < sequence.num_prompt_logprobs_wanted:
             num_tokens, num_rows = self._plan_prompt_logprobs(sequence, num_tokens)
         if num_tokens == 0:
             return None
@@ -60,7 +60,7 @@ class StepBuilder:
         return SchedulerOutput(scheduled, num_tokens, tuple(self._preempted))
 
     def _plan_prompt_logprobs(self, sequence: Sequence, num_tokens: int) -> tuple[int, int]:
-        """(tokens, rows) for a chunk that starts in a prompt whose log probabilities are wanted.
+        """(tokens, rows) for a chunk of a prompt whose log probabilities are not all there yet.
 
         A chunk lies either wholly before the rows still to be delivered (a recomputation) or begins with them, so the
         wanted rows are always the first ones.
