@@ -13,7 +13,7 @@ namespace {
 
 // Accumulators must stay in registers: 16 of 8 lanes (AVX2), 32 of 16 lanes (AVX-512).
 #if defined(__AVX512F__)
-constexpr int kTileRows = 12;
+constexpr int kTileRows = 14;
 constexpr int kBlockPanels = 2;
 constexpr int panels_together(int rows) { return rows <= 2 ? 4 : 2; }
 #elif defined(__AVX2__)
@@ -47,39 +47,43 @@ inline f32x16 load_weights(const Bf16* p) { return load_bf16(&p->bits); }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// What to fetch into the cache while a chunk is computed: as many steps of as many panels.
+// What to fetch into the cache while a chunk is computed: at every step, for every panel.
 struct Ahead {
   const char* data;
   int64_t panel_bytes;
   int64_t step_bytes;
 };
 
-template <class Weight>
-Ahead ahead_of(const Weight* weights, int64_t panel_stride) {
-  constexpr int64_t kBytes = sizeof(Weight);
-  return {reinterpret_cast<const char*>(weights), panel_stride * kBytes, kLanes * kBytes};
-}
-
 template <int panels, int rows>
 struct Sums {
   f32x16 at[panels][rows];
 };
 
-// One chunk: rows of x, interleaved, times panels that lie panel_stride apart.
-template <int panels, int rows, class Weight>
-TRANSOM_INLINE Sums<panels, rows> multiply_chunk(const float* x, const Weight* weights, int64_t panel_stride,
-                                                 int64_t depth, Ahead ahead) {
+// A chunk of some panels: [panels][depth][16].
+template <class Weight>
+struct Chunk {
+  const Weight* weights;
+  int64_t panel_stride;
+  int64_t depth;
+};
+
+constexpr auto kForget = [](int, int64_t, f32x16) {};
+
+// Rows of x, interleaved, times a chunk. `keep` sees the weights of panel p at step k, as f32.
+template <int panels, int rows, class Weight, class Keep>
+TRANSOM_INLINE Sums<panels, rows> multiply_chunk(const float* x, Chunk<Weight> chunk, Ahead ahead, Keep keep) {
   Sums<panels, rows> sums;
 #pragma GCC unroll 16
   for (int p = 0; p < panels; ++p)
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) sums.at[p][r] = zero();
-  for (int64_t k = 0; k < depth; ++k) {
+  for (int64_t k = 0; k < chunk.depth; ++k) {
     f32x16 w[panels];
 #pragma GCC unroll 16
     for (int p = 0; p < panels; ++p) {
-      w[p] = load_weights(weights + p * panel_stride + k * kLanes);
+      w[p] = load_weights(chunk.weights + p * chunk.panel_stride + k * kLanes);
       __builtin_prefetch(ahead.data + p * ahead.panel_bytes + k * ahead.step_bytes);
+      keep(p, k, w[p]);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -154,11 +158,10 @@ void stream_panels(const Product& product, int64_t panel) {
   const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel));
   const Target target = target_of(product, 0, panel);
   for (int64_t k = 0; k < in_features; k += kChunk) {
-    const int64_t depth = smaller(kChunk, in_features - k);
-    const Weight* chunk = weights + k * kPanelRows;
-    const Ahead ahead = ahead_of(chunk + kPrefetchBytes / sizeof(Weight), panel_stride);
-    add_to_outputs(target, multiply_chunk<panels, rows>(product.x + k * rows, chunk, panel_stride, depth, ahead),
-                   k == 0);
+    const Chunk<Weight> chunk = {weights + k * kPanelRows, panel_stride, smaller(kChunk, in_features - k)};
+    const Ahead ahead = {reinterpret_cast<const char*>(chunk.weights) + kPrefetchBytes,
+                         panel_stride * static_cast<int64_t>(sizeof(Weight)), kLanes * sizeof(Weight)};
+    add_to_outputs(target, multiply_chunk<panels, rows>(product.x + k * rows, chunk, ahead, kForget), k == 0);
   }
 }
 
@@ -181,77 +184,80 @@ void stream_rows(const Product& product, int64_t first_panel, int64_t last_panel
 // ---- more rows: a chunk of some panels stays in the first-level cache, as f32, while all tiles pass
 // -------------------
 
-template <int panels>
-struct Block {
-  int64_t panel;
-  int64_t k;
-  int64_t depth;
-  const F32* weights;  // [panels][depth][16], panels panel_stride apart
-  int64_t panel_stride;
-  Ahead next;  // the block after this one
+struct Tile {
+  const float* x;  // at the chunk's k
+  int64_t num_rows;
+  Target target;
+  bool is_first_chunk;
 };
 
-template <int panels, int rows = kTileRows>
-void multiply_tile(const Block<panels>& block, const float* x, int64_t num_rows, const Target& target, Ahead ahead) {
+Tile tile_of(const Product& product, int64_t tile, int64_t panel, int64_t k) {
+  const int64_t row = product.tile_begin(tile);
+  const int64_t num_rows = product.tile_begin(tile + 1) - row;
+  const float* x = product.x + row * product.weight->in_features() + k * num_rows;
+  return {x, num_rows, target_of(product, tile, panel), k == 0};
+}
+
+template <int panels, int rows, class Weight, class Keep>
+void multiply_tile_rows(const Tile& tile, Chunk<Weight> chunk, Ahead ahead, Keep keep) {
   if constexpr (rows > 1) {
-    if (num_rows < rows) return multiply_tile<panels, rows - 1>(block, x, num_rows, target, ahead);
+    if (tile.num_rows < rows) return multiply_tile_rows<panels, rows - 1>(tile, chunk, ahead, keep);
   }
-  add_to_outputs(target, multiply_chunk<panels, rows>(x, block.weights, block.panel_stride, block.depth, ahead),
-                 block.k == 0);
+  add_to_outputs(tile.target, multiply_chunk<panels, rows>(tile.x, chunk, ahead, keep), tile.is_first_chunk);
 }
 
+template <int panels, class Weight, class Keep>
+void multiply_tile(const Tile& tile, Chunk<Weight> chunk, Ahead ahead, Keep keep) {
+  multiply_tile_rows<panels, kTileRows>(tile, chunk, ahead, keep);
+}
+
+// A tile's part of the block that comes next, so that all tiles together fetch it evenly.
+template <class Weight>
+Ahead share_of(Chunk<Weight> next, int64_t tile, int64_t num_tiles) {
+  constexpr int64_t kBytes = sizeof(Weight);
+  const int64_t step_bytes = (kLanes * kBytes + num_tiles - 1) / num_tiles;
+  const char* begin = reinterpret_cast<const char*>(next.weights) + tile * next.depth * step_bytes;
+  return {begin, next.panel_stride * kBytes, step_bytes};
+}
+
+// The first tile widens the weights on its way; the others find them in the first-level cache.
+template <int panels, class Weight>
+void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<Weight> chunk, Chunk<Weight> next) {
+  alignas(64) F32 wide[panels * kChunk * kLanes];
+  const auto keep = [&](int p, int64_t step, f32x16 w) { store(&wide[(p * kChunk + step) * kLanes].value, w); };
+  const int64_t num_tiles = product.num_tiles;
+  multiply_tile<panels>(tile_of(product, 0, panel, k), chunk, share_of(next, 0, num_tiles), keep);
+  const Chunk<F32> kept = {wide, kChunk * kLanes, chunk.depth};
+  for (int64_t tile = 1; tile < num_tiles; ++tile)
+    multiply_tile<panels>(tile_of(product, tile, panel, k), kept, share_of(next, tile, num_tiles), kForget);
+}
+
+// Weights that are f32 already stay where they are.
 template <int panels>
-void multiply_block(const Product& product, const Block<panels>& block) {
-  const Ahead nothing = ahead_of(block.weights, 0);
-  for (int64_t tile = 0; tile < product.num_tiles; ++tile) {
-    const int64_t row = product.tile_begin(tile);
-    const int64_t num_rows = product.tile_begin(tile + 1) - row;
-    const float* x = product.x + row * product.weight->in_features() + block.k * num_rows;
-    multiply_tile<panels>(block, x, num_rows, target_of(product, tile, block.panel), tile == 0 ? block.next : nothing);
-  }
-}
-
-template <int panels, class Weight>
-void widen(const Weight* source, int64_t panel_stride, int64_t depth, F32* out) {
-  for (int p = 0; p < panels; ++p)
-    for (int64_t k = 0; k < depth; ++k)
-      store(&out[(p * kChunk + k) * kLanes].value, load_weights(source + p * panel_stride + k * kLanes));
-}
-
-// `next` is where the weights of the block after this one begin.
-template <int panels, class Weight>
-void multiply_panels(const Product& product, int64_t panel, int64_t k, const Weight* next) {
-  const int64_t in_features = product.weight->in_features();
-  const int64_t panel_stride = in_features * kPanelRows;
-  const int64_t depth = smaller(kChunk, in_features - k);
-  const auto* source = reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
-  const Ahead ahead = ahead_of(next, panel_stride);
-  if constexpr (sizeof(Weight) == sizeof(F32)) {
-    multiply_block<panels>(product, {panel, k, depth, source, panel_stride, ahead});
-  } else {
-    alignas(64) F32 wide[panels * kChunk * kLanes];
-    widen<panels>(source, panel_stride, depth, wide);
-    multiply_block<panels>(product, {panel, k, depth, wide, kChunk * kLanes, ahead});
-  }
+void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<F32> chunk, Chunk<F32> next) {
+  const int64_t num_tiles = product.num_tiles;
+  for (int64_t tile = 0; tile < num_tiles; ++tile)
+    multiply_tile<panels>(tile_of(product, tile, panel, k), chunk, share_of(next, tile, num_tiles), kForget);
 }
 
 template <class Weight>
 void multiply_many(const Product& product, int64_t first_panel, int64_t last_panel) {
   const int64_t in_features = product.weight->in_features();
-  const auto weights_at = [&](int64_t panel, int64_t k) {
-    return reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
+  const auto chunk_at = [&](int64_t panel, int64_t k) -> Chunk<Weight> {
+    const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
+    return {weights, in_features * kPanelRows, smaller(kChunk, in_features - k)};
   };
   for (int64_t k = 0; k < in_features; k += kChunk) {
-    for (int64_t panel = first_panel; panel < last_panel;) {
+    for (int64_t panel = first_panel, after; panel < last_panel; panel = after) {
       const bool together = panel + kBlockPanels <= last_panel;
-      const int64_t after = panel + (together ? kBlockPanels : 1);
-      const Weight* next = after < last_panel ? weights_at(after, k) : weights_at(first_panel, k + kChunk);
+      after = panel + (together ? kBlockPanels : 1);
+      const bool row_ends = after >= last_panel;
+      const Chunk<Weight> next = chunk_at(row_ends ? first_panel : after, row_ends ? k + kChunk : k);
       if (together) {
-        multiply_panels<kBlockPanels>(product, panel, k, next);
+        multiply_block<kBlockPanels>(product, panel, k, chunk_at(panel, k), next);
       } else {
-        multiply_panels<1>(product, panel, k, next);
+        multiply_block<1>(product, panel, k, chunk_at(panel, k), next);
       }
-      panel = after;
     }
   }
 }

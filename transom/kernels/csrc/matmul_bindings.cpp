@@ -38,7 +38,7 @@ void fill(PackedMatrix& matrix, int64_t row, nb::handle weight_object) {
 
 // So many rows at a time: bounds the interleaved copy of x, and keeps a chunk of it in the second-level cache. A
 // multiple of every kernel's tile.
-constexpr int64_t kRowBlock = 264;
+constexpr int64_t kRowBlock = 252;
 
 // The interleaved copy of x: kept by the thread that calls, for the next call.
 float* tile_memory(int64_t num_floats) {
