@@ -49,13 +49,19 @@ def _check_alias(value: str) -> str:
     return value
 
 
+def _check_path(value: Path) -> Path:
+    if not value.name or "\0" in str(value):
+        raise ValueError("must name a file or directory")
+    return value
+
+
 ModelId = Annotated[str, AfterValidator(_check_id)]
 Alias = Annotated[str, AfterValidator(_check_alias)]
 MiB = Annotated[int, Field(ge=1, le=_MAX_MIB)]
 Tokens = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PathSetting = Annotated[Path, Field(strict=False)]  # JSON has no paths: a string is one
+PathSetting = Annotated[Path, Field(strict=False), AfterValidator(_check_path)]  # JSON has no paths: a string is one
 
 
 class _Section(BaseModel):

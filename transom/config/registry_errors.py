@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -12,13 +13,16 @@ from transom.config.settings import shown
 
 __all__ = ["describe"]
 
-_JSON_WORDS = {
-    "must be a valid boolean": "must be true or false",
-    "must be a valid dictionary": "must be an object",
-    "must be a valid integer": "must be an integer",
-    "must be a valid number": "must be a number",
-    "must be a valid tuple": "must be a list",
-    "must be a valid string": "must be a string",
+# pydantic speaks of Python's types to somebody who wrote JSON.
+_TYPE_RULES = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "model_type": "must be an object",
+    "path_type": "must be a path",
+    "string_type": "must be a string",
+    "tuple_type": "must be a list",
 }
 
 
@@ -48,11 +52,14 @@ def _key_path(location: tuple[int | str, ...]) -> str:
 
 
 def _rule(detail: ErrorDetails) -> str:
-    """pydantic writes `Input should be ...` and `Value error, ...`; here every rule begins with `must`."""
-    message = detail["msg"].removeprefix("Value error, ")
-    for start in ("Input should", "String should"):
-        message = message.replace(start, "must", 1) if message.startswith(start) else message
-    return _JSON_WORDS.get(message, message)
+    """Every rule begins with `must`, where pydantic has `Input should be ...` and `Value error, ...`."""
+    if detail["type"] in _TYPE_RULES:
+        return _TYPE_RULES[detail["type"]]
+    return re.sub(r"^(Value error, |(Input|String) should (?=\w))", _begin, detail["msg"])
+
+
+def _begin(match: re.Match[str]) -> str:
+    return "" if match[0].startswith("Value") else "must "
 
 
 def _nearest(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

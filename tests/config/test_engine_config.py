@@ -1,0 +1,147 @@
+"""What a registry entry makes of an architecture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.config.directories import read
+from transom.config.engine_config import MIB, EngineConfig, check_memory, kv_bytes_for_tokens, resolve, workspace_bytes
+from transom.config.model_config import LayerKind, ModelConfig
+from transom.config.registry_config import ModelEntry
+from transom.errors import ConfigError
+
+FULL, SLIDING = LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION
+PLENTY = 2**40
+
+
+def entry(**changes: Any) -> ModelEntry:
+    return ModelEntry.model_validate({"id": "tiny", "path": "tiny", **changes})
+
+
+def resolved(config: ModelConfig, *, ram: int = PLENTY, **changes: Any) -> tuple[ModelConfig, EngineConfig]:
+    return resolve(entry(**changes), config, num_threads=2, available_ram_bytes=ram)
+
+
+def test_an_entry_that_says_nothing_changes_nothing(tmp_path: Path) -> None:
+    config = read(tmp_path)
+    model_config, engine_config = resolved(config)
+    assert model_config == config
+    assert engine_config.context_window == 2048
+    assert (engine_config.kv_dtype, engine_config.max_ram_bytes, engine_config.num_threads) == ("f16", None, 2)
+    assert (engine_config.max_num_seqs, engine_config.max_num_batched_tokens) == (32, 512)
+    assert (engine_config.max_num_waiting, engine_config.block_size) == (256, 64)
+
+
+def test_the_context_window_may_be_lowered_and_the_rope_stays(tmp_path: Path) -> None:
+    config = read(tmp_path, rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    model_config, engine_config = resolved(config, max_position_embeddings=100)
+    assert model_config.max_position_embeddings == engine_config.context_window == 100
+    assert model_config.rope == config.rope
+
+
+def test_the_context_window_may_be_given_as_it_is_but_not_raised(tmp_path: Path) -> None:
+    assert resolved(read(tmp_path), max_position_embeddings=2048)[0] == read(tmp_path)
+    with pytest.raises(ConfigError, match=r"model tiny: max_position_embeddings is 2049, may only lower .* is 2048"):
+        resolved(read(tmp_path), max_position_embeddings=2049)
+
+
+def test_a_window_makes_every_attention_layer_of_a_full_model_slide(tmp_path: Path) -> None:
+    model_config, _ = resolved(read(tmp_path), sliding_window=1024)
+    assert (model_config.layer_types, model_config.sliding_window) == ((SLIDING,) * 4, 1024)
+
+
+def test_a_window_as_wide_as_the_context_leaves_full_layers_full(tmp_path: Path) -> None:
+    assert resolved(read(tmp_path), sliding_window=2048)[0] == read(tmp_path)
+    lowered, _ = resolved(read(tmp_path), sliding_window=1024, max_position_embeddings=1024)
+    assert lowered.layer_types == (FULL,) * 4
+
+
+def test_a_window_narrows_the_models_own_and_never_widens_it(tmp_path: Path) -> None:
+    config = read(tmp_path, "mistral", sliding_window=512)
+    assert resolved(config, sliding_window=100)[0].sliding_window == 100
+    assert resolved(config, sliding_window=512)[0] == config
+    with pytest.raises(ConfigError, match=r"sliding_window is 513, may only narrow the model's own, which is 512"):
+        resolved(config, sliding_window=513)
+
+
+def test_a_window_narrows_both_kinds_of_a_mixed_model(tmp_path: Path) -> None:
+    config = read(tmp_path, layer_types=[*["sliding_attention", "full_attention"] * 2], sliding_window=512)
+    model_config, _ = resolved(config, sliding_window=128)
+    assert (model_config.layer_types, model_config.sliding_window) == ((SLIDING,) * 4, 128)
+
+
+def test_the_default_kv_budget_holds_four_full_sequences(tmp_path: Path) -> None:
+    config = read(tmp_path)
+    _, engine_config = resolved(config)
+    assert engine_config.kv_cache_ram_bytes == 4 * kv_bytes_for_tokens(config, "f16", 2048)
+
+
+def test_the_default_kv_budget_is_bounded_by_half_of_the_available_ram_and_8_gib(tmp_path: Path) -> None:
+    assert resolved(read(tmp_path), ram=MIB)[1].kv_cache_ram_bytes == MIB // 2
+    large = read(tmp_path, max_position_embeddings=2**30)
+    assert resolved(large)[1].kv_cache_ram_bytes == 8 * 2**30
+
+
+def test_the_default_kv_budget_never_falls_below_one_block(tmp_path: Path) -> None:
+    config = read(tmp_path)
+    assert resolved(config, ram=0)[1].kv_cache_ram_bytes == kv_bytes_for_tokens(config, "f16", 1)
+
+
+def test_the_machine_is_measured_when_nobody_says_its_ram(tmp_path: Path) -> None:
+    _, engine_config = resolve(entry(), read(tmp_path), num_threads=1)
+    assert engine_config.kv_cache_ram_bytes > 0
+
+
+def test_a_kv_budget_below_one_block_is_refused_with_what_is_needed(tmp_path: Path) -> None:
+    config = read(tmp_path, num_hidden_layers=64, head_dim=256)  # 8 MiB a block in f16
+    assert resolved(config, tier_config={"kv_cache_ram_mb": 8})[1].kv_cache_ram_bytes == 8 * MIB
+    with pytest.raises(ConfigError, match=r"kv_cache_ram_mb is 7, must hold at least one block .* \(8 MiB\)"):
+        resolved(config, tier_config={"kv_cache_ram_mb": 7})
+
+
+def test_a_written_cache_window_fits_the_context_and_the_default_one_is_not_asked(tmp_path: Path) -> None:
+    config = read(tmp_path, max_position_embeddings=512)
+    resolved(config)  # window_size defaults to 1024
+    resolved(config, cache={"window_size": 512})
+    with pytest.raises(ConfigError, match=r"cache\.window_size is 513, must be at most the context window.* 512"):
+        resolved(config, cache={"window_size": 513})
+
+
+def test_an_entry_that_was_not_checked_for_missing_features_is_checked_here(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model tiny: tier_config\.kv_dtype is q8_0, which is not supported yet"):
+        resolved(read(tmp_path), tier_config={"kv_dtype": "q8_0"})
+
+
+def test_weights_kv_and_workspace_must_fit_into_the_cap(tmp_path: Path) -> None:
+    config, engine_config = resolved(read(tmp_path), tier_config={"kv_cache_ram_mb": 100, "max_ram_mb": 4000})
+    room = 3900 * MIB - workspace_bytes(config, engine_config)
+    check_memory(config, engine_config, room)
+    with pytest.raises(ConfigError, match=r"max_ram_mb is 4000, 1 MiB less than .* weights \+ 100 MiB KV cache \+"):
+        check_memory(config, engine_config, room + 1)
+
+
+def test_without_a_cap_any_weights_fit(tmp_path: Path) -> None:
+    config, engine_config = resolved(read(tmp_path))
+    check_memory(config, engine_config, 2**50)
+
+
+def test_limits_survive_the_channel(tmp_path: Path) -> None:
+    _, engine_config = resolved(read(tmp_path), tier_config={"max_ram_mb": 100})
+    assert EngineConfig.from_plain(json.loads(json.dumps(engine_config.to_plain()))) == engine_config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("kv_dtype", "q8_0"), ("context_window", 0), ("kv_cache_ram_bytes", 0), ("num_threads", 0), ("max_num_seqs", 0)],
+)
+def test_impossible_limits_are_refused(tmp_path: Path, field: str, value: Any) -> None:
+    _, engine_config = resolved(read(tmp_path))
+    with pytest.raises(ConfigError, match=field):
+        replace(engine_config, **{field: value})
+    with pytest.raises(ConfigError, match="max_num_waiting is -1"):
+        replace(engine_config, max_num_waiting=-1)

@@ -1,0 +1,260 @@
+"""The registry file: everything is checked, nothing is ignored."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from transom.config.registry_config import ModelEntry, RegistryConfig, model_id_from
+from transom.errors import ConfigError
+
+MODEL = {"id": "tiny", "path": "models/tiny"}
+
+
+def load(tmp_path: Path, content: object) -> RegistryConfig:
+    path = tmp_path / "config.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return RegistryConfig.load(path)
+
+
+def load_model(tmp_path: Path, **changes: Any) -> ModelEntry:
+    return load(tmp_path, {"models": [{**MODEL, **changes}]}).models[0]
+
+
+def test_the_shortest_file_has_the_documented_defaults(tmp_path: Path) -> None:
+    registry = load(tmp_path, {"models": [MODEL]})
+    assert (registry.server.host, registry.server.port) == ("127.0.0.1", 9632)
+    (entry,) = registry.models
+    assert (entry.load, entry.aliases, entry.cache.strategy) == ("at_start", (), "full")
+    assert (entry.tier_config.kv_dtype, entry.tier_config.kv_cache_ram_mb) == ("f16", None)
+
+
+def test_paths_are_taken_from_the_directory_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert load_model(tmp_path).path == tmp_path / "models" / "tiny"
+    assert load_model(tmp_path, path="/srv/tiny").path == Path("/srv/tiny")
+
+
+def test_everything_that_is_supported_is_accepted(tmp_path: Path) -> None:
+    tiers = {"max_ram_mb": 6000, "kv_cache_ram_mb": 1024, "max_ssd_mb": 0, "ssd_path": None, "hot_tokens": None}
+    entry = load_model(
+        tmp_path,
+        aliases=["gpt-4o", "Org/Model"],
+        max_position_embeddings=4096,
+        sliding_window=4096,
+        load="at_start",
+        quantization=None,
+        tier_config={**tiers, "enable_tiering": True, "enable_distributed": False, "kv_dtype": "f32"},
+        cache={"strategy": "full", "window_size": 1024, "keep_first": 256},
+        resource_quota=None,
+    )
+    assert entry.aliases == ("gpt-4o", "Org/Model")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"models": [{**MODEL, "tier_confg": {}}]},
+            "models[0].tier_confg is not a known key; did you mean tier_config?",
+        ),
+        ({"modles": [MODEL]}, "modles is not a known key; did you mean models?"),
+        ({"models": [{**MODEL, "xyz": 1}]}, "models[0].xyz is not a known key; known keys: id, path, aliases"),
+        (
+            {"models": [{**MODEL, "tier_config": {"kv_cash_ram_mb": 1}}]},
+            "models[0].tier_config.kv_cash_ram_mb is not a known key; did you mean kv_cache_ram_mb?",
+        ),
+        ({"models": [MODEL], "server": {"prot": 1}}, "server.prot is not a known key; did you mean port?"),
+        ({"models": [MODEL], "server": {"port": 65536}}, "server.port is 65536, must be less than or equal to 65535"),
+        ({"models": [MODEL], "server": {"port": "9632"}}, 'server.port is "9632", must be an integer'),
+        ({"models": [MODEL], "server": {"host": ""}}, 'server.host is "", must have at least 1 character'),
+        ({"models": []}, "models is [], must hold at least one model"),
+        ({}, "models is missing"),
+        ({"models": {}}, "models is {}, must be a list"),
+        ({"models": [3]}, "models[0] is 3, must be"),
+        ({"models": [{"id": "a"}]}, "models[0].path is missing"),
+        ({"models": [MODEL, MODEL]}, "the model name 'tiny' is given twice"),
+        ({"models": [MODEL, {**MODEL, "id": "b", "aliases": ["tiny"]}]}, "the model name 'tiny' is given twice"),
+        ('{"models": [], "models": []}', "key 'models' appears twice"),
+        ('{"models": [{"id": "a", "id": "b", "path": "x"}]}', "key 'id' appears twice"),
+    ],
+)
+def test_a_problem_is_named_with_file_key_value_and_rule(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, content)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "config.json"))
+    assert "\n" not in str(caught.value).replace("\n" + str(tmp_path), " ")
+
+
+@pytest.mark.parametrize(
+    "model_id", ["../../x", "x%2f..", "/etc", "a\0b", "C:\\x", "a" * 129, "Upper", "аdmin", ".a", ""]
+)
+def test_s14_a_model_id_is_a_plain_lower_case_name(tmp_path: Path, model_id: str) -> None:
+    with pytest.raises(ConfigError, match=r"models\[0\]\.id is .*, must be 1 to 128 of"):
+        load_model(tmp_path, id=model_id)
+
+
+@pytest.mark.parametrize("model_id", ["a", "0", "hymt-1.5-7b-q4km", "a_b.c-d", "a" * 128])
+def test_ids_in_use_are_accepted(tmp_path: Path, model_id: str) -> None:
+    assert load_model(tmp_path, id=model_id).id == model_id
+
+
+@pytest.mark.parametrize("alias", ["", "a b", "a\n", "é", "a" * 257, 3])
+def test_an_alias_is_printable_ascii(tmp_path: Path, alias: object) -> None:
+    with pytest.raises(ConfigError, match=r"models\[0\]\.aliases\[0\] is"):
+        load_model(tmp_path, aliases=[alias])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("tier_config", "max_ram_mb", 0),
+        ("tier_config", "max_ram_mb", -1),
+        ("tier_config", "max_ram_mb", True),
+        ("tier_config", "max_ram_mb", 2.0),
+        ("tier_config", "max_ram_mb", "6000"),
+        ("tier_config", "max_ram_mb", 2**63),
+        ("tier_config", "kv_cache_ram_mb", math.nan),
+        ("tier_config", "max_ssd_mb", -1),
+        ("tier_config", "max_ssd_mb", None),
+        ("tier_config", "hot_tokens", 0),
+        ("tier_config", "enable_tiering", 1),
+        ("tier_config", "enable_distributed", "yes"),
+        ("tier_config", "kv_dtype", "f8"),
+        ("tier_config", "ssd_path", 3),
+        ("cache", "strategy", "lru"),
+        ("cache", "window_size", 0),
+        ("cache", "keep_first", -1),
+        ("resource_quota", "max_tokens_per_second", math.nan),
+        ("resource_quota", "max_tokens_per_second", 0),
+        ("resource_quota", "max_tokens_per_hour", -1),
+        ("resource_quota", "max_tokens_per_day", 1.5),
+        ("resource_quota", "max_requests_per_hour", True),
+    ],
+)
+def test_values_beyond_their_bounds_are_refused_by_key(tmp_path: Path, section: str, key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_model(tmp_path, **{section: {key: value}})
+    assert f"models[0].{section}.{key} is " in str(caught.value)
+    assert "must be" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tier_config": {"kv_cache_ram_mb": 51, "max_ram_mb": 50}},
+            "kv_cache_ram_mb 51 must be at most max_ram_mb 50",
+        ),
+        ({"cache": {"window_size": 10}}, "keep_first 256 must be less than window_size 10"),
+        ({"cache": {"window_size": 10, "keep_first": 10}}, "keep_first 10 must be less than window_size 10"),
+        ({"cache": {"keep_first": 2000}}, "keep_first 2000 must be less than window_size 1024"),
+        (
+            {"max_position_embeddings": 512, "cache": {"window_size": 1024}},
+            "cache.window_size 1024 must be at most max_position_embeddings 512",
+        ),
+        ({"aliases": ["tiny"]}, "the name 'tiny' is given twice"),
+        ({"max_position_embeddings": 0}, "models[0].max_position_embeddings is 0"),
+        ({"sliding_window": 0}, "models[0].sliding_window is 0"),
+        ({"load": "never"}, "models[0].load is"),
+    ],
+)
+def test_rules_between_keys_are_checked_with_their_numbers(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_model(tmp_path, **changes)
+    assert message in str(caught.value)
+    assert "models[0]" in str(caught.value)
+
+
+def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Path) -> None:
+    assert load_model(tmp_path, max_position_embeddings=512).cache.window_size == 1024
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"path": "model.gguf"}, "path"),
+        ({"load": "on_demand"}, "load is on_demand"),
+        ({"quantization": "q8_0"}, "quantization is q8_0"),
+        ({"cache": {"strategy": "fifo"}}, "cache.strategy is fifo"),
+        ({"resource_quota": {}}, "resource_quota is set"),
+        ({"tier_config": {"enable_distributed": True}}, "tier_config.enable_distributed is true"),
+        ({"tier_config": {"kv_dtype": "q8_0"}}, "tier_config.kv_dtype is q8_0"),
+        ({"tier_config": {"max_ssd_mb": 1}}, "tier_config.max_ssd_mb is 1"),
+        ({"tier_config": {"ssd_path": "cold"}}, "tier_config.ssd_path is cold"),
+        ({"tier_config": {"hot_tokens": 64}}, "tier_config.hot_tokens is 64"),
+    ],
+)
+def test_what_does_not_exist_yet_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match="not supported yet") as caught:
+        load_model(tmp_path, **changes)
+    assert f"models[0].{named}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"server": {"api_keys_file": "keys"}}, {"quota_tiers": {"default": {}}}])
+def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="not supported yet"):
+        load(tmp_path, {"models": [MODEL], **changes})
+
+
+def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
+    assert load_model(tmp_path, tier_config={"max_ssd_mb": 100, "enable_tiering": False}).tier_config.max_ssd_mb == 100
+
+
+def test_several_problems_take_a_line_each(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_model(tmp_path, load="never", sliding_window=-1)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(str(tmp_path)) for line in lines)
+
+
+def test_a_directory_on_the_command_line_becomes_an_entry(tmp_path: Path) -> None:
+    directory = tmp_path / "My Model_v1.5 (f16)"
+    directory.mkdir()
+    entry = ModelEntry.for_directory(directory, max_position_embeddings=100)
+    assert (entry.id, entry.path, entry.max_position_embeddings) == ("my-model_v1.5-f16-", directory, 100)
+    with pytest.raises(ConfigError, match="max_position_embeddings is 0"):
+        ModelEntry.for_directory(directory, max_position_embeddings=0)
+    with pytest.raises(ConfigError, match="not supported yet"):
+        ModelEntry.for_directory(directory, cache={"strategy": "fifo"})
+
+
+def test_a_name_without_any_usable_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no model id can be made of this name"):
+        model_id_from(tmp_path / "___")
+
+
+@given(st.text(min_size=1, max_size=200).filter(lambda name: name not in (".", "..") and not {"/", "\0"} & {*name}))
+def test_an_id_made_of_any_directory_name_is_a_valid_id(name: str) -> None:
+    try:
+        model_id = model_id_from(Path("/models") / name)
+    except ConfigError:
+        return
+    assert ModelEntry.model_validate({"id": model_id, "path": "x"}).id == model_id
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*ModelEntry.model_fields, "other"]), _JSON, max_size=4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_under_any_key_gives_an_entry_or_a_config_error(tmp_path: Path, changes: dict[str, Any]) -> None:
+    try:
+        load_model(tmp_path, **changes)
+    except ConfigError as error:
+        assert str(tmp_path) in str(error)
