@@ -82,7 +82,7 @@ class LimitedProtocol(H11Protocol):
     """HTTP/1.1 with a limit on the time that a request's headers may take."""
 
     _header_timer: asyncio.TimerHandle | None = None
-    header_timeout: float = ServerSettings.__dataclass_fields__["header_timeout"].default
+    header_timeout = 10.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -90,6 +90,10 @@ class LimitedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._watch_headers()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
         self._watch_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:

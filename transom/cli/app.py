@@ -1,0 +1,146 @@
+"""The commands and their flags. Imports nothing heavy: `--help` must not wait for numpy or the engine."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from transom.cli import options
+from transom.cli.failure import told_in_one_line
+from transom.cli.options import LogLevel, ModelOptions, ServeOptions
+
+app = typer.Typer(
+    help="Serve language models on your own machine, each with its context window and budgets.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"transom {version('transom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Serve language models on your own machine, each with its context window and budgets."""
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    model: options.Model = None,
+    model_flag: options.ModelFlag = None,
+    config: options.Config = None,
+    host: options.Host = None,
+    port: options.Port = None,
+    served_model_name: options.ServedModelName = None,
+    max_model_len: options.MaxModelLen = None,
+    sliding_window: options.SlidingWindow = None,
+    max_num_seqs: options.MaxNumSeqs = None,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
+    kv_cache_dtype: options.KVCacheDtype = None,
+    kv_cache_ram_mb: options.KVCacheRam = None,
+    max_ram_mb: options.MaxRam = None,
+    threads: options.Threads = None,
+    api_key: options.ApiKeys = None,
+    allowed_host: options.AllowedHosts = None,
+    default_model: options.DefaultModel = None,
+    max_output_tokens: options.MaxOutputTokens = None,
+    allow_unknown_fields: options.AllowUnknownFields = False,
+    ping_interval: options.PingInterval = 10.0,
+    shutdown_timeout: options.ShutdownTimeout = 30.0,
+    log_level: options.Level = LogLevel.WARNING,
+    print_config: options.PrintConfig = False,
+) -> None:
+    """Serve models over HTTP, as OpenAI does."""
+    model_options = ModelOptions(
+        model=model or model_flag,
+        config=config,
+        served_model_name=served_model_name,
+        max_model_len=max_model_len,
+        sliding_window=sliding_window,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_cache_dtype=kv_cache_dtype,
+        kv_cache_ram_mb=kv_cache_ram_mb,
+        max_ram_mb=max_ram_mb,
+        threads=threads,
+    )
+    serve_options = ServeOptions(
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        allowed_hosts=tuple(allowed_host or ()),
+        default_model=default_model,
+        max_output_tokens=max_output_tokens,
+        allow_unknown_fields=allow_unknown_fields,
+        ping_interval=ping_interval,
+        shutdown_timeout=shutdown_timeout,
+    )
+    with told_in_one_line():
+        from transom.cli.serve import show_settings, start_server
+
+        if print_config:
+            show_settings(model_options, serve_options, _origins(context))
+        else:
+            start_server(model_options, serve_options, log_level.value)
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(help="Directory of a Hugging Face model, or the id of a bundled one.")],
+    prompt: Annotated[str | None, typer.Argument(help="What to continue or answer; nothing: a conversation.")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", "-n", "--predict", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", "--temp", min=0, max=2)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    top_k: Annotated[int | None, typer.Option(min=-1, max=2**31 - 1)] = None,
+    min_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=-(2**63), max=2**63 - 1)] = None,
+    system: Annotated[str | None, typer.Option(help="System message of a chat.")] = None,
+    complete: Annotated[bool, typer.Option(help="Continue the text, even if the model has a chat template.")] = False,
+    max_model_len: options.MaxModelLen = None,
+    kv_cache_dtype: options.KVCacheDtype = None,
+    kv_cache_ram_mb: options.KVCacheRam = None,
+    threads: options.Threads = None,
+) -> None:
+    """Complete a text or chat in the terminal, without a server."""
+    model_options = ModelOptions(
+        model=model,
+        max_model_len=max_model_len,
+        kv_cache_dtype=kv_cache_dtype,
+        kv_cache_ram_mb=kv_cache_ram_mb,
+        threads=threads,
+    )
+    with told_in_one_line():
+        from transom.cli.run import Sampling, run_in_terminal
+
+        sampling = Sampling(max_tokens, temperature, top_p, top_k, min_p, seed)
+        run_in_terminal(model_options, prompt, sampling, system=system, complete=complete)
+
+
+@app.command()
+def models(
+    config: options.Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List what can be served, with context windows and KV sizes."""
+    with told_in_one_line():
+        from transom.cli.models import list_models
+
+        list_models(config, as_json=as_json)
+
+
+def _origins(context: typer.Context) -> dict[str, str]:
+    """Where each flag's value comes from: commandline, environment or default."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: source.name.lower() for name, source in sources.items() if source is not None}

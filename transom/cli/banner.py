@@ -1,0 +1,82 @@
+"""What `transom serve` shows: each model's windows, costs and budgets, and a request to paste."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from transom.config.engine_config import kv_bytes_per_token
+from transom.registry import FailedModel, ServedModel
+
+_PROMPTS = {
+    "tolstoy": "Prince Andrew looked at the sky",
+    "tolstoy-window": "Prince Andrew looked at the sky",
+    "recall": "The secret code of Anna is 4711-falcon. Some birds sing at night. The secret code of Anna is",
+}
+_ANY_PROMPT = "Once upon a time"
+_WIDTH = 1000
+
+
+def wide_console(*, stderr: bool = False) -> Console:
+    """A console that never cuts a line: tables and commands are for copying, too."""
+    return Console(stderr=stderr, width=_WIDTH, markup=False, highlight=False)
+
+
+def show_banner(console: Console, models: Iterable[ServedModel], url: str, *, needs_key: bool) -> None:
+    """The table of what is served, and the first request."""
+    models = tuple(models)
+    console.print(model_table(models))
+    if models:
+        console.print(curl_line(models[0].id, url, needs_key=needs_key))
+
+
+def show_failures(console: Console, failed: Iterable[FailedModel]) -> None:
+    """One line for each model that is not served."""
+    for failure in failed:
+        reason = " ".join(str(failure.error).split())
+        console.print(f"transom: the model {failure.entry.id} is not served: {reason}")
+
+
+def model_table(models: Iterable[ServedModel]) -> Table:
+    """One row per loaded model."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("MODEL", "CONTEXT WINDOW", "ATTENTION WINDOW", "KV PER TOKEN", "KV BUDGET", "WEIGHTS", "THREADS"):
+        table.add_column(heading, no_wrap=True)
+    for served in models:
+        engine, report = served.engine_config, served.engine.report
+        per_token = kv_bytes_per_token(served.model_config, engine.kv_dtype)
+        table.add_row(
+            served.id,
+            f"{engine.context_window} tokens",
+            window_text(served.model_config.sliding_window),
+            f"{size_text(per_token)} ({engine.kv_dtype})",
+            size_text(engine.kv_cache_ram_bytes),
+            "-" if report is None else size_text(report.weights_bytes),
+            str(engine.num_threads),
+        )
+    return table
+
+
+def curl_line(model: str, url: str, *, needs_key: bool) -> str:
+    """A completion request that works when pasted into a shell."""
+    body = json.dumps({"model": model, "prompt": _PROMPTS.get(model, _ANY_PROMPT), "max_tokens": 60})
+    key = "-H 'authorization: Bearer '\"$TRANSOM_API_KEY\" " if needs_key else ""
+    return f"curl {url}/v1/completions -H 'content-type: application/json' {key}-d '{body}'"
+
+
+def window_text(sliding_window: int | None) -> str:
+    """The attention window in words."""
+    return "full" if sliding_window is None else f"{sliding_window} tokens"
+
+
+def size_text(num_bytes: int) -> str:
+    """Bytes in the largest unit that keeps a number of 1 or more; three digits."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} GiB"

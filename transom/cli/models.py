@@ -1,0 +1,72 @@
+"""`transom models`: what a registry serves, read from the models' files without loading any weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from transom.cli.banner import size_text, wide_console, window_text
+from transom.cli.options import ModelOptions
+from transom.cli.sources import load_registry
+from transom.config.engine_config import kv_bytes_per_token, resolve
+from transom.config.model_config import ModelConfig
+from transom.config.registry_config import ModelEntry
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One model of the list."""
+
+    id: str
+    architecture: str
+    context_window: int
+    attention_window: int | None
+    kv_bytes_per_token: int
+    kv_dtype: str
+    kv_cache_ram_bytes: int
+    weights_bytes: int
+    path: str
+
+
+def list_models(config: Path | None, *, as_json: bool) -> None:
+    """Prints the list. Raises `ConfigError` for a registry or a model that cannot be read."""
+    rows = [_row(entry) for entry in load_registry(ModelOptions(config=config)).models]
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        wide_console().print(_table(rows))
+
+
+def _row(entry: ModelEntry) -> ModelRow:
+    model_config, engine_config = resolve(entry, ModelConfig.from_hf(entry.path), num_threads=1)
+    return ModelRow(
+        id=entry.id,
+        architecture=model_config.model_type,
+        context_window=engine_config.context_window,
+        attention_window=model_config.sliding_window,
+        kv_bytes_per_token=kv_bytes_per_token(model_config, engine_config.kv_dtype),
+        kv_dtype=engine_config.kv_dtype,
+        kv_cache_ram_bytes=engine_config.kv_cache_ram_bytes,
+        weights_bytes=sum(file.stat().st_size for file in entry.path.glob("*.safetensors")),
+        path=str(entry.path),
+    )
+
+
+def _table(rows: list[ModelRow]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("ID", "ARCHITECTURE", "CONTEXT WINDOW", "ATTENTION WINDOW", "KV PER TOKEN", "SIZE", "PATH"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.id,
+            row.architecture,
+            f"{row.context_window} tokens",
+            window_text(row.attention_window),
+            f"{size_text(row.kv_bytes_per_token)} ({row.kv_dtype})",
+            size_text(row.weights_bytes),
+            row.path,
+        )
+    return table

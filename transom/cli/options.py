@@ -1,0 +1,151 @@
+"""The flags of `transom serve`, as plain data and as typer declarations. Both vLLM's and llama.cpp's spellings.
+
+Every flag has an environment variable `TRANSOM_<NAME>`; the command line wins over it, it wins over the registry file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class KVDtype(StrEnum):
+    """Element types of the KV cache."""
+
+    F32 = "f32"
+    F16 = "f16"
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What the command line says about models; None = nothing."""
+
+    model: str | None = None
+    config: Path | None = None
+    served_model_name: str | None = None
+    max_model_len: int | None = None
+    sliding_window: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: KVDtype | None = None
+    kv_cache_ram_mb: int | None = None
+    max_ram_mb: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line says about the server; None = nothing."""
+
+    host: str | None = None
+    port: int | None = None
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    default_model: str | None = None
+    max_output_tokens: int | None = None
+    allow_unknown_fields: bool = False
+    ping_interval: float = 10.0
+    shutdown_timeout: float = 30.0
+
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="Directory of a Hugging Face model, or the id of a bundled one. Nothing: all bundled models.",
+        show_default=False,
+    ),
+]
+ModelFlag = Annotated[str | None, typer.Option("--model", "-m", envvar="TRANSOM_MODEL", help="The same, as a flag.")]
+Config = Annotated[Path | None, typer.Option(envvar="TRANSOM_CONFIG", help="Registry file: models and budgets.")]
+ServedModelName = Annotated[
+    str | None,
+    typer.Option("--served-model-name", "--alias", "-a", envvar="TRANSOM_SERVED_MODEL_NAME", help="Name in requests."),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len", "--ctx-size", "-c", min=1, envvar="TRANSOM_MAX_MODEL_LEN", help="Lower the context window."
+    ),
+]
+SlidingWindow = Annotated[
+    int | None, typer.Option(min=1, envvar="TRANSOM_SLIDING_WINDOW", help="Narrow the attention window.")
+]
+MaxNumSeqs = Annotated[
+    int | None,
+    typer.Option(
+        "--max-num-seqs", "--parallel", "-np", min=1, envvar="TRANSOM_MAX_NUM_SEQS", help="Sequences in one step."
+    ),
+]
+MaxNumBatchedTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-num-batched-tokens",
+        "--batch-size",
+        "-b",
+        min=1,
+        envvar="TRANSOM_MAX_NUM_BATCHED_TOKENS",
+        help="Tokens in one step.",
+    ),
+]
+KVCacheDtype = Annotated[
+    KVDtype | None,
+    typer.Option("--kv-cache-dtype", "-ctk", envvar="TRANSOM_KV_CACHE_DTYPE", help="Element type of the KV cache."),
+]
+KVCacheRam = Annotated[
+    int | None,
+    typer.Option("--kv-cache-ram-mb", min=1, envvar="TRANSOM_KV_CACHE_RAM_MB", help="Hard cap for KV in RAM, in MiB."),
+]
+MaxRam = Annotated[
+    int | None,
+    typer.Option("--max-ram-mb", min=1, envvar="TRANSOM_MAX_RAM_MB", help="Hard cap for a model's process, in MiB."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", min=1, max=1024, envvar="TRANSOM_THREADS", help="Threads per model [all cores]."),
+]
+Host = Annotated[str | None, typer.Option(envvar="TRANSOM_HOST", help="Address to listen on [127.0.0.1].")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, envvar="TRANSOM_PORT", help="Port to listen on; 0: any [9632].")
+]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option("--api-key", envvar="TRANSOM_API_KEY", help="Key that requests must carry; may be repeated."),
+]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option("--allowed-host", envvar="TRANSOM_ALLOWED_HOST", help="Further name of this server; repeatable."),
+]
+DefaultModel = Annotated[
+    str | None, typer.Option(envvar="TRANSOM_DEFAULT_MODEL", help="Model of requests that name none.")
+]
+MaxOutputTokens = Annotated[
+    int | None, typer.Option(min=1, envvar="TRANSOM_MAX_OUTPUT_TOKENS", help="Clips max_tokens of every request.")
+]
+AllowUnknownFields = Annotated[
+    bool, typer.Option(envvar="TRANSOM_ALLOW_UNKNOWN_FIELDS", help="Ignore unknown request fields; logged once each.")
+]
+PingInterval = Annotated[
+    float,
+    typer.Option(
+        "--sse-ping-interval", min=0.1, envvar="TRANSOM_SSE_PING_INTERVAL", help="Seconds between pings of a stream."
+    ),
+]
+ShutdownTimeout = Annotated[
+    float,
+    typer.Option(min=0, envvar="TRANSOM_SHUTDOWN_TIMEOUT", help="Seconds that running answers get at the end."),
+]
+Level = Annotated[LogLevel, typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the settings and where they come from.")]

@@ -1,0 +1,108 @@
+"""`transom serve`: settings, models, server, in this order; and what is said meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from functools import partial
+
+import typer
+
+from transom.cli.banner import show_banner, show_failures, wide_console
+from transom.cli.failure import EXIT_FAILED
+from transom.cli.options import ModelOptions, ServeOptions
+from transom.cli.sources import adjust_limits, load_registry, num_threads
+from transom.config.registry_config import RegistryConfig, ServerConfig
+from transom.registry import ModelRegistry
+from transom.server.app import create_app
+from transom.server.lifecycle import Lifecycle
+from transom.server.serving import bind, serve
+from transom.server.settings import ServerSettings, as_address, is_loopback
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_level: str) -> None:
+    """Runs until a signal. Raises `ConfigError`; exits with 1 when no model can be served."""
+    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    registry_config = load_registry(model_options)
+    settings = server_settings(serve_options, registry_config.server)
+    settings.check_bind()
+    with bind(settings.host, settings.port) as listener:
+        registry = _prepare(registry_config, model_options)
+        if not asyncio.run(_run(registry, settings, listener)):
+            raise typer.Exit(EXIT_FAILED)
+
+
+def show_settings(model_options: ModelOptions, serve_options: ServeOptions, origins: dict[str, str]) -> None:
+    """`--print-config`: the result as a registry file, the flags behind it, and each flag's origin."""
+    registry_config = load_registry(model_options)
+    settings = server_settings(serve_options, registry_config.server)
+    shown = registry_config.model_dump(mode="json")
+    shown["server"] |= {"host": settings.host, "port": settings.port}
+    print(json.dumps({"registry": shown, "threads": num_threads(model_options), "origins": origins}, indent=2))
+
+
+def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings:
+    """Flags first, then the registry file, whose defaults are the program's."""
+    return ServerSettings(
+        host=options.host or file.host,
+        port=file.port if options.port is None else options.port,
+        api_keys=tuple(key for key in options.api_keys if key),
+        allowed_hosts=options.allowed_hosts,
+        default_model=options.default_model,
+        max_output_tokens=options.max_output_tokens,
+        allow_unknown_fields=options.allow_unknown_fields,
+        ping_interval=options.ping_interval,
+        drain_timeout=options.shutdown_timeout,
+    )
+
+
+def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
+    return ModelRegistry.prepare(
+        config.models, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
+    )
+
+
+async def _run(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
+    """True when there was something to serve."""
+    lifecycle = Lifecycle()
+    app = create_app(registry, settings, lifecycle)
+    outcome: list[bool] = []
+
+    async def load_models() -> bool:
+        outcome.append(await _load_models(registry, settings, listener))
+        return outcome[0]
+
+    try:
+        await serve(app, listener, settings, lifecycle, load_models)
+    finally:
+        await registry.close()
+    return outcome != [False]
+
+
+async def _load_models(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
+    """Loads, then says what is served; False when nothing is."""
+    errors, console = wide_console(stderr=True), wide_console()
+    url = f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
+    console.print(f"Loading {len(registry.models())} model(s) ...")
+    show_failures(errors, await registry.start())
+    ready = [served for served in registry.models() if served.is_ready]
+    if not ready:
+        return False
+    show_banner(console, ready, url, needs_key=bool(settings.api_keys))
+    console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
+    return True
+
+
+def _own_name(host: str) -> str:
+    """How this machine reaches the server."""
+    address = as_address(host)
+    if address is None or is_loopback(host):
+        return f"[{host}]" if address is not None and address.version == 6 else host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return f"[{address}]" if address.version == 6 else host

@@ -1,0 +1,90 @@
+"""From the command line's words to registry entries: a directory, a bundled model, or a registry file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import transom
+from transom.cli.options import ModelOptions
+from transom.config.engine_config import EngineConfig
+from transom.config.registry_config import ModelEntry, RegistryConfig
+from transom.errors import ConfigError
+
+
+def bundled_registry() -> Path:
+    """The registry file of the models that come with the program."""
+    return Path(transom.__file__).parent / "models_builtin" / "config.json"
+
+
+def load_registry(options: ModelOptions) -> RegistryConfig:
+    """The registry that the options ask for, their changes applied to every entry. Raises `ConfigError`."""
+    if options.config is not None:
+        if options.model is not None:
+            raise ConfigError("a model and --config are given; only one of them can be served")
+        registry = RegistryConfig.load(options.config)
+    else:
+        registry = _registry_of(options.model)
+    entries = tuple(_changed(entry, options) for entry in registry.models)
+    return registry.model_copy(update={"models": _renamed(entries, options.served_model_name)})
+
+
+def num_threads(options: ModelOptions) -> int:
+    """Threads per model: as given, or the cores this process may use."""
+    return options.threads or len(os.sched_getaffinity(0))
+
+
+def adjust_limits(options: ModelOptions, config: EngineConfig) -> EngineConfig:
+    """The limits that no registry key holds."""
+    return replace(
+        config,
+        max_num_seqs=options.max_num_seqs or config.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens or config.max_num_batched_tokens,
+    )
+
+
+def _registry_of(model: str | None) -> RegistryConfig:
+    bundled = RegistryConfig.load(bundled_registry())
+    if model is None:
+        return bundled
+    if Path(model).is_dir():
+        return RegistryConfig(models=(ModelEntry.for_directory(Path(model).resolve()),))
+    entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
+    if not entries:
+        known = ", ".join(entry.id for entry in bundled.models)
+        raise ConfigError(f"{model} is neither a directory nor a bundled model (these are: {known})")
+    return RegistryConfig(models=entries)
+
+
+def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
+    """The entry with what the options say; checked again as a whole."""
+    own = {"max_position_embeddings": options.max_model_len, "sliding_window": options.sliding_window}
+    tiers = {
+        "kv_dtype": options.kv_cache_dtype and options.kv_cache_dtype.value,
+        "kv_cache_ram_mb": options.kv_cache_ram_mb,
+        "max_ram_mb": options.max_ram_mb,
+    }
+    changes = _given(own)
+    if given_tiers := _given(tiers):
+        changes["tier_config"] = {**entry.tier_config.model_dump(exclude_unset=True), **given_tiers}
+    if not changes:
+        return entry
+    kept = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
+    return ModelEntry.for_directory(entry.path, **{**kept, **changes, "id": entry.id})
+
+
+def _renamed(entries: tuple[ModelEntry, ...], name: str | None) -> tuple[ModelEntry, ...]:
+    """The one entry with a further name, which answers show; several entries cannot share it."""
+    if name is None:
+        return entries
+    if len(entries) > 1:
+        raise ConfigError(f"--served-model-name {name} needs one model, but {len(entries)} are served")
+    [entry] = entries
+    settings = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
+    return (ModelEntry.for_directory(entry.path, **{**settings, "id": name}),)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
