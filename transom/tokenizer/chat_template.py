@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from transom.errors import TemplateError, TokenizerError
+from transom.errors import TemplateError
 from transom.tokenizer.control_tokens import ControlTokens, absent_characters
 from transom.tokenizer.template_renderer import TemplateRenderer
 from transom.tokenizer.tokenizer import Tokenizer
-from transom.tokenizer.tokenizer_files import read_json_object
+from transom.tokenizer.tokenizer_files import ChatTemplateSources
 
 Message = Mapping[str, Any]
 
@@ -89,16 +89,9 @@ class ChatTemplate:
 
     @classmethod
     def from_directory(cls, directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
-        """The template beside a model, from the first of the files that may hold one.
-
-        In this order: `chat_template.jinja`, `tokenizer_config.json`, `chat_template.json`. Raises TokenizerError for
-        a template that cannot be compiled. Starts a helper process.
-        """
-        template = _read_template(directory)
-        if isinstance(template, list):
-            by_name = {entry["name"]: entry["template"] for entry in template}
-            return cls(by_name.get("default"), tokenizer, tool_source=by_name.get("tool_use"))
-        return cls(template, tokenizer)
+        """The template among a model's files. Raises TokenizerError as the constructor. Starts a helper process."""
+        sources = ChatTemplateSources.from_directory(directory)
+        return cls(sources.default, tokenizer, tool_source=sources.tool_use)
 
     def render(
         self,
@@ -156,20 +149,6 @@ class ChatTemplate:
         if reasoning is not None:
             result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
         return result
-
-
-def _read_template(directory: Path) -> Any:
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise TokenizerError(f"{path}: cannot be read: {error}") from error
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        template = read_json_object(directory / name, missing_ok=True).get("chat_template")
-        if template is not None:
-            return template
-    return None
 
 
 def _with_parsed_arguments(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,17 +39,60 @@ class TokenizerSettings:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ChatTemplateSources:
+    """A model's chat templates, not yet compiled; None where it has none."""
+
+    default: str | None
+    tool_use: str | None
+    """For conversations with tools, where the model keeps one of its own for them."""
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> ChatTemplateSources:
+        """From the first file that has any: `chat_template.jinja`, `tokenizer_config.json`, `chat_template.json`."""
+        path = directory / "chat_template.jinja"
+        if path.exists():
+            return cls(_read_text(path), None)
+        for name in ("tokenizer_config.json", "chat_template.json"):
+            template = read_json_object(directory / name, missing_ok=True).get("chat_template")
+            if template is not None:
+                return cls._from_json(template, directory / name)
+        return cls(None, None)
+
+    @classmethod
+    def _from_json(cls, template: Any, path: Path) -> ChatTemplateSources:
+        """One template as a string, or several as a list of objects with `name` and `template`."""
+        match template:
+            case str():
+                return cls(template, None)
+            case [*entries] if all(_is_named_template(entry) for entry in entries):
+                by_name = {entry["name"]: entry["template"] for entry in entries}
+                return cls(by_name.get("default"), by_name.get("tool_use"))
+        raise TokenizerError(f"{path}: 'chat_template' must be a string or a list of named templates")
+
+
 def read_json_object(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     """The JSON object in a file; TokenizerError names the file when it is something else."""
     if missing_ok and not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise TokenizerError(f"{path}: must hold a JSON object")
     return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path}: cannot be read: {error}") from error
+
+
+def _is_named_template(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
 
 
 def _token_text(token: Any) -> str:
