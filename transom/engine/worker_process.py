@@ -77,8 +77,15 @@ class WorkerProcess:
     async def stop(self, grace_seconds: float = _GRACE_SECONDS) -> str:
         """Closes the channel, kills the process if that does not end it in time, and says how it ended."""
         self._writer.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), grace_seconds)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace_seconds)
+        finally:  # also when the caller is cancelled: no process is left behind
+            code = await self._kill()
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+    async def _kill(self) -> int:
+        """Ends the process if it still runs, and waits for everything that belongs to it; its exit code."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -86,21 +93,19 @@ class WorkerProcess:
         await self._log_task
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return code
 
     @classmethod
     async def _spawn(cls, name: str) -> WorkerProcess:
+        """Creates the process last: nothing that could be cancelled comes between it and its owner."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "transom.engine.worker", str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, **_ENVIRONMENT},
-            )
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            try:
+                process = await _create_process(theirs.fileno())
+            except BaseException:
+                writer.close()
+                raise
         return cls(process, reader, writer, name)
 
     async def _load_report(self) -> LoadReport:
@@ -123,6 +128,17 @@ class WorkerProcess:
                 logger.log(_LEVELS[level], "[%s] %s", self._name, message)
             else:
                 logger.warning("[%s] %s", self._name, line)
+
+
+async def _create_process(socket_fd: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "transom.engine.worker", str(socket_fd)),
+        pass_fds=(socket_fd,),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **_ENVIRONMENT},
+    )
 
 
 async def _read_line(lines: asyncio.StreamReader) -> str:
