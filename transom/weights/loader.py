@@ -58,9 +58,14 @@ class WeightLoader:
     def __init__(self, source: WeightSource, progress: Callable[[int, int], None] = _ignore_progress) -> None:
         self._source = source
         self._progress = progress
-        self._unused = set(source.names())
-        self._total_bytes = sum(source.info(name).nbytes for name in self._unused)
+        self._names = frozenset(source.names())
+        self._unused = set(self._names)
+        self._total_bytes = sum(source.info(name).nbytes for name in self._names)
         self._done_bytes = 0
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds the tensor: tied embeddings lie there under either of their two names."""
+        return name in self._names
 
     def vector(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A small tensor (norm, bias) as a fresh f32 array of `shape`. Raises WeightsError naming the tensor."""

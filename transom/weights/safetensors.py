@@ -172,10 +172,10 @@ def _inside(directory: Path, name: str) -> Path:
 
     The Hugging Face cache is the one layout that links on purpose: `snapshots/REVISION/NAME -> ../../blobs/HASH`.
     """
-    if Path(name).name != name or "\0" in name:
+    if Path(name).name != name or name in ("", "..") or "\0" in name:
         raise WeightsError(f"{directory}: {name!r} is not a plain file name")
     home = directory.resolve()
-    real = (home / name).resolve()
+    real = Path(os.path.realpath(home / name))  # unlike Path.resolve, at peace with a link to itself
     blobs = home.parent.parent / "blobs"
     if real.parent != home and not (home.parent.name == "snapshots" and real.parent == blobs):
         raise WeightsError(f"{directory / name}: is a symbolic link out of the model's directory")
