@@ -81,6 +81,11 @@ def test_what_is_no_header_is_refused_with_the_reason(header: bytes, rule: str) 
         parse_header(header, 0, "m")
 
 
+def test_a_header_of_endless_values_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(WeightsError, match="more than 1000000 values"):
+        parse_header(b'{"a": [' + b"0," * 1_000_000 + b"0]}", 0, "m")
+
+
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [

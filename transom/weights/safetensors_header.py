@@ -19,6 +19,7 @@ __all__ = ["ITEM_SIZES", "LENGTH_BYTES", "MAX_HEADER_BYTES", "TensorInfo", "head
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
+_MAX_VALUES = 1_000_000  # of one header: 200,000 matrices; parsed, they take some hundred MB instead of gigabytes
 _MAX_DIMENSIONS = 32
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
@@ -82,6 +83,8 @@ def parse_header(header: bytes, data_bytes: int, source: str) -> dict[str, Tenso
 def _parse_json(header: bytes, source: str) -> dict[str, Any]:
     if not header.startswith(b"{"):
         raise WeightsError(f"{source}: header at offset {LENGTH_BYTES} does not begin with an object")
+    if header.count(b",") >= _MAX_VALUES:
+        raise WeightsError(f"{source}: header holds more than {_MAX_VALUES} values")
     try:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError:
