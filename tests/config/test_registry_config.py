@@ -230,6 +230,10 @@ def test_a_directory_on_the_command_line_becomes_an_entry(tmp_path: Path) -> Non
         ModelEntry.for_directory(directory, cache={"strategy": "fifo"})
 
 
+def test_a_directory_that_gives_no_id_may_be_given_one(tmp_path: Path) -> None:
+    assert ModelEntry.for_directory(tmp_path / "___", id="mine").id == "mine"
+
+
 def test_a_name_without_any_usable_character_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model id can be made of this name"):
         model_id_from(tmp_path / "___")

@@ -184,10 +184,13 @@ class ModelEntry(_Section):
 
     @classmethod
     def for_directory(cls, directory: Path, **settings: object) -> Self:
-        """An entry for a model named by its path alone; `settings` are further keys. Raises ConfigError."""
+        """An entry for a model named by its path alone; `settings` are further keys, `id` among them if it is given.
+
+        Raises ConfigError as `RegistryConfig.load` does.
+        """
+        fields = {"path": directory.resolve(), "id": settings.get("id") or model_id_from(directory)}
         try:
-            fields = {"id": model_id_from(directory), "path": directory.resolve(), **settings}
-            return cls.model_validate(fields).supported()
+            return cls.model_validate({**settings, **fields}).supported()
         except ValidationError as error:
             raise ConfigError(describe(error, cls, str(directory))) from None
 
