@@ -12,16 +12,17 @@
 namespace transom::TRANSOM_ISA {
 namespace {
 
-// Shape of the register tile: lines x vectors of sixteen.
+// Shape of the register tile, lines x vectors of sixteen: as many chains of FMAs as registers hold, so that they cover
+// each other's latency.
 #if defined(__AVX512F__)
 constexpr int kTileLines = 6;
-constexpr int kTilePanels = 4;
+constexpr int panels_for(int) { return 4; }
 #elif defined(__AVX2__)
 constexpr int kTileLines = 6;
-constexpr int kTilePanels = 1;
+constexpr int panels_for(int lines) { return lines == 1 ? 4 : lines == 2 ? 2 : 1; }
 #else
 constexpr int kTileLines = 4;
-constexpr int kTilePanels = 1;
+constexpr int panels_for(int) { return 1; }
 #endif
 
 constexpr float kInfinity = __builtin_inff();
@@ -93,14 +94,17 @@ struct Panels {
   }
 };
 
-// Memory to be wanted soon, asked for in parts between pieces of arithmetic.
+constexpr int64_t kCacheLine = 64;
+
+// Memory to be wanted soon, asked for in parts between pieces of arithmetic. Into the second-level cache: the first has
+// few lines in flight.
 struct Ahead {
   const char* next;
   int64_t num_bytes;
   void fetch(int64_t bytes) {
     if (next == nullptr) return;
-    for (const char* end = next + smaller(bytes, num_bytes); next < end; next += 64, num_bytes -= 64)
-      __builtin_prefetch(next);
+    for (int64_t i = 0; i < bytes && num_bytes > 0; i += kCacheLine, next += kCacheLine, num_bytes -= kCacheLine)
+      __builtin_prefetch(next, 0, 2);
   }
 };
 
@@ -123,34 +127,38 @@ inline void multiply_tile(Lines left, Panels<T> right, int64_t depth, Lines resu
     for (int j = 0; j < kPanels; ++j) store(result.first + i * result.stride + j * kLanes, sum[i][j]);
 }
 
-template <int kLines, int kPanels, class T>
-inline void multiply_up_to(int64_t lines, Lines left, Panels<T> right, int64_t depth, Lines result, bool resume) {
-  if constexpr (kLines > 1) {
-    if (lines < kLines) return multiply_up_to<kLines - 1, kPanels>(lines, left, right, depth, result, resume);
+template <int kLines, class T>
+inline void multiply_lines(Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
+                           Ahead& ahead) {
+  constexpr int kPanels = panels_for(kLines);
+  const int64_t share = ahead.num_bytes / (panels.end - panels.begin) + kCacheLine;
+  int64_t panel = panels.begin;
+  for (; panel + kPanels <= panels.end; panel += kPanels) {
+    ahead.fetch(share * kPanels);
+    multiply_tile<kLines, kPanels>(left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
   }
-  multiply_tile<kLines, kPanels>(left, right, depth, result, resume);
+  for (; panel < panels.end; ++panel) {
+    ahead.fetch(share);
+    multiply_tile<kLines, 1>(left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
+  }
 }
 
-template <int kPanels, class T>
-inline void multiply_panels(int64_t lines, Lines left, Panels<T> right, int64_t depth, Lines result, bool resume) {
-  for (int64_t line = 0; line < lines; line += kTileLines) {
-    multiply_up_to<kTileLines, kPanels>(lines - line, left.from(line, 0), right, depth, result.from(line, 0), resume);
+template <int kLines, class T>
+inline void multiply_up_to(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result,
+                           bool resume, Ahead& ahead) {
+  if constexpr (kLines > 1) {
+    if (lines < kLines) return multiply_up_to<kLines - 1>(lines, left, right, panels, depth, result, resume, ahead);
   }
+  multiply_lines<kLines>(left, right, panels, depth, result, resume, ahead);
 }
 
 template <class T>
 void multiply(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
               Ahead& ahead) {
-  if (lines <= 0 || depth <= 0 || panels.empty()) return;
-  const int64_t share = padded(ahead.num_bytes / (panels.end - panels.begin)) / 64 * 64 + 64;
-  int64_t panel = panels.begin;
-  for (; panel + kTilePanels <= panels.end; panel += kTilePanels) {
-    ahead.fetch(share * kTilePanels);
-    multiply_panels<kTilePanels>(lines, left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
-  }
-  for (; panel < panels.end; ++panel) {
-    ahead.fetch(share);
-    multiply_panels<1>(lines, left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
+  if (depth <= 0 || panels.empty()) return;
+  for (int64_t line = 0; line < lines; line += kTileLines) {
+    multiply_up_to<kTileLines>(lines - line, left.from(line, 0), right, panels, depth, result.from(line, 0), resume,
+                               ahead);
   }
 }
 
