@@ -1,0 +1,1 @@
+"""Tests of the bundled models and of the program that writes one."""
