@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,7 +91,7 @@ def serve(
         from transom.cli.serve import show_settings, start_server
 
         if print_config:
-            show_settings(model_options, serve_options, _origins(context))
+            show_settings(model_options, serve_options, _flags(context))
         else:
             start_server(model_options, serve_options, log_level.value)
 
@@ -140,7 +140,20 @@ def models(
         list_models(config, as_json=as_json)
 
 
-def _origins(context: typer.Context) -> dict[str, str]:
-    """Where each flag's value comes from: commandline, environment or default."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name: source.name.lower() for name, source in sources.items() if source is not None}
+_SECRET = frozenset({"api_key"})
+
+
+def _flags(context: typer.Context) -> dict[str, Any]:
+    """Each flag's value and where it comes from: commandline, environment or default."""
+    return {
+        name: {"value": _shown(name, value), "origin": source.name.lower()}
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) is not None
+    }
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A value as JSON has it; secrets by their number only."""
+    if name in _SECRET:
+        return f"{len(value or ())} given"
+    return value if value is None or isinstance(value, bool | int | float | list) else str(value)

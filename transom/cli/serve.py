@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from functools import partial
+from typing import Any
 
 import typer
 
@@ -37,13 +38,13 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
             raise typer.Exit(EXIT_FAILED)
 
 
-def show_settings(model_options: ModelOptions, serve_options: ServeOptions, origins: dict[str, str]) -> None:
-    """`--print-config`: the result as a registry file, the flags behind it, and each flag's origin."""
+def show_settings(model_options: ModelOptions, serve_options: ServeOptions, flags: dict[str, Any]) -> None:
+    """`--print-config`: the result as a registry file, and each flag's value and origin."""
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     shown = registry_config.model_dump(mode="json")
     shown["server"] |= {"host": settings.host, "port": settings.port}
-    print(json.dumps({"registry": shown, "threads": num_threads(model_options), "origins": origins}, indent=2))
+    print(json.dumps({"registry": shown, "threads": num_threads(model_options), "flags": flags}, indent=2))
 
 
 def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings:
@@ -88,7 +89,8 @@ async def _load_models(registry: ModelRegistry, settings: ServerSettings, listen
     """Loads, then says what is served; False when nothing is."""
     errors, console = wide_console(stderr=True), wide_console()
     url = f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
-    console.print(f"Loading {len(registry.models())} model(s) ...")
+    if registry.models():
+        console.print(f"Loading {', '.join(served.id for served in registry.models())} ...")
     show_failures(errors, await registry.start())
     ready = [served for served in registry.models() if served.is_ready]
     if not ready:

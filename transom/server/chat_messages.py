@@ -58,9 +58,8 @@ class Message(StrictPart):
         return "\n".join(part["text"] for part in self.content)
 
     def to_template(self) -> dict[str, Any]:
-        """What a chat template sees: the given members only. `developer` is the newer word for `system`."""
-        role = "system" if self.role == "developer" else self.role
-        message: dict[str, Any] = {"role": role, "content": self.text}
+        """What a chat template sees: the given members only."""
+        message: dict[str, Any] = {"role": self.role, "content": self.text}
         optional = {"name": self.name, "tool_call_id": self.tool_call_id, "reasoning_content": self.reasoning_content}
         message |= {name: value for name, value in optional.items() if value is not None}
         if self.tool_calls:

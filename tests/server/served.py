@@ -1,0 +1,186 @@
+"""A served model without a worker: the real text room over an engine that recites a known text, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fastapi import FastAPI
+from tokenizers import Tokenizer as Core
+from tokenizers import decoders, models, pre_tokenizers
+
+from tests.fakes import byte_model_config, small_engine_config
+from transom.cache.stats import CacheStats, KindStats, TierStats
+from transom.config.model_config import GenerationDefaults, LayerKind
+from transom.config.registry_config import ModelEntry
+from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
+from transom.errors import TransomError
+from transom.llm import LLM
+from transom.registry import ModelRegistry, ServedModel
+from transom.request import FinishReason, Request, RequestOutput, TokenLogprobs, Usage
+from transom.scheduler.stats import SchedulerStats
+from transom.server.app import create_app
+from transom.server.lifecycle import Lifecycle
+from transom.server.settings import ServerSettings
+from transom.tokenizer import ChatTemplate, Tokenizer
+from transom.tokenizer.tokenizer_files import TokenizerSettings
+
+WINDOW = 256
+TEXT = "Grüße aus dem Bücherregal: the quick brown fox jumps over the lazy dog. "
+RECITED = TEXT.encode() * 8
+EOS = 256
+VOCAB_SIZE = 260
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token per byte, whose id is the byte; 256 ends."""
+    vocab = {char: index for index, char in enumerate(_byte_characters())}
+    core = Core(models.BPE(vocab=vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
+    core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    core.add_special_tokens(["</s>"])
+    return Tokenizer(core, TokenizerSettings({"eos_token": "</s>"}, (), None, None))
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+@dataclass
+class RecitingEngine:
+    """Recites `RECITED`, whatever it is asked; greedy from the start, seeded from the seed-th byte on."""
+
+    status: EngineStatus = field(default_factory=lambda: EngineStatus(EngineState.READY))
+    refusal: TransomError | None = None
+    """Raised instead of the first output."""
+    fails_after: int | None = None
+    failure: TransomError | None = None
+    """Raised when so many tokens were given."""
+    holds_after: int | None = None
+    """Stops for good (until aborted) when so many tokens were given."""
+    end_after: int | None = None
+    """The end-of-sequence token comes after so many."""
+    tokens_per_output: int = 1
+    num_restarts: int = 0
+    process_id: int | None = None
+    requests: list[Request] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    aborted: list[str] = field(default_factory=list)
+
+    report = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1)
+
+    def stats(self) -> EngineStats | None:
+        scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7)
+        kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512),)
+        return EngineStats(scheduler, CacheStats(64, 1, 5, (TierStats("hot", 512, 2048),), kinds), 1, 0.1, 0)
+
+    async def start(self) -> LoadReport:
+        return self.report
+
+    async def close(self, drain_seconds: float = 0.0) -> None:
+        pass
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    async def generate(self, request: Request) -> AsyncGenerator[RequestOutput]:
+        self.requests.append(request)
+        self.running.add(request.request_id)
+        is_done = False
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            yield RequestOutput(request.request_id, num_computed_tokens=len(request.prompt_token_ids))
+            async for output in self._recite(request):
+                is_done = output.finish_reason is not None
+                yield output
+        finally:
+            self.running.discard(request.request_id)
+            if not is_done:
+                self.aborted.append(request.request_id)
+
+    async def _recite(self, request: Request) -> AsyncGenerator[RequestOutput]:
+        tokens = self._tokens(request)
+        for start in range(0, len(tokens), self.tokens_per_output):
+            await self._obstacle(start)
+            piece = tokens[start : start + self.tokens_per_output]
+            output = RequestOutput(request.request_id, piece, self._logprobs(request, piece))
+            if start == 0:
+                output = replace(output, prompt_logprobs=self._prompt_logprobs(request))
+            if start + self.tokens_per_output >= len(tokens):
+                output = replace(output, **self._ending(request, tokens))
+            yield output
+
+    async def _obstacle(self, num_tokens: int) -> None:
+        if self.fails_after is not None and num_tokens >= self.fails_after and self.failure is not None:
+            raise self.failure
+        if self.holds_after is not None and num_tokens >= self.holds_after:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+    def _tokens(self, request: Request) -> tuple[int, ...]:
+        start = (request.sampling.seed or 0) % len(TEXT.encode())
+        tokens = tuple(RECITED[start : start + request.sampling.max_tokens])
+        if self.end_after is not None and self.end_after < len(tokens):
+            tokens = (*tokens[: self.end_after], EOS)
+        return tokens
+
+    def _ending(self, request: Request, tokens: tuple[int, ...]) -> dict[str, object]:
+        is_stop = tokens[-1] == EOS
+        return {
+            "finish_reason": FinishReason.STOP if is_stop else FinishReason.LENGTH,
+            "stop_token_id": EOS if is_stop else None,
+            "usage": Usage(len(request.prompt_token_ids), len(tokens)),
+        }
+
+    def _logprobs(self, request: Request, tokens: Iterable[int]) -> tuple[TokenLogprobs, ...] | None:
+        count = request.sampling.logprobs
+        if count is None:
+            return None
+        seed = request.sampling.seed or 0
+        return tuple(self._scored(token, count, -0.5 - seed / 100) for token in tokens)
+
+    def _prompt_logprobs(self, request: Request) -> tuple[TokenLogprobs | None, ...] | None:
+        count = request.sampling.prompt_logprobs
+        if count is None:
+            return None
+        return (None, *(self._scored(token, count, -2.0) for token in request.prompt_token_ids[1:]))
+
+    def _scored(self, token: int, count: int, logprob: float) -> TokenLogprobs:
+        rivals = ((token, logprob), *((rival, float("-inf")) for rival in range(1, 100) if rival != token))
+        return TokenLogprobs(token, logprob, rivals[:count])
+
+
+def served_model(
+    engine: RecitingEngine | None = None,
+    *,
+    model_id: str = "tiny",
+    aliases: tuple[str, ...] = ("org/tiny-alias",),
+    defaults: GenerationDefaults | None = None,
+    template: str | None = None,
+) -> ServedModel:
+    """A model with a context window of 256 tokens over an engine that recites."""
+    engine = engine or RecitingEngine()
+    config = replace(byte_model_config(VOCAB_SIZE, (EOS,)), max_position_embeddings=WINDOW)
+    defaults = defaults or GenerationDefaults()
+    tokenizer = byte_tokenizer()
+    llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
+    entry = ModelEntry.for_directory(Path("tiny"), id=model_id, aliases=aliases)
+    limits = replace(small_engine_config(), context_window=WINDOW)
+    return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine)
+
+
+def make_app(
+    *engines: RecitingEngine, settings: ServerSettings | None = None, lifecycle: Lifecycle | None = None
+) -> FastAPI:
+    """The application over one model per engine: `tiny`, `tiny-1`, ..."""
+    models = [
+        served_model(engine, model_id="tiny" if number == 0 else f"tiny-{number}", aliases=(f"org/tiny-alias-{number}",))
+        for number, engine in enumerate(engines or (RecitingEngine(),))
+    ]
+    return create_app(ModelRegistry(models), settings or ServerSettings(), lifecycle)
