@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transom.llm.generation_request import GenerationRequest, RivalToken, TextDelta, TokenDetail
 from transom.llm.llm import LLM, TEMPLATE_VARIABLES, TokenGenerator
-from transom.llm.sequences import Completion, best, collect, interleave, join, ranked, repeat
+from transom.llm.sequences import Completion, best, collect, interleave, join, repeat
 from transom.llm.stop_strings import StopStringScanner
 from transom.llm.text_stream import TextStream
 from transom.llm.token_text import completion_token_text, token_text
@@ -25,7 +25,6 @@ __all__ = [
     "completion_token_text",
     "interleave",
     "join",
-    "ranked",
     "repeat",
     "token_text",
 ]

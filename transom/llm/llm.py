@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from transom.config.model_config import ModelConfig
+from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.errors import ContextLengthExceededError, RequestError
 from transom.llm.generation_request import GenerationRequest, TextDelta
 from transom.llm.text_stream import TextStream
@@ -44,7 +44,7 @@ class LLM:
         model_config: ModelConfig,
         tokenizer: Tokenizer,
         chat_template: ChatTemplate,
-        generation_defaults: object,
+        generation_defaults: GenerationDefaults,
         engine: TokenGenerator,
     ) -> None:
         self.model_config = model_config

@@ -34,14 +34,6 @@ def repeat(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     return [_repetition(request, index) for index in range(count)]
 
 
-def ranked(request: GenerationRequest) -> GenerationRequest:
-    """The request with the log probabilities that ranking by `best_of` needs."""
-    if request.request.sampling.logprobs is not None:
-        return request
-    sampling = replace(request.request.sampling, logprobs=0)
-    return replace(request, request=replace(request.request, sampling=sampling))
-
-
 def best(completions: Sequence[Completion], count: int) -> list[Completion]:
     """The `count` completions with the highest log probability per token, best first; of equals the earlier."""
     return sorted(completions, key=lambda completion: -completion.mean_logprob)[:count]

@@ -33,6 +33,7 @@ class Tokenizer:
         """Texts of all tokens beside the trained vocabulary, special or not."""
         self.special_tokens: frozenset[str] = self._special_tokens(description["added_tokens"], settings)
         self.special_token_ids: frozenset[int] = frozenset(map(self._known_id, self.special_tokens))
+        self._special = ControlTokens(self.special_tokens)
         self.vocab_size: int = core.get_vocab_size()
         """Number of token ids, added tokens included; a model's own `vocab_size` may be larger."""
         self._pieces = PieceDecoder.from_json(description["decoder"])
@@ -63,7 +64,7 @@ class Tokenizer:
         ids = self._parse(text)
         if not parse_special_tokens and not self._control_ids.isdisjoint(ids):
             mark = absent_characters(1, text)[0]
-            ids = self._mixed.encode(ControlTokens(self.special_tokens).break_up(text, mark), mark)
+            ids = self._mixed.encode(self._special.break_up(text, mark), mark)
         return self.surround(ids) if add_special_tokens else ids
 
     def encode_marked(self, text: str, mark: str) -> list[int]:
