@@ -33,7 +33,9 @@ class PackedMatrix:
     def nbytes(self) -> int:
         """Bytes of memory, the padding of the last panel included."""
 
-def matmul(x: NDArray[np.float32], weight: PackedMatrix, bias: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+def matmul(
+    x: NDArray[np.float32], weight: PackedMatrix, bias: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """x[M, K] @ weight[N, K].T + bias[N] -> [M, N], accumulated in float32."""
 
 def embed(weight: PackedMatrix, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -19,8 +19,11 @@ const DtypeFacts& facts_of(Dtype dtype) {
   return kFacts[static_cast<int>(dtype)];
 }
 
+// NumPy writes "f" for aligned arrays and "=f" for others.
 bool has_format(const Py_buffer& buffer, char format) {
-  return buffer.format != nullptr && buffer.format[0] == format && buffer.format[1] == '\0';
+  const char* given = buffer.format == nullptr ? "B" : buffer.format;
+  if (given[0] == '=') ++given;
+  return given[0] == format && given[1] == '\0';
 }
 
 bool is_empty(const Py_buffer& buffer) {

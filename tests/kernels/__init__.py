@@ -1,0 +1,1 @@
+"""Tests of `transom.kernels`: the native code against its NumPy specification."""

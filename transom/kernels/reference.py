@@ -1,0 +1,126 @@
+"""What every kernel computes, in NumPy, under the names of `transom.kernels`: specification and oracle.
+
+Everything but attention is given operation by operation: each NumPy operation below rounds to float32 as the native
+instruction does, in the same order, so the native results are expected to be *equal*, not close. Attention is given in
+float64 (`reference_attention`), to within rounding. Written for reading; knows nothing of panels, threads, speed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.kernels.reference_attention import KVLayout, attend, store_kv
+
+__all__ = ["KVLayout", "PackedMatrix", "attend", "embed", "exp", "matmul", "rms_norm", "rotate", "store_kv", "swiglu"]
+
+Floats = NDArray[np.float32]
+
+CHUNK = 256
+LANES = 16
+
+
+class PackedMatrix:
+    """The weights of the native class as a plain float32 matrix; every stored width widens exactly."""
+
+    def __init__(self, out_features: int, in_features: int, dtype: str) -> None:
+        self.dtype = dtype
+        self.weight = np.zeros((out_features, in_features), np.float32)
+
+    def fill(self, row: int, weight: NDArray[np.generic]) -> None:
+        """Rows row .. row + n become weight[n, in_features]; bf16 comes as uint16."""
+        self.weight[row : row + len(weight)] = _widened_bf16(weight) if self.dtype == "bf16" else weight
+
+
+def _widened_bf16(weight: NDArray[np.generic]) -> Floats:
+    return (weight.astype(np.uint32) << 16).view(np.float32)
+
+
+def fma(a: Floats, b: Floats, c: Floats) -> Floats:
+    """a * b + c with one rounding.
+
+    The product is exact in float64. The sum is rounded there to odd (when inexact, to the neighbour whose last bit is
+    set), which makes the second rounding, to float32, come out as if it were the only one.
+    """
+    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = np.asarray(product + addend)
+    rest = total - product
+    error = (product - (total - rest)) + (addend - rest)
+    is_even = total.view(np.int64) & 1 == 0
+    odd = np.where((error != 0) & is_even, np.nextafter(total, np.copysign(np.inf, error)), total)
+    return odd.astype(np.float32)
+
+
+def matmul(x: Floats, weight: PackedMatrix, bias: Floats | None = None) -> Floats:
+    """x[M, K] @ weight[N, K].T + bias[N]: chunks of K from zero by FMA, added in order to zero, then the bias."""
+    total = np.zeros((len(x), len(weight.weight)), np.float32)
+    for begin in range(0, x.shape[1], CHUNK):
+        total = total + _chunk_sum(x[:, begin : begin + CHUNK], weight.weight[:, begin : begin + CHUNK])
+    return total if bias is None else total + bias
+
+
+def _chunk_sum(x: Floats, weight: Floats) -> Floats:
+    total = np.zeros((len(x), len(weight)), np.float32)
+    for k in range(x.shape[1]):
+        total = fma(x[:, k, None], weight[None, :, k], total)
+    return total
+
+
+def embed(weight: PackedMatrix, token_ids: NDArray[np.int32]) -> Floats:
+    """Rows of the matrix."""
+    rows: Floats = weight.weight[token_ids]
+    return rows
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    """x * (1 / sqrt(mean(x ** 2) + eps)) * weight, row by row."""
+    mean = _sum_of_squares(x) / np.float32(x.shape[1])
+    factor: Floats = np.float32(1) / np.sqrt(mean + np.float32(eps))
+    return x * factor[:, None] * weight
+
+
+def _sum_of_squares(x: Floats) -> Floats:
+    """Lane l takes elements l, l + 16, ...; then lane i takes in lane i + 8, i + 4, i + 2, i + 1."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % LANES)))
+    lanes = np.zeros((len(x), LANES), np.float32)
+    for begin in range(0, padded.shape[1], LANES):
+        values = padded[:, begin : begin + LANES]
+        lanes = fma(values, values, lanes)
+    for width in (8, 4, 2, 1):
+        lanes = lanes[:, :width] + lanes[:, width : 2 * width]
+    return lanes[:, 0]
+
+
+def rotate(x: Floats, cos: Floats, sin: Floats) -> None:
+    """(a, b) becomes (a cos - b sin, b cos + a sin), a and b being elements i and i + R / 2 of a head; in place."""
+    half = cos.shape[1]
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    a, b = x[:, :, :half].copy(), x[:, :, half : 2 * half].copy()
+    x[:, :, :half] = a * cos - b * sin
+    x[:, :, half : 2 * half] = b * cos + a * sin
+
+
+def exp(x: Floats) -> Floats:
+    """e ** x as every kernel computes it: 2 ** n times a polynomial in the rest r, |r| <= ln(2) / 2.
+
+    Below -87.336544 it is 0, above 88.02 it is e ** 88.02.
+    """
+    clamped = np.minimum(np.float32(88.02), np.maximum(np.float32(-87.336544), x))
+    n = np.round(clamped * np.float32(1.44269504088896341))
+    r = _fma_constant(n, -0.693359375, clamped)
+    r = _fma_constant(n, 2.12194440e-4, r)
+    polynomial = np.full_like(r, 1.9875691500e-4)
+    for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        polynomial = fma(polynomial, r, np.full_like(r, coefficient))
+    result = np.ldexp(fma(polynomial, r * r, r + np.float32(1)), n.astype(np.int32))
+    return np.where(x < np.float32(-87.336544), np.float32(0), result)
+
+
+def _fma_constant(a: Floats, constant: float, c: Floats) -> Floats:
+    return fma(a, np.full_like(a, constant), c)
+
+
+def swiglu(gate_up: Floats) -> Floats:
+    """silu of the first half of the columns times the second half."""
+    gate, up = np.split(gate_up, 2, axis=1)
+    return gate / (np.float32(1) + exp(np.float32(0) - gate)) * up
