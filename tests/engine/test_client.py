@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
@@ -31,6 +31,8 @@ from transom.errors import (
 )
 from transom.request import FinishReason, Request, RequestOutput
 
+KV_BYTES = 2**25
+
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,11 +44,11 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Observed:
     """A client and the states it went through."""
 
-    def __init__(self, model_path: Path, **limits: int) -> None:
+    def __init__(self, model_path: Path, max_ram_bytes: int | None = None) -> None:
         self.states: list[EngineStatus] = []
         self.client = EngineClient(
             ModelConfig.from_hf(model_path),
-            small_engine_config(model_path, **limits),
+            small_engine_config(model_path, kv_cache_ram_bytes=KV_BYTES, max_ram_bytes=max_ram_bytes),
             name="tiny",
             on_state_change=self.states.append,
             restart_delays_seconds=(0.05, 0.3),
@@ -67,7 +69,8 @@ def client(observed: Observed) -> EngineClient:
 
 
 def endless(request_id: str = "r") -> Request:
-    return byte_request("abc", request_id=request_id, max_tokens=1000, ignore_eos=True)
+    """Seconds of work."""
+    return byte_request("abc", request_id=request_id, max_tokens=20_000, ignore_eos=True)
 
 
 async def collect(client: EngineClient, request: Request) -> RequestOutput:
@@ -75,11 +78,11 @@ async def collect(client: EngineClient, request: Request) -> RequestOutput:
     return merge_all(outputs)[request.request_id]
 
 
-async def eventually(condition: object, seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.005)
 
 
 def kill(client: EngineClient) -> int:
@@ -115,7 +118,7 @@ async def test_loading_reports_memory_and_threads(client: EngineClient) -> None:
     assert report.process_id == client.process_id
     assert report.num_threads == 1
     assert report.weights_bytes > 100_000
-    assert 0 < report.kv_bytes <= 2**20
+    assert 0 < report.kv_bytes <= KV_BYTES
 
 
 async def test_statistics_arrive_and_end_with_nothing_in_use(client: EngineClient) -> None:
@@ -130,7 +133,7 @@ async def test_statistics_arrive_and_end_with_nothing_in_use(client: EngineClien
 async def test_closing_the_iterator_frees_the_worker(client: EngineClient) -> None:
     outputs = client.generate(endless())
     await anext(outputs)
-    await outputs.aclose()  # type: ignore[attr-defined]
+    await outputs.aclose()
     assert client.num_requests == 0
     await eventually(lambda: (stats := client.stats()) and stats.scheduler.num_generated_tokens > 0)
     await eventually(lambda: (stats := client.stats()) and stats.cache.num_bytes_used == 0)
@@ -169,7 +172,7 @@ async def test_an_id_cannot_be_used_twice_at_a_time(client: EngineClient) -> Non
     await anext(outputs)
     with pytest.raises(RequestError, match="running"):
         await collect(client, endless())
-    await outputs.aclose()  # type: ignore[attr-defined]
+    await outputs.aclose()
 
 
 async def test_a_slow_reader_gets_everything_in_fewer_pieces(client: EngineClient) -> None:
@@ -282,10 +285,10 @@ async def test_closing_ends_the_process_and_fails_what_runs(observed: Observed) 
 
 async def test_draining_lets_what_runs_finish(observed: Observed) -> None:
     client = observed.client
-    task = asyncio.create_task(collect(client, byte_request(max_tokens=100, ignore_eos=True)))
+    task = asyncio.create_task(collect(client, byte_request(max_tokens=1000, ignore_eos=True)))
     await eventually(lambda: client.num_requests == 1)
     await client.close(drain_seconds=10.0)
-    assert len((await task).token_ids) == 100
+    assert len((await task).token_ids) == 1000
 
 
 async def test_interrupts_and_termination_are_left_to_the_parent(client: EngineClient) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -140,7 +140,7 @@ class EngineClient:
         assert self._report is not None
         return self._report
 
-    async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
+    async def generate(self, request: Request) -> AsyncGenerator[RequestOutput]:
         """Outputs until one carries a finish reason. Closing the iterator early aborts the request in the worker.
 
         Raises UnavailableError when there is no worker or it dies, RequestError or QueueFullError when it refuses.

@@ -13,6 +13,7 @@ from transom.config.engine_config import EngineConfig, check_memory, workspace_b
 from transom.config.model_config import ModelConfig
 from transom.engine.engine import Engine
 from transom.engine.reports import LoadReport
+from transom.errors import ConfigError
 from transom.models import build
 from transom.weights.loader import WeightLoader
 from transom.weights.safetensors import open_checkpoint
@@ -21,13 +22,18 @@ from transom.weights.safetensors import open_checkpoint
 def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple[Engine, LoadReport]:
     """Loads weights and allocates the KV arena; blocks for as long as that takes.
 
-    Raises ConfigError when it cannot fit into `max_ram_bytes`, UnsupportedModelError, WeightsError.
+    Raises ConfigError when it fits neither `max_ram_bytes` nor this machine, UnsupportedModelError, WeightsError.
     """
     started = time.monotonic()
     checkpoint = open_checkpoint(engine_config.model_path)
     check_memory(model_config, engine_config, checkpoint.nbytes)
     kernels.set_num_threads(engine_config.num_threads)
-    engine = Engine.of(build(model_config, WeightLoader(checkpoint)), model_config, engine_config)
+    try:
+        engine = Engine.of(build(model_config, WeightLoader(checkpoint)), model_config, engine_config)
+    except MemoryError as error:
+        raise ConfigError(
+            f"{engine_config.model_path}: this machine has not enough memory for weights and KV"
+        ) from error
     return engine, LoadReport(
         weights_bytes=checkpoint.nbytes,
         kv_bytes=engine.stats().cache.num_bytes_total,

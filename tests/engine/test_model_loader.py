@@ -1,0 +1,55 @@
+"""From a directory to an engine that answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import byte_request, small_engine_config, write_tiny_llama
+from transom.config.engine_config import EngineConfig
+from transom.config.model_config import ModelConfig
+from transom.engine.model_loader import load_engine
+from transom.errors import ConfigError, WeightsError
+from transom.request import RequestOutput
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    write_tiny_llama(tmp_path)
+    return tmp_path
+
+
+def greedy(config: EngineConfig) -> tuple[int, ...]:
+    engine, _ = load_engine(ModelConfig.from_hf(config.model_path), config)
+    engine.add(byte_request("The quick brown fox jumps over the lazy dog. " * 3, max_tokens=40, ignore_eos=True))
+    outputs: list[RequestOutput] = []
+    while engine.has_work():
+        outputs += engine.step()
+    return tuple(token for output in outputs for token in output.token_ids)
+
+
+def test_the_text_does_not_depend_on_how_the_prompt_is_cut(model_path: Path) -> None:
+    texts = {greedy(small_engine_config(model_path, max_num_batched_tokens=n)) for n in (1, 7, 64, 512)}
+    assert len(texts) == 1
+
+
+def test_the_report_says_what_was_loaded(model_path: Path) -> None:
+    _, report = load_engine(ModelConfig.from_hf(model_path), small_engine_config(model_path))
+    file_bytes = (model_path / "model.safetensors").stat().st_size
+    assert 0 < report.weights_bytes < file_bytes
+    assert 0 < report.kv_bytes <= 2**20
+    assert report.workspace_bytes > 0
+    assert report.load_seconds > 0
+
+
+def test_memory_is_checked_before_a_tensor_is_read(model_path: Path) -> None:
+    config = small_engine_config(model_path, max_ram_bytes=2**20)
+    with pytest.raises(ConfigError, match="max_ram_mb"):
+        load_engine(ModelConfig.from_hf(model_path), config)
+
+
+def test_a_directory_without_weights_is_an_error(model_path: Path) -> None:
+    (model_path / "model.safetensors").unlink()
+    with pytest.raises(WeightsError):
+        load_engine(ModelConfig.from_hf(model_path), small_engine_config(model_path))
