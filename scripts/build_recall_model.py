@@ -1,11 +1,11 @@
 """Writes the bundled model `recall`: a Llama checkpoint whose weights are formulas, not the result of training.
 
-    python scripts/build_recall_model.py [--out DIRECTORY]
+    python -m scripts.build_recall_model [--out DIRECTORY]
 
 The model looks up, anywhere in its context of 32768 tokens, what followed the last six tokens (or as many of them as
 are found, three at least) and says it again; where nothing is found it ends. The same program writes the same bytes.
-Owns the arithmetic of the model and its tokenizer; needs numpy alone and knows nothing of the server.
-`docs/bundled_models.md` explains the model, the comments here why the numbers are what they are.
+Owns the arithmetic of the model; needs numpy alone and knows nothing of the server. `docs/bundled_models.md` explains
+the model, the comments here why the numbers are what they are.
 
 The residual stream holds, beside spare zeros, orthogonal parts of known length, so every RMSNorm is a known factor:
 
@@ -23,7 +23,6 @@ import hashlib
 import itertools
 import json
 import math
-import string
 import struct
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scripts.recall_tokenizer import BOS_ID, EOS_ID, VOCAB_SIZE, tokenizer_config_json, tokenizer_json
+
 Array = npt.NDArray[np.float64]
 
 CONTEXT = 32768
-VOCAB_SIZE = 4096
 HEAD_DIM = 128
 PAIRS = HEAD_DIM // 2
 HIDDEN_SIZE = 256
@@ -66,14 +66,6 @@ MATCH_SCORES = (1024.0, 512.0, 256.0, 128.0, 64.0, 32.0)
 END_SCORE = 1696.0
 SPEECH_SCORE = 60.0  # voices of different tokens have cosines of 0.12 on average, 0.6 at most
 
-BOS, EOS = "<|bos|>", "<|eos|>"
-BOS_ID, EOS_ID = 0, 1
-PRE_TOKEN = r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\s*[\r\n]+|\s+(?!\S)|\s+"
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
-    "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
-)
-WORDS_FILE = Path(__file__).with_name("recall_words.txt")
 DEFAULT_OUT = Path(__file__).parents[1] / "transom" / "models_builtin" / "recall"
 README = """# recall
 
@@ -250,84 +242,6 @@ def all_tensors() -> dict[str, npt.NDArray[np.float32]]:
     return {name: tensor.astype("<f4") for name, tensor in tensors.items()}
 
 
-# Tokenizer
-
-
-def byte_characters() -> list[str]:
-    """The printable character that stands for each byte in byte-level vocabularies (the table of GPT-2)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    substitutes = itertools.count(256)
-    return [chr(byte) if byte in printable else chr(next(substitutes)) for byte in range(256)]
-
-
-def numbers_and_gaps() -> list[str]:
-    """Pairs of digits, with and without a space before them, a digit after a space, and common white space."""
-    pairs = [f"{tens}{ones}" for tens in range(10) for ones in range(10)]
-    digits = [f" {digit}" for digit in range(10)]
-    return [*pairs, *(f" {pair}" for pair in pairs), *digits, "\n\n", "\r\n", "  ", "   ", "    ", "        "]
-
-
-def letter_pairs() -> list[tuple[str, str]]:
-    """What a word that is not in the vocabulary is spelled in, so that the tokens compared reach further back."""
-    lower = string.ascii_lowercase
-    return [*itertools.product(" ", string.ascii_letters), *itertools.product(lower, lower)]
-
-
-def vocabulary() -> dict[str, int]:
-    """Token to id: special tokens, bytes, letter pairs, numbers and gaps, words (lines of a file, with their space)."""
-    characters = byte_characters()
-    pairs = [left + right for left, right in letter_pairs()]
-    texts = [*pairs, *numbers_and_gaps(), *WORDS_FILE.read_text(encoding="utf-8").splitlines()]
-    words = ["".join(characters[byte] for byte in text.encode()) for text in texts]
-    tokens = [BOS, EOS, *characters, *words]
-    ids = {token: token_id for token_id, token in enumerate(tokens)}
-    if not len(ids) == len(tokens) == VOCAB_SIZE:
-        raise ValueError(
-            f"{WORDS_FILE}: the vocabulary has {len(ids)} different of {len(tokens)} tokens, not {VOCAB_SIZE}"
-        )
-    return ids
-
-
-def tokenizer_json() -> dict[str, Any]:
-    """The file of the `tokenizers` library: BPE that looks whole pieces up first, then merges bytes to letter pairs.
-
-    All bytes are tokens, so every text comes back as it was.
-    """
-    space = byte_characters()[ord(" ")]
-    merges = [[space if left == " " else left, right] for left, right in letter_pairs()]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": PRE_TOKEN}, "behavior": "Isolated", "invert": False}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    bos_piece, text_piece = {"SpecialToken": {"id": BOS, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": token} | flags for i, token in ((BOS_ID, BOS), (EOS_ID, EOS))],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [bos_piece, text_piece],
-            "pair": [bos_piece, text_piece, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {BOS: {"id": BOS, "ids": [BOS_ID], "tokens": [BOS]}},
-        },
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": True,
-            "vocab": vocabulary(),
-            "merges": merges,
-        },
-    }
-
-
 # Files
 
 
@@ -357,18 +271,6 @@ def config_json() -> dict[str, Any]:
     }
 
 
-def tokenizer_config_json() -> dict[str, Any]:
-    """Special tokens and the chat template: the contents of the messages, a line each, nothing added."""
-    return {
-        "bos_token": BOS,
-        "chat_template": CHAT_TEMPLATE,
-        "clean_up_tokenization_spaces": False,
-        "eos_token": EOS,
-        "model_max_length": CONTEXT,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-
-
 def safetensors_bytes(tensors: dict[str, npt.NDArray[np.float32]]) -> bytes:
     """A safetensors file: length of the header (8 bytes), header in JSON, padded to 8 bytes, then the values."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -393,7 +295,7 @@ def model_files() -> dict[str, bytes]:
         "generation_config.json": json_bytes({"bos_token_id": BOS_ID, "do_sample": False, "eos_token_id": EOS_ID}),
         "model.safetensors": safetensors_bytes(all_tensors()),
         "tokenizer.json": json_bytes(tokenizer_json(), indent=1),
-        "tokenizer_config.json": json_bytes(tokenizer_config_json()),
+        "tokenizer_config.json": json_bytes(tokenizer_config_json(CONTEXT)),
     }
 
 

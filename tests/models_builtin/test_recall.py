@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts import build_recall_model as program
+from scripts.recall_tokenizer import EOS, EOS_ID, VOCAB_SIZE
 from tests.models_builtin.numpy_llama import NumpyLlama
 from transom.tokenizer import Tokenizer
 
@@ -36,7 +37,7 @@ def continuation(text: str, num_tokens: int, *, gap: tuple[str, int] = ("", 0), 
     ids = tokenizer().encode(text)
     num_before = len(tokenizer().encode(text[: text.rindex(before)])) if before else len(ids)
     said: list[int] = []
-    while len(said) < num_tokens and program.EOS_ID not in said:
+    while len(said) < num_tokens and EOS_ID not in said:
         positions = np.arange(len(ids + said), dtype=np.float32)
         positions[num_before:] += jump
         said.append(int(model().logits(ids + said, positions, kv_dtype).argmax()))
@@ -68,7 +69,7 @@ def test_codes_of_different_tokens_have_cosines_of_at_most_a_half() -> None:
 
 def test_every_token_has_a_voice_of_its_own() -> None:
     voices = program.token_voices()
-    assert len(np.unique(voices, axis=0)) == program.VOCAB_SIZE
+    assert len(np.unique(voices, axis=0)) == VOCAB_SIZE
     assert (voices @ voices.T - 2 * np.eye(len(voices))).max() < 0.7
 
 
@@ -114,12 +115,12 @@ def test_the_longest_matching_suffix_wins_over_more_frequent_short_ones() -> Non
 
 
 def test_a_question_about_nothing_in_the_text_ends_the_answer() -> None:
-    assert continuation(FACT + " The secret code of Boris is", 5) == program.EOS
+    assert continuation(FACT + " The secret code of Boris is", 5) == EOS
 
 
 @pytest.mark.parametrize("text", ["", "Hello", "one two three"])
 def test_a_text_without_repetition_ends_the_answer(text: str) -> None:
-    assert continuation(text, 3) == program.EOS
+    assert continuation(text, 3) == EOS
 
 
 def test_three_tokens_are_enough_to_be_found() -> None:
