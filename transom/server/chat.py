@@ -12,7 +12,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.llm import Completion, TextDelta
+from transom.errors import RequestError
+from transom.llm import TEMPLATE_VARIABLES, Completion, TextDelta
 from transom.registry import ServedModel
 from transom.server.answering import answer, json_response, progress_fields
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
@@ -68,7 +69,14 @@ def _template_arguments(body: ChatBody | ChatPromptBody) -> dict[str, Any]:
 
 
 def _template_variables(body: ChatBody | ChatPromptBody) -> dict[str, Any]:
-    """The request's own, and the effort where a template knows it."""
+    """The request's own, and the effort where a template knows it. Names are checked before they become arguments."""
+    for name in body.chat_template_kwargs:
+        if name not in TEMPLATE_VARIABLES:
+            known = ", ".join(sorted(TEMPLATE_VARIABLES))
+            raise RequestError(
+                f"'{name[:64]}' is not a variable that a request may set; these are: {known}.",
+                param="chat_template_kwargs",
+            )
     if isinstance(body, ChatPromptBody) or body.reasoning_effort is None:
         return dict(body.chat_template_kwargs)
     return {"reasoning_effort": body.reasoning_effort, **body.chat_template_kwargs}

@@ -1,0 +1,277 @@
+"""Tables of bad requests: each is a 400 that names the field; and of edges that are accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.server.asgi import ask, chat, complete
+from tests.server.served import EOS, VOCAB_SIZE, RecitingEngine, make_app
+
+INT_TRAPS: list[Any] = ["3", True, 3.0, 1.5, [], {}, 2**31, 2**63, 2**64, -(2**63) - 1]
+FLOAT_TRAPS: list[Any] = ["1", True, [], {}]
+BOOL_TRAPS: list[Any] = [1, 0, "yes", "true", [], 1.0]
+STR_TRAPS: list[Any] = [1, True, [], {}, 1.5]
+
+COMMON: list[tuple[str, list[Any]]] = [
+    ("temperature", [*FLOAT_TRAPS, -0.1, 2.1, -1, 3, 1e300]),
+    ("top_p", [*FLOAT_TRAPS, -0.1, 1.01]),
+    ("min_p", [*FLOAT_TRAPS, -0.1, 1.01]),
+    ("top_k", [*INT_TRAPS, -2]),
+    ("frequency_penalty", [*FLOAT_TRAPS, -2.1, 2.1]),
+    ("presence_penalty", [*FLOAT_TRAPS, -2.1, 2.1]),
+    ("repetition_penalty", [*FLOAT_TRAPS, 0, -1, 101]),
+    ("repeat_penalty", [*FLOAT_TRAPS, 0, -1]),
+    ("n", [*INT_TRAPS, 0, -1, 17]),
+    ("max_tokens", [*INT_TRAPS, 0, -2, 100_001]),
+    ("n_predict", [*INT_TRAPS, 0, -2, 100_001]),
+    ("min_tokens", [*INT_TRAPS, -1, 100_001, 17]),
+    ("seed", ["1", True, 1.5, [], 2**63, -(2**63) - 1, 2**64]),
+    ("stop", [1, True, {}, "", [""], ["a"] * 5, [1], ["a", None], "x" * 257, ["é" * 129]]),
+    ("stream", BOOL_TRAPS),
+    ("ignore_eos", BOOL_TRAPS),
+    ("include_stop_str_in_output", BOOL_TRAPS),
+    ("skip_special_tokens", BOOL_TRAPS),
+    ("return_token_ids", BOOL_TRAPS),
+    ("stream_options", [1, [], "x", {}, {"include_usage": True}]),
+    ("logit_bias", [[], 1, {"a": 1}, {"-1": 1}, {"01": 1}, {"+1": 1}, {"1.0": 1}, {" 1": 1}, {"١": 1}, {"1": 101}]),
+    ("logit_bias", [{"1": -101}, {"1": "1"}, {"1": True}, {str(VOCAB_SIZE): 1}, {str(2**31): 1}, {"9" * 30: 1}]),
+    ("logit_bias", [{str(index): 0 for index in range(1025)}]),
+    ("stop_token_ids", [1, ["1"], [True], [1.0], [-1], [VOCAB_SIZE], [2**31], [2**64], list(range(129))]),
+    ("allowed_token_ids", [1, [], ["1"], [-1], [VOCAB_SIZE], [2**31]]),
+    ("priority", [1.5, "1", True, 2**63]),
+    ("user", [*STR_TRAPS, "x" * 129]),
+    ("cache_salt", [*STR_TRAPS, "", "a/b", "a@b", "a\\b", "a\0b", "x" * 129]),
+    ("sse_ping_interval", [*INT_TRAPS, -2, 3601]),
+    ("model", [1, True, [], {}, ""]),
+]
+COMPLETION: list[tuple[str, list[Any]]] = [
+    ("prompt", [[], 1, True, {}, 1.5, ["a", 1], [1, "a"], [[1], "a"], [[]], [[1], []], [None], [True], [1.0], [[1.0]]]),
+    ("prompt", [[-1], [VOCAB_SIZE], [VOCAB_SIZE + 1], [2**31], [2**64], [[97], [VOCAB_SIZE]], [[["a"]]], ""]),
+    ("logprobs", [*INT_TRAPS, -1, 21]),
+    ("best_of", [*INT_TRAPS, 0, 17]),
+    ("echo", BOOL_TRAPS),
+    ("add_special_tokens", BOOL_TRAPS),
+]
+CHAT: list[tuple[str, list[Any]]] = [
+    ("logprobs", BOOL_TRAPS),
+    ("top_logprobs", [*INT_TRAPS, -1, 21, 5]),
+    ("max_completion_tokens", [*INT_TRAPS, 0, -2, 100_001]),
+    ("reasoning_effort", [1, "extreme", ""]),
+    ("metadata", [1, [], {"a": 1}, {"k" * 65: "v"}, {"k": "v" * 513}, {str(index): "" for index in range(17)}]),
+    ("chat_template_kwargs", [1, [], {"enable_thinking": []}, {"foreign": 1}, {"messages": "x"}]),
+    ("add_generation_prompt", BOOL_TRAPS),
+    ("continue_final_message", [*BOOL_TRAPS, True]),
+]
+MESSAGES: list[Any] = [
+    [],
+    1,
+    "hi",
+    {},
+    [1],
+    ["hi"],
+    [{}],
+    [{"role": "user"}],
+    [{"content": "x"}],
+    [{"role": "user", "content": None}],
+    [{"role": "assistant", "content": None}],
+    [{"role": "assistant", "content": None, "tool_calls": []}],
+    [{"role": "wizard", "content": "x"}],
+    [{"role": "USER", "content": "x"}],
+    [{"role": 1, "content": "x"}],
+    [{"role": "user", "content": 1}],
+    [{"role": "user", "content": []}],
+    [{"role": "user", "content": ["x"]}],
+    [{"role": "user", "content": [{"type": "text"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": 1}]}],
+    [{"role": "user", "content": [{"text": "x"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": "x", "size": 1}]}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}],
+    [{"role": "user", "content": [{"type": "input_audio"}]}],
+    [{"role": "user", "content": [{"type": "file"}]}],
+    [{"role": "user", "content": "x", "unknown": 1}],
+    [{"role": "tool", "content": "x"}],
+    [{"role": "user", "content": "x", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]}],
+    [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {}}}]}],
+    [{"role": "user", "content": "x"}] * 2049,
+]
+COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
+    ("structured_outputs", {"json": {}}),
+    ("guided_json", {}),
+    ("grammar", "root ::= x"),
+    ("json_schema", {}),
+    ("prompt_embeds", "x"),
+    ("prompt_logprobs", 0),
+    ("prompt_logprobs", -1),
+    ("truncate_prompt_tokens", -1),
+    ("chat_template", "{{ 7*7 }}"),
+    ("bad_words", ["x"]),
+    ("use_beam_search", True),
+    ("typical_p", 0.5),
+    ("repeat_last_n", 64),
+    ("n_keep", 5),
+    ("n_discard", -1),
+    ("id_slot", 0),
+    ("n_probs", 3),
+    ("t_max_predict_ms", 10),
+    ("timings_per_token", True),
+]
+COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x")]
+CHAT_UNSUPPORTED: list[tuple[str, Any]] = [
+    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("tool_choice", "required"),
+    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+    ("functions", [{"name": "f"}]),
+    ("function_call", {"name": "f"}),
+    ("response_format", {"type": "json_object"}),
+    ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
+    ("modalities", ["text", "audio"]),
+    ("audio", {}),
+    ("prediction", {"type": "content", "content": "x"}),
+    ("web_search_options", {}),
+    ("store", True),
+    ("verbosity", "high"),
+    ("service_tier", "flex"),
+    ("prompt_cache_retention", "24h"),
+    ("echo", True),
+    ("best_of", 2),
+]
+
+
+def rows(table: list[tuple[str, list[Any]]]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, values in table for value in values]
+
+
+@pytest.mark.parametrize(("field", "value"), [*rows(COMMON), *rows(COMPLETION)])
+async def test_s06_a_bad_value_in_a_completion_is_a_400_that_names_the_field(field: str, value: Any) -> None:
+    engine = RecitingEngine()
+    answer = await complete(make_app(engine), **{field: value})
+    assert answer.status == 400
+    assert answer.error["type"] == "invalid_request_error"
+    assert str(answer.error["param"]).startswith(field)
+    assert not engine.requests
+
+
+@pytest.mark.parametrize(("field", "value"), [*rows(COMMON), *rows(CHAT)])
+async def test_s06_a_bad_value_in_a_chat_is_a_400_that_names_the_field(field: str, value: Any) -> None:
+    if (field, value) == ("min_tokens", 17):
+        return  # fits a chat, whose default limit is the rest of the window
+    engine = RecitingEngine()
+    answer = await chat(make_app(engine), **{field: value})
+    assert answer.status == 400
+    assert str(answer.error["param"]).startswith(field)
+    assert not engine.requests
+
+
+@pytest.mark.parametrize("messages", MESSAGES, ids=range(len(MESSAGES)))
+async def test_bad_messages_are_a_400_that_names_the_message(messages: Any) -> None:
+    answer = await chat(make_app(), messages=messages)
+    assert answer.status == 400
+    assert answer.error["param"].startswith("messages")
+
+
+@pytest.mark.parametrize(("field", "value"), [*COMMON_UNSUPPORTED, *COMPLETION_UNSUPPORTED])
+async def test_a_known_field_that_is_not_served_is_never_ignored_in_a_completion(field: str, value: Any) -> None:
+    answer = await complete(make_app(), **{field: value})
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unsupported_parameter", field)
+
+
+@pytest.mark.parametrize(("field", "value"), [*COMMON_UNSUPPORTED, *CHAT_UNSUPPORTED])
+async def test_a_known_field_that_is_not_served_is_never_ignored_in_a_chat(field: str, value: Any) -> None:
+    answer = await chat(make_app(), **{field: value})
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unsupported_parameter", field)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("response_format", {"type": "text"}),
+        ("tools", []),
+        ("tool_choice", "none"),
+        ("modalities", ["text"]),
+        ("store", False),
+        ("service_tier", "auto"),
+        ("typical_p", 1.0),
+        ("n_keep", -1),
+        ("parallel_tool_calls", True),
+        ("metadata", {"a": "b"}),
+        ("user", "someone"),
+        ("cache_prompt", False),
+        ("reasoning_effort", "low"),
+        ("max_tokens", -1),
+        ("temperature", 2),
+        ("top_p", 0),
+        ("top_k", -1),
+        ("seed", -(2**63)),
+        ("stop", ["a", "b", "c", "x" * 256]),
+        ("stop", []),
+        ("logit_bias", {"0": 100, str(VOCAB_SIZE - 1): -100}),
+        ("n", 16),
+        ("messages", [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "x", "name": "me"}]),
+        ("messages", [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]),
+    ],
+)
+async def test_values_that_mean_nothing_unusual_and_edges_are_accepted(field: str, value: Any) -> None:
+    body = {"max_tokens": 2, field: value}
+    answer = await chat(make_app(), **body)
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [("maxtokens", "max_tokens"), ("temprature", "temperature"), ("stopp", "stop"), ("zzzz", None), ("", None)],
+)
+async def test_an_unknown_field_is_named_together_with_the_nearest_known_one(field: str, hint: str | None) -> None:
+    answer = await complete(make_app(), **{field: 1})
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unknown_parameter", field)
+    assert ("Did you mean" in answer.error["message"]) == (hint is not None)
+    assert f"'{hint}'" in answer.error["message"] or hint is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 5, "n_predict": 6}, "max_tokens"),
+        ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, "repetition_penalty"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens"),
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ],
+)
+async def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], param: str) -> None:
+    answer = await complete(make_app(), **fields)
+    assert (answer.status, answer.error["param"]) == (400, param)
+
+
+async def test_two_names_of_the_chat_limit_must_agree() -> None:
+    assert (await chat(make_app(), max_tokens=5, max_completion_tokens=6)).status == 400
+    answer = await chat(make_app(), max_tokens=5, max_completion_tokens=5)
+    assert answer.json()["usage"]["completion_tokens"] == 5
+
+
+async def test_s07_every_factor_of_the_cost_at_its_cap_together_is_refused() -> None:
+    engine = RecitingEngine()
+    prompts = [[97]] * 2048
+    answer = await complete(make_app(engine), prompt=prompts, n=16, max_tokens=255, logprobs=20)
+    assert answer.status == 400
+    assert "4000000" in answer.error["message"]
+    assert not engine.requests
+
+
+async def test_the_last_id_of_the_vocabulary_is_accepted() -> None:
+    assert (await complete(make_app(), prompt=[0, EOS, VOCAB_SIZE - 1])).status == 200
+
+
+@pytest.mark.parametrize("name", ["nobody", "../../etc/passwd", "tiny/", "TINY", "a\0b", "x" * 256, "tiny "])
+async def test_an_unknown_model_is_a_404_with_the_served_names(name: str) -> None:
+    for path, content in (
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/tokenize", {"prompt": "x"}),
+    ):
+        answer = await ask(make_app(), "POST", path, {"model": name, **content})
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
+        assert "tiny" in answer.error["message"]
