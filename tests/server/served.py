@@ -180,7 +180,9 @@ def make_app(
 ) -> FastAPI:
     """The application over one model per engine: `tiny`, `tiny-1`, ..."""
     models = [
-        served_model(engine, model_id="tiny" if number == 0 else f"tiny-{number}", aliases=(f"org/tiny-alias-{number}",))
+        served_model(
+            engine, model_id="tiny" if number == 0 else f"tiny-{number}", aliases=(f"org/tiny-alias-{number}",)
+        )
         for number, engine in enumerate(engines or (RecitingEngine(),))
     ]
     return create_app(ModelRegistry(models), settings or ServerSettings(), lifecycle)

@@ -31,7 +31,15 @@ async def test_without_a_limit_a_chat_gets_the_rest_of_the_window() -> None:
 
 @pytest.mark.parametrize(
     ("num_prompt_tokens", "max_tokens", "num_generated"),
-    [(8, None, 248), (200, 56, 56), (200, 57, None), (255, None, 1), (256, None, None), (256, 1, None), (257, None, None)],
+    [
+        (8, None, 248),
+        (200, 56, 56),
+        (200, 57, None),
+        (255, None, 1),
+        (256, None, None),
+        (256, 1, None),
+        (257, None, None),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_boundary_table_of_the_context_window(
@@ -69,7 +77,9 @@ async def test_the_stream_equals_the_answer_in_one_piece_and_names_the_role_firs
 
 
 async def test_log_probabilities_carry_the_bytes_of_split_characters() -> None:
-    content = (await chat(make_app(), max_tokens=4, logprobs=True, top_logprobs=1)).json()["choices"][0]["logprobs"]["content"]
+    content = (await chat(make_app(), max_tokens=4, logprobs=True, top_logprobs=1)).json()["choices"][0]["logprobs"][
+        "content"
+    ]
     assert [item["bytes"] for item in content] == [[71], [114], [0xC3], [0xBC]]
     assert content[0] == {
         "token": "G",

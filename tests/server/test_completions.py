@@ -139,7 +139,9 @@ async def test_logprobs_0_shows_the_sampled_token_only() -> None:
 
 
 async def test_tokens_can_be_shown_as_ids() -> None:
-    answer = await complete(make_app(), max_tokens=1, logprobs=0, return_tokens_as_token_ids=True, return_token_ids=True)
+    answer = await complete(
+        make_app(), max_tokens=1, logprobs=0, return_tokens_as_token_ids=True, return_token_ids=True
+    )
     choice = answer.json()["choices"][0]
     assert choice["logprobs"]["tokens"] == ["token_id:71"]
     assert choice["token_ids"] == [71]

@@ -15,7 +15,7 @@ from transom.config.registry_config import ModelEntry
 from transom.engine import EngineClient, EngineState
 from transom.errors import ModelLoadingError, ModelNotFoundError, TransomError
 from transom.llm import LLM
-from transom.registry.served_model import ServedModel
+from transom.registry.served_model import ModelState, ServedModel
 from transom.tokenizer import ChatTemplate, Tokenizer
 
 Adjust = Callable[[EngineConfig], EngineConfig]
@@ -27,6 +27,10 @@ class FailedModel:
 
     entry: ModelEntry
     error: Exception
+
+    def status_fields(self) -> dict[str, str]:
+        """State and reason, as `ServedModel` has them."""
+        return {"status": ModelState.FAILED.value, "reason": str(self.error)}
 
 
 class ModelRegistry:

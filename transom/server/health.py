@@ -40,7 +40,9 @@ def health_router(context: ServerContext) -> APIRouter:
 
 
 def _ready(context: ServerContext) -> Response:
-    models = {served.id: served.status_fields() for served in context.registry.models()}
+    loaded = {served.id: served.status_fields() for served in context.registry.models()}
+    failed = {failure.entry.id: failure.status_fields() for failure in context.registry.failed()}
+    models = {**loaded, **failed}
     if context.lifecycle.draining:
         return _unavailable({"status": "draining", "models": models})
     if context.registry.is_loading:
