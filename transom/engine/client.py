@@ -143,6 +143,7 @@ class EngineClient:
     async def generate(self, request: Request) -> AsyncGenerator[RequestOutput]:
         """Outputs until one carries a finish reason. Closing the iterator early aborts the request in the worker.
 
+        The request's id must never have been used before: outputs of an aborted namesake may still be on their way.
         Raises UnavailableError when there is no worker or it dies, RequestError or QueueFullError when it refuses.
         """
         mailbox = self._open_mailbox(request.request_id)
