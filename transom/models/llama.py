@@ -21,6 +21,9 @@ from transom.layers.norm import RMSNorm
 from transom.layers.rotary import RotaryEmbedding, Rotation
 from transom.weights.loader import WeightLoader
 
+_EMBEDDING = "model.embed_tokens"
+_HEAD = "lm_head"
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
@@ -52,16 +55,15 @@ class LlamaModel:
 
     def __init__(self, config: ModelConfig, loader: WeightLoader) -> None:
         weights = _Weights(config, loader)
-        self._embedding = Embedding(weights.matrix("model.embed_tokens", config.vocab_size, config.hidden_size))
+        is_tied = weights.is_tied
+        self._embedding = Embedding(weights.matrix(weights.embedding_name, config.vocab_size, config.hidden_size))
         self._rotary = RotaryEmbedding.from_config(config.rope)
         self._layers = [weights.decoder_layer(index) for index in range(config.num_hidden_layers)]
         self._norm = weights.norm("model.norm")
         self._head = Linear(
-            self._embedding.weight
-            if config.tie_word_embeddings
-            else weights.matrix("lm_head", config.vocab_size, config.hidden_size)
+            self._embedding.weight if is_tied else weights.matrix(_HEAD, config.vocab_size, config.hidden_size)
         )
-        loader.finish(ignored=_ignored_tensors(config))
+        loader.finish(ignored=_ignored_tensors(config.num_hidden_layers, is_tied))
 
     def forward(self, batch: ForwardBatch) -> NDArray[np.float32]:
         """Logits [R, vocab_size] of the batch's `logit_rows`."""
@@ -73,10 +75,10 @@ class LlamaModel:
         return self._head.forward(self._norm.forward(hidden))
 
 
-def _ignored_tensors(config: ModelConfig) -> tuple[str, ...]:
+def _ignored_tensors(num_layers: int, is_tied: bool) -> tuple[str, ...]:
     """What checkpoints carry and the architecture does not use: old rotary buffers, a copy of tied embeddings."""
-    buffers = tuple(f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(config.num_hidden_layers))
-    return (*buffers, "lm_head.weight") if config.tie_word_embeddings else buffers
+    buffers = tuple(f"model.layers.{index}.self_attn.rotary_emb.inv_freq" for index in range(num_layers))
+    return (*buffers, f"{_HEAD}.weight") if is_tied else buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,20 @@ class _Weights:
 
     config: ModelConfig
     loader: WeightLoader
+
+    @property
+    def embedding_name(self) -> str:
+        """Tied embeddings lie in the checkpoint under either of their two names."""
+        is_missing = not self.loader.has(f"{_EMBEDDING}.weight")
+        return _HEAD if is_missing and self.config.tie_word_embeddings else _EMBEDDING
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether embedding and head are one matrix. Two that differ are two, whatever the config says."""
+        names = (f"{_EMBEDDING}.weight", f"{_HEAD}.weight")
+        return self.config.tie_word_embeddings and (
+            not all(map(self.loader.has, names)) or self.loader.are_equal(*names)
+        )
 
     def decoder_layer(self, index: int) -> DecoderLayer:
         prefix = f"model.layers.{index}"

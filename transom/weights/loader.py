@@ -67,6 +67,14 @@ class WeightLoader:
         """Whether the checkpoint holds the tensor: tied embeddings lie there under either of their two names."""
         return name in self._names
 
+    def are_equal(self, first: str, second: str) -> bool:
+        """Whether two tensors of the checkpoint have the same type, shape and values. Reads both."""
+        same_form = self._source.info(first) == self._source.info(second)
+        equal = same_form and np.array_equal(self._source.tensor(first), self._source.tensor(second))
+        self._source.release(first)
+        self._source.release(second)
+        return equal
+
     def vector(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A small tensor (norm, bias) as a fresh f32 array of `shape`. Raises WeightsError naming the tensor."""
         self._check(name, shape)
