@@ -51,8 +51,8 @@ class TransomSide:
         from transom import kernels
 
         kernels.set_num_threads(threads)
-        if isa != "native":
-            kernels.set_active_isa(isa)
+        if isa == "avx2":
+            kernels.set_active_isa("avx2")
         self.harness = Harness(directory, kv_dtype="f16", kv_cache_ram_mb=1024)
         self.dtype = dtype
 
@@ -177,7 +177,7 @@ def measure_bandwidth(threads: int) -> float:
     return max(kernels.measure_read_bandwidth(1 << 30) for _ in range(5))
 
 
-def weight_bytes_per_token(config: dict[str, Any], element_size: int) -> int:
+def weight_bytes_per_token(config: dict[str, int], element_size: int) -> int:
     """Bytes of weights that a decode step must read."""
     hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     heads, key_value_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -185,8 +185,8 @@ def weight_bytes_per_token(config: dict[str, Any], element_size: int) -> int:
     return (config["num_hidden_layers"] * layer + config["vocab_size"] * hidden) * element_size
 
 
-def kv_bytes_per_token(config: dict[str, Any], element_size: int) -> int:
-    return int(2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * element_size)
+def kv_bytes_per_token(config: dict[str, int], element_size: int) -> int:
+    return 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * element_size
 
 
 def report(rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache.cache_manager import CacheManager, SequenceCache
+from transom.cache import CacheManager, SequenceCache
 from transom.config.engine_config import resolve
 from transom.config.model_config import ModelConfig
 from transom.config.registry_config import ModelEntry

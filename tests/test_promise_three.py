@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from tests.fakes import write_tiny_llama
 from tests.harness import Harness, Stream
 from transom import kernels
 
+Isa = Literal["portable", "avx2", "avx512"]
 NUM_TOKENS = 300  # four full blocks, a part of the fifth, over the border of a split
 
 
@@ -78,7 +81,7 @@ def test_the_number_of_threads_changes_no_bit(
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 def test_the_instruction_set_changes_no_bit(
-    harness: Harness, tokens: list[int], alone: NDArray[np.float32], isa: str
+    harness: Harness, tokens: list[int], alone: NDArray[np.float32], isa: Isa
 ) -> None:
     before = kernels.active_isa()
     try:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.parity
 TOLERANCE = 2e-4
 NUM_PROMPT_TOKENS = 150  # two full blocks and a part of the third
 NUM_DECODE_STEPS = 64
-BASE = {
+BASE: dict[str, Any] = {
     "vocab_size": 131,
     "hidden_size": 60,
     "intermediate_size": 91,

@@ -62,7 +62,8 @@ class RotaryEmbedding:
 def _periods(rope: RopeConfig) -> NDArray[np.float32]:
     """theta^(2i/d) in float32."""
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float32) / np.float32(rope.rotary_dim)
-    return np.power(np.float64(rope.rope_theta), exponents.astype(np.float64)).astype(np.float32)
+    periods: NDArray[np.float64] = np.power(rope.rope_theta, exponents.astype(np.float64))
+    return periods.astype(np.float32)
 
 
 def _base_frequencies(rope: RopeConfig) -> NDArray[np.float32]:
