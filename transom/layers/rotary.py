@@ -86,7 +86,7 @@ def _yarn_frequencies(rope: RopeConfig) -> NDArray[np.float32]:
     periods = _periods(rope)
     first, last = _yarn_correction_range(rope)
     ramp = (np.arange(len(periods), dtype=np.float32) - np.float32(first)) / np.float32(last - first)
-    extrapolated_share = 1 - np.clip(ramp, 0, 1)
+    extrapolated_share: NDArray[np.float32] = 1 - np.clip(ramp, 0, 1)
     interpolated = np.float32(1.0) / (np.float32(rope.factor) * periods)
     extrapolated = np.float32(1.0) / periods
     blended = interpolated * (1 - extrapolated_share) + extrapolated * extrapolated_share
