@@ -1,0 +1,1 @@
+"""Layers against plain formulas and published constants."""

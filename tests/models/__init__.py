@@ -1,0 +1,1 @@
+"""Architectures against a plain NumPy forward pass."""
