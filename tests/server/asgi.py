@@ -66,7 +66,10 @@ class Exchange:
             "server": ("127.0.0.1", 9632),
             "state": {},
         }
-        self.task = asyncio.create_task(app(self._scope, self._receive, self._send))  # type: ignore[arg-type]
+        self.task: asyncio.Task[None] = asyncio.create_task(self._run(app))
+
+    async def _run(self, app: ASGIApp) -> None:
+        await app(self._scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
         if self._chunks:

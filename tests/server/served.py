@@ -38,8 +38,8 @@ def byte_tokenizer() -> Tokenizer:
     """One token per byte, whose id is the byte; 256 ends."""
     vocab = {char: index for index, char in enumerate(_byte_characters())}
     core = Core(models.BPE(vocab=vocab, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
-    core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
     core.add_special_tokens(["</s>"])
     return Tokenizer(core, TokenizerSettings({"eos_token": "</s>"}, (), None, None))
 
@@ -113,7 +113,7 @@ class RecitingEngine:
             if start == 0:
                 output = replace(output, prompt_logprobs=self._prompt_logprobs(request))
             if start + self.tokens_per_output >= len(tokens):
-                output = replace(output, **self._ending(request, tokens))
+                output = self._ended(output, request, tokens)
             yield output
 
     async def _obstacle(self, num_tokens: int) -> None:
@@ -130,13 +130,14 @@ class RecitingEngine:
             tokens = (*tokens[: self.end_after], EOS)
         return tokens
 
-    def _ending(self, request: Request, tokens: tuple[int, ...]) -> dict[str, object]:
+    def _ended(self, output: RequestOutput, request: Request, tokens: tuple[int, ...]) -> RequestOutput:
         is_stop = tokens[-1] == EOS
-        return {
-            "finish_reason": FinishReason.STOP if is_stop else FinishReason.LENGTH,
-            "stop_token_id": EOS if is_stop else None,
-            "usage": Usage(len(request.prompt_token_ids), len(tokens)),
-        }
+        return replace(
+            output,
+            finish_reason=FinishReason.STOP if is_stop else FinishReason.LENGTH,
+            stop_token_id=EOS if is_stop else None,
+            usage=Usage(len(request.prompt_token_ids), len(tokens)),
+        )
 
     def _logprobs(self, request: Request, tokens: Iterable[int]) -> tuple[TokenLogprobs, ...] | None:
         count = request.sampling.logprobs

@@ -27,7 +27,7 @@ def start(app: Any, **fields: Any) -> Exchange:
 
 async def eventually(condition: Any) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition is anything
             await asyncio.sleep(0.001)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -95,10 +96,8 @@ def test_every_object_that_json_can_write_is_read_back(value: dict[str, Any], en
 
 @given(st.binary(max_size=60))
 def test_any_bytes_give_an_object_or_a_refusal(body: bytes) -> None:
-    try:
+    with contextlib.suppress(RequestError):
         assert isinstance(parse_json_object(body), dict)
-    except RequestError:
-        pass
 
 
 @pytest.mark.parametrize(

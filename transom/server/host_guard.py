@@ -1,4 +1,4 @@
-"""Refuses requests that address this server by a name it does not have (DNS rebinding). Pure ASGI."""
+"""Refuses requests by their headers: too large, or naming a host that this is not (DNS rebinding). Pure ASGI."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from transom.server.errors import HttpError
 from transom.server.settings import ServerSettings, as_address, is_loopback
 
+MAX_HEADER_BYTES = 16 * 2**10
+
+_Headers = list[tuple[bytes, bytes]]
+
 
 class HostGuard:
-    """Lets requests pass whose one Host header is a loopback name, the bound address or an allowed name.
+    """Lets requests pass whose headers are of a sensible size, and whose one Host header is a loopback name, the bound
+    address or an allowed name.
 
     Bound to all interfaces, any literal address is taken: rebinding needs a name.
     """
@@ -22,10 +27,11 @@ class HostGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            self._check([value for name, value in scope["headers"] if name == b"host"])
+            _check_size(scope["headers"])
+            self._check_host([value for name, value in scope["headers"] if name == b"host"])
         await self._app(scope, receive, send)
 
-    def _check(self, values: list[bytes]) -> None:
+    def _check_host(self, values: list[bytes]) -> None:
         if len(values) != 1:
             raise HttpError(400, "Exactly one Host header is needed.", "invalid_value")
         host = _without_port(values[0].decode("latin-1").strip().lower())
@@ -38,6 +44,12 @@ class HostGuard:
         if host in self._names or is_loopback(host):
             return True
         return self._any_address and as_address(host) is not None
+
+
+def _check_size(headers: _Headers) -> None:
+    """Names, values, and the four bytes of punctuation of each line."""
+    if sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEADER_BYTES:
+        raise HttpError(431, f"The headers are larger than {MAX_HEADER_BYTES} bytes.", "headers_too_large")
 
 
 def _without_port(host: str) -> str:

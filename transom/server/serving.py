@@ -9,17 +9,21 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import h11
+import orjson
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from transom.errors import ConfigError
+from transom.server.errors import INVALID_REQUEST, ErrorReply
+from transom.server.host_guard import MAX_HEADER_BYTES
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
 
-MAX_HEADER_BYTES = 16 * 2**10
 KEEP_ALIVE_SECONDS = 30
 _BACKLOG = 512
+_LINGER_SECONDS = 1.0
+"""A request that was answered before its body came is read so long, so that the answer is not lost with the rest."""
 _LAST_WORDS_SECONDS = 2
 """After the cut, answers get so long to write their error events."""
 
@@ -79,7 +83,7 @@ class _Server(uvicorn.Server):
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time that a request's headers may take."""
+    """HTTP/1.1 with a limit on the time that a request's headers may take, and no patience for unwanted bodies."""
 
     _header_timer: asyncio.TimerHandle | None = None
     header_timeout = 10.0
@@ -94,7 +98,22 @@ class LimitedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
         self._watch_headers()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot even be parsed is answered in the form of every other error, then the connection is closed."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = orjson.dumps(ErrorReply(400, msg, INVALID_REQUEST, "invalid_value").body())
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

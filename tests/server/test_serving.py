@@ -1,0 +1,187 @@
+"""The server on a real socket: protocol limits, signals, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import pytest
+
+from tests.server.running import Running, running
+from tests.server.served import RecitingEngine, make_app
+from transom.errors import ConfigError
+from transom.server.lifecycle import Lifecycle
+from transom.server.serving import bind, serve
+from transom.server.settings import ServerSettings
+
+STREAM = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 200, "stream": True}).encode()
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    lines = [
+        "POST /v1/completions HTTP/1.1",
+        "host: localhost",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def get(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "host: localhost", *headers]).encode() + b"\r\n\r\n"
+
+
+async def begin_stream(server: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stream whose first event has come."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(post(STREAM))
+    await asyncio.wait_for(reader.readuntil(b"data: "), 5)
+    return reader, writer
+
+
+async def test_a_port_that_is_taken_is_said_in_words() -> None:
+    async with running() as server:
+        with pytest.raises(ConfigError, match=f"port {server.port}: Address already in use"):
+            bind("127.0.0.1", server.port)
+    with pytest.raises(ConfigError, match=r"cannot listen on no\.such\.host\.invalid"):
+        bind("no.such.host.invalid", 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET /health\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\r\n",
+        b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
+        b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" + b"f" * 21 + b"\r\n",
+    ],
+    ids=range(8),
+)
+async def test_s21_malformed_requests_are_a_400_and_the_server_lives(data: bytes) -> None:
+    async with running() as server:
+        answer = await server.raw(data)
+        assert b" 400 " in answer.split(b"\r\n")[0]
+        assert json.loads(answer.split(b"\r\n\r\n")[-1])["error"]["type"] == "invalid_request_error"
+        assert b" 200 " in await server.raw(get("/health", "connection: close"))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"x: " + b"y" * 17_000 + b"\r\n", b"x: y\r\n" * 5000],
+    ids=["one", "many"],
+)
+async def test_s21_headers_that_are_too_large_are_refused(lines: bytes) -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    async with running() as server:
+        answer = await server.raw(head + lines + b"\r\n")
+    assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431")
+
+
+async def test_s21_a_body_of_chunks_is_counted_and_the_connection_closed() -> None:
+    head = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+    async with running() as server:
+        answer = await server.raw(head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 11)
+    assert answer.startswith(b"HTTP/1.1 413")
+
+
+async def test_s21_headers_that_never_end_are_cut_off() -> None:
+    async with running(settings=ServerSettings(header_timeout=0.1, drain_timeout=2)) as server:
+        assert await server.raw(b"GET /health HTTP/1.1\r\nhost: local", patience=3) == b""
+        assert await server.raw(b"", patience=3) == b""
+
+
+async def test_s21_a_websocket_upgrade_is_answered_as_plain_http() -> None:
+    async with running() as server:
+        data = get("/health", "connection: upgrade, close", "upgrade: websocket", "sec-websocket-version: 13")
+        assert b" 200 " in (await server.raw(data)).split(b"\r\n")[0]
+
+
+async def test_a_hundred_pipelined_requests_are_answered() -> None:
+    async with running() as server:
+        answers = await server.raw(get("/health") * 99 + get("/health", "connection: close"))
+        assert answers.count(b"HTTP/1.1 200 OK") == 100
+        assert b"server:" not in answers
+
+
+async def test_a_connection_that_is_cut_in_mid_stream_aborts_the_engine() -> None:
+    engine = RecitingEngine(holds_after=3)
+    async with running(engine) as server:
+        _, writer = await begin_stream(server)
+        assert engine.running
+        writer.close()
+        async with asyncio.timeout(3):
+            while engine.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert server.lifecycle.num_running == 0
+
+
+async def test_the_first_signal_lets_streams_finish_and_closes_the_door() -> None:
+    engine = RecitingEngine(holds_after=3)
+    async with running(engine) as server:
+        reader, writer = await begin_stream(server)
+        server.signal()
+        await asyncio.wait_for(server.lifecycle.until_draining(), 1)
+        await asyncio.sleep(0.05)
+        with pytest.raises(OSError, match=r"refused|Connect"):
+            await asyncio.open_connection("127.0.0.1", server.port)
+        assert not server.task.done()
+        writer.close()
+        await asyncio.wait_for(server.task, 3)
+        assert not server.lifecycle.cut.is_set()
+        assert b"error" not in await reader.read()
+
+
+async def test_what_outlasts_the_drain_ends_with_an_error_event() -> None:
+    engine = RecitingEngine(holds_after=3)
+    async with running(engine, settings=ServerSettings(drain_timeout=0.1)) as server:
+        reader, writer = await begin_stream(server)
+        server.signal()
+        rest = await asyncio.wait_for(reader.read(), 3)
+        assert b"server_draining" in rest
+        assert b"[DONE]" not in rest
+        writer.close()
+        await asyncio.wait_for(server.task, 3)
+
+
+async def test_the_second_signal_ends_everything_at_once() -> None:
+    engine = RecitingEngine(holds_after=3)
+    async with running(engine, settings=ServerSettings(drain_timeout=60)) as server:
+        _, writer = await begin_stream(server)
+        server.signal()
+        await asyncio.wait_for(server.lifecycle.until_draining(), 1)
+        server.signal()
+        await asyncio.wait_for(server.task, 3)
+        writer.close()
+        assert not engine.running
+
+
+async def test_a_server_whose_models_all_fail_stops_by_itself() -> None:
+    async def prepare() -> bool:
+        return False
+
+    settings, lifecycle = ServerSettings(drain_timeout=1), Lifecycle()
+    with bind("127.0.0.1", 0) as listener:
+        app = make_app(settings=settings, lifecycle=lifecycle)
+        await asyncio.wait_for(serve(app, listener, settings, lifecycle, prepare), 5)
+
+
+async def test_an_exception_while_preparing_comes_out() -> None:
+    async def prepare() -> bool:
+        raise ZeroDivisionError
+
+    settings, lifecycle = ServerSettings(drain_timeout=1), Lifecycle()
+    with bind("127.0.0.1", 0) as listener, pytest.raises(ZeroDivisionError):
+        app = make_app(settings=settings, lifecycle=lifecycle)
+        await asyncio.wait_for(serve(app, listener, settings, lifecycle, prepare), 5)
+
+
+def test_the_listener_is_a_listening_socket() -> None:
+    with bind("localhost", 0) as listener, socket.create_connection(listener.getsockname()[:2]):
+        pass
