@@ -64,7 +64,7 @@ def serve(
 ) -> None:
     """Serve models over HTTP, as OpenAI does."""
     model_options = ModelOptions(
-        model=model or model_flag,
+        model=model_flag if model is None else model,
         config=config,
         served_model_name=served_model_name,
         max_model_len=max_model_len,

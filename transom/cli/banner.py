@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -64,7 +65,7 @@ def curl_line(model: str, url: str, *, needs_key: bool) -> str:
     """A completion request that works when pasted into a shell."""
     body = json.dumps({"model": model, "prompt": _PROMPTS.get(model, _ANY_PROMPT), "max_tokens": 60})
     key = "-H 'authorization: Bearer '\"$TRANSOM_API_KEY\" " if needs_key else ""
-    return f"curl {url}/v1/completions -H 'content-type: application/json' {key}-d '{body}'"
+    return f"curl {url}/v1/completions -H 'content-type: application/json' {key}-d {shlex.quote(body)}"
 
 
 def window_text(sliding_window: int | None) -> str:

@@ -49,7 +49,7 @@ def _registry_of(model: str | None) -> RegistryConfig:
     bundled = RegistryConfig.load(bundled_registry())
     if model is None:
         return bundled
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         return RegistryConfig(models=(ModelEntry.for_directory(Path(model).resolve()),))
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
     if not entries:

@@ -1,0 +1,79 @@
+"""From flags to registry entries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from transom.cli.options import KVDtype, ModelOptions
+from transom.cli.sources import adjust_limits, bundled_registry, load_registry, num_threads
+from transom.config.engine_config import EngineConfig
+from transom.errors import ConfigError
+
+TOLSTOY = bundled_registry().parent / "tolstoy"
+
+
+def ids(options: ModelOptions) -> list[str]:
+    return [entry.id for entry in load_registry(options).models]
+
+
+def test_without_a_word_the_bundled_models_are_served() -> None:
+    assert ids(ModelOptions()) == ["tolstoy", "tolstoy-window", "recall"]
+
+
+def test_a_model_is_a_bundled_id_or_a_directory() -> None:
+    assert ids(ModelOptions(model="recall")) == ["recall"]
+    [entry] = load_registry(ModelOptions(model=str(TOLSTOY))).models
+    assert (entry.id, entry.path) == ("tolstoy", TOLSTOY.resolve())
+
+
+@pytest.mark.parametrize("model", ["nothing", "/no/such/directory", "", "../x"])
+def test_anything_else_is_refused_with_the_bundled_ids(model: str) -> None:
+    with pytest.raises(ConfigError, match="tolstoy, tolstoy-window, recall"):
+        load_registry(ModelOptions(model=model))
+
+
+def test_a_registry_file_is_served_and_excludes_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"server": {"port": 1}, "models": [{"id": "mine", "path": str(TOLSTOY)}]}))
+    registry = load_registry(ModelOptions(config=file))
+    assert [entry.id for entry in registry.models] == ["mine"]
+    assert registry.server.port == 1
+    with pytest.raises(ConfigError, match="only one of them"):
+        load_registry(ModelOptions(config=file, model="tolstoy"))
+
+
+def test_flags_change_every_entry_and_keep_what_they_do_not_name() -> None:
+    options = ModelOptions(max_model_len=4096, kv_cache_dtype=KVDtype.F32, kv_cache_ram_mb=32)
+    for entry in load_registry(options).models:
+        assert entry.max_position_embeddings == 4096
+        assert (entry.tier_config.kv_dtype, entry.tier_config.kv_cache_ram_mb) == ("f32", 32)
+        assert entry.tier_config.max_ram_mb is not None
+    assert load_registry(options).models[1].sliding_window == 1024
+
+
+def test_changed_entries_obey_the_rules_of_the_file() -> None:
+    with pytest.raises(ConfigError, match="max_ram_mb"):
+        load_registry(ModelOptions(model="tolstoy", max_ram_mb=1))
+
+
+def test_a_served_name_needs_one_model_and_obeys_the_rules_of_ids() -> None:
+    assert ids(ModelOptions(model="tolstoy", served_model_name="war")) == ["war"]
+    with pytest.raises(ConfigError, match="one model"):
+        load_registry(ModelOptions(served_model_name="war"))
+    with pytest.raises(ConfigError, match="lower case"):
+        load_registry(ModelOptions(model="tolstoy", served_model_name="War and Peace"))
+
+
+def test_limits_that_no_registry_key_holds_come_from_flags() -> None:
+    config = EngineConfig(TOLSTOY, 8192, "f16", 2**20, None, 1)
+    assert adjust_limits(ModelOptions(), config) == config
+    changed = adjust_limits(ModelOptions(max_num_seqs=2, max_num_batched_tokens=64), config)
+    assert (changed.max_num_seqs, changed.max_num_batched_tokens) == (2, 64)
+
+
+def test_threads_are_the_cores_of_this_process_unless_given() -> None:
+    assert num_threads(ModelOptions(threads=7)) == 7
+    assert num_threads(ModelOptions()) >= 1
