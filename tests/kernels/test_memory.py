@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from transom.kernels import allocate_arena
+from transom.kernels import allocate_arena, measure_read_bandwidth
 
 
 @pytest.mark.parametrize("num_bytes", [1, 4096, 5000, (2 << 20) - 1, 2 << 20, (5 << 20) + 3])
@@ -51,3 +51,12 @@ def test_an_impossible_size_is_a_memory_error() -> None:
 def test_a_negative_size_is_refused() -> None:
     with pytest.raises(TypeError):
         allocate_arena(-1)
+
+
+def test_the_bandwidth_of_the_memory_is_plausible() -> None:
+    assert 1e8 < measure_read_bandwidth(16 << 20) < 1e13
+
+
+def test_a_bandwidth_is_not_measured_on_nothing() -> None:
+    with pytest.raises(ValueError, match="one MiB"):
+        measure_read_bandwidth(1000)

@@ -137,6 +137,12 @@ class AttentionState:
     def finish(self) -> NDArray[np.float32]:
         """[T, H, head_dim], once every split was attended to. ValueError if none was."""
 
+def measure_read_bandwidth(num_bytes: int) -> float:
+    """Bytes per second at which all threads read so much fresh huge-page memory once: the limit of decode.
+
+    Takes that much memory for the time of the call; ValueError below 1 MiB, MemoryError.
+    """
+
 def set_num_threads(count: int) -> None:
     """How many threads compute, the calling one included. Waits for running work. ValueError unless in 1..1024."""
 
