@@ -12,6 +12,7 @@ from transom.errors import ConfigError, TransomError
 
 EXIT_FAILED = 1
 EXIT_BAD_SETTINGS = 2
+EXIT_INTERRUPTED = 130
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def told_in_one_line() -> Iterator[None]:
         say(str(error))
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        raise typer.Exit(EXIT_FAILED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def say(message: str) -> None:

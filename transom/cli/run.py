@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from transom.registry import ModelRegistry, ServedModel
 from transom.request import Request, SamplingParams
 
 Message = dict[str, str]
+_MAX_LINE_BYTES = 65536
+"""A terminal hands over one line at a time, and none longer than 4096 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class _Terminal:
 
     async def converse(self) -> None:
         """Until the end of input. An answer that cannot be given is said, and the conversation goes on."""
-        while (line := await asyncio.to_thread(_read_line)) is not None:
+        while (line := await _read_line()) is not None:
             if not line.strip():
                 continue
             try:
@@ -127,12 +130,21 @@ class _Terminal:
         )
 
 
-def _read_line() -> str | None:
+async def _read_line() -> str | None:
+    """One typed line, None at the end of input. No thread waits for it, so Ctrl-C need not, either."""
+    print("> ", end="", flush=True)
+    loop = asyncio.get_running_loop()
+    typed = asyncio.Event()
+    descriptor = sys.stdin.fileno()
+    loop.add_reader(descriptor, typed.set)
     try:
-        return input("> ")
-    except EOFError:
+        await typed.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    line = os.read(descriptor, _MAX_LINE_BYTES)
+    if not line:
         print()
-        return None
+    return line.decode("utf-8", "replace").rstrip("\n") if line else None
 
 
 def _first(given: float | None, model: float | None, default: float) -> float:
