@@ -51,6 +51,34 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
 
+class CacheStrategy(StrEnum):
+    """What full-attention layers may forget of one sequence. Sliding layers forget by the model's own window."""
+
+    FULL = "full"
+    """Nothing."""
+    SLIDING_WINDOW = "sliding_window"
+    """All but the last `window_size` tokens."""
+    FIFO = "fifo"
+    """The oldest block, whenever the sequence's KV capacity is reached."""
+    KEEP_FIRST = "keep_first"
+    """All but the first `keep_first` and the last `window_size - keep_first` tokens."""
+    ADAPTIVE = "adaptive"
+    """Nothing where there is a cold tier: attention mass decides what stays hot. Without one it decides what goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """A strategy and its sizes in tokens, validated at the edge: 1 <= `window_size` <= the context window, and
+    0 <= `keep_first` < `window_size`."""
+
+    strategy: CacheStrategy = CacheStrategy.FULL
+    window_size: int | None = None
+    """Required by `sliding_window` and `keep_first`. `fifo`: lowers the sequence's KV capacity; None = the budgets
+    alone decide. The other strategies do not look at it."""
+    keep_first: int = 0
+    """Used by `keep_first` alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sequence to be generated. `n` of the HTTP interface becomes several of these."""
@@ -60,6 +88,8 @@ class Request:
     sampling: SamplingParams
     priority: int = 0
     """Lower is sooner."""
+    cache: CacheOptions | None = None
+    """None = as the model is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +119,10 @@ class Usage:
     num_completion_tokens: int
     num_cached_tokens: int = 0
     """Prompt tokens whose KV came from the cache instead of computation."""
+    num_evicted_tokens: int = 0
+    """Tokens that full-attention layers no longer attended to at the end, because the cache strategy forgot them."""
+    is_lossy: bool = False
+    """The cache strategy may forget tokens, whether it did or not."""
 
 
 @dataclass(frozen=True, slots=True)
