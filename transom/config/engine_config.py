@@ -5,15 +5,17 @@ Plain data: it travels to the worker process. Knows no weights and no file but t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from transom.config.cache_options import resolve_cache
 from transom.config.kv_size import (
     BLOCK_SIZE,
     KV_DTYPE_BYTES,
+    cold_bytes_per_block,
     kv_bytes_for_tokens,
     kv_bytes_per_block,
     kv_bytes_per_token,
@@ -21,12 +23,14 @@ from transom.config.kv_size import (
 from transom.config.model_config import LayerKind, ModelConfig
 from transom.config.plain_data import from_plain, to_plain
 from transom.errors import ConfigError
+from transom.request import CacheOptions
 
 if TYPE_CHECKING:
     from transom.config.registry_config import ModelEntry
 
 __all__ = [
     "BLOCK_SIZE",
+    "COLD_CHUNK_GROWTH",
     "MIB",
     "EngineConfig",
     "check_memory",
@@ -45,6 +49,10 @@ DEFAULT_KV_MAX_BYTES = 8 * 2**30
 """... but no more than this, nor than half of the RAM that is available."""
 
 DEFAULT_NUM_BATCHED_TOKENS = 512
+
+COLD_CHUNK_GROWTH = 4
+"""With a cold tier a prompt may be read in chunks so many times as long: a chunk reads every cold byte once, so longer
+ones read less in all."""
 
 _PROCESS_BYTES = 96 * MIB  # interpreter, libraries, native thread stacks
 
@@ -69,6 +77,14 @@ class EngineConfig:
     """Tokens computed in one step, decode and prefill together."""
     max_num_waiting: int = 256
     """Requests that may wait; more are refused as overload."""
+    ssd_path: Path | None = None
+    """Directory of this model alone, for its part of the cold tier; None = no cold tier."""
+    max_ssd_bytes: int = 0
+    """Hard cap for the physical bytes of everything in `ssd_path`; 0 = no cold tier."""
+    hot_tokens: int | None = None
+    """Tokens of one sequence that may be in RAM at once; None = as many as `kv_cache_ram_bytes` holds."""
+    cache: CacheOptions = field(default_factory=CacheOptions)
+    """What full-attention layers may forget, unless a request says otherwise."""
 
     def __post_init__(self) -> None:
         if self.kv_dtype not in KV_DTYPE_BYTES:
@@ -78,6 +94,20 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be 1 or more")
         if self.max_num_waiting < 0:
             raise ConfigError(f"max_num_waiting is {self.max_num_waiting}, must be 0 or more")
+        if self.max_ssd_bytes < 0 or (self.max_ssd_bytes > 0 and self.ssd_path is None):
+            raise ConfigError(f"max_ssd_bytes is {self.max_ssd_bytes}, must be 0, or more with a directory in ssd_path")
+        if self.hot_tokens is not None and self.hot_tokens < BLOCK_SIZE:
+            raise ConfigError(f"hot_tokens is {self.hot_tokens}, must be at least one block, {BLOCK_SIZE} tokens")
+
+    @property
+    def has_cold_tier(self) -> bool:
+        """Whether KV may be on SSD."""
+        return self.max_ssd_bytes > 0
+
+    @property
+    def max_chunk_tokens(self) -> int:
+        """The most tokens that a step may compute, chunks over cold blocks included: what the workspace is made for."""
+        return self.max_num_batched_tokens * (COLD_CHUNK_GROWTH if self.has_cold_tier else 1)
 
     @property
     def block_size(self) -> int:
@@ -103,16 +133,19 @@ def resolve(
     lengths: a lowered context window changes no rotation. Raises ConfigError naming key, value and rule.
     """
     narrowed = _narrow_attention(entry.supported(), _lower_context(entry, model_config))
-    _check_cache_window(entry, narrowed)
-    kv_bytes = _kv_budget(entry, narrowed, available_ram_bytes)
-    max_ram_mb = entry.tier_config.max_ram_mb
+    tiers = entry.tier_config
+    max_ssd_bytes = _ssd_budget(entry, narrowed)
     engine_config = EngineConfig(
         model_path=entry.path,
         context_window=narrowed.max_position_embeddings,
-        kv_dtype=entry.tier_config.kv_dtype,
-        kv_cache_ram_bytes=kv_bytes,
-        max_ram_bytes=None if max_ram_mb is None else max_ram_mb * MIB,
+        kv_dtype=tiers.kv_dtype,
+        kv_cache_ram_bytes=_kv_budget(entry, narrowed, available_ram_bytes),
+        max_ram_bytes=None if tiers.max_ram_mb is None else tiers.max_ram_mb * MIB,
         num_threads=num_threads,
+        ssd_path=tiers.ssd_path / entry.id if max_ssd_bytes and tiers.ssd_path else None,
+        max_ssd_bytes=max_ssd_bytes,
+        hot_tokens=_hot_tokens(entry),
+        cache=_cache_options(entry, narrowed.max_position_embeddings),
     )
     return narrowed, engine_config
 
@@ -140,7 +173,7 @@ def workspace_bytes(model_config: ModelConfig, engine_config: EngineConfig) -> i
     token_floats = 3 * model_config.intermediate_size + 8 * model_config.hidden_size
     token_floats += 4 * model_config.num_attention_heads * model_config.head_dim
     logit_floats = 3 * engine_config.max_num_seqs * model_config.vocab_size
-    return _PROCESS_BYTES + 4 * (engine_config.max_num_batched_tokens * token_floats + logit_floats)
+    return _PROCESS_BYTES + 4 * (engine_config.max_chunk_tokens * token_floats + logit_floats)
 
 
 def _lower_context(entry: ModelEntry, model_config: ModelConfig) -> ModelConfig:
@@ -167,11 +200,31 @@ def _narrow_attention(entry: ModelEntry, model_config: ModelConfig) -> ModelConf
     return replace(model_config, layer_types=kinds, sliding_window=window)
 
 
-def _check_cache_window(entry: ModelEntry, model_config: ModelConfig) -> None:
-    """Only a window that somebody wrote is checked: the default one is not in use with strategy `full`."""
-    window, context = entry.cache.window_size, model_config.max_position_embeddings
-    if "window_size" in entry.cache.model_fields_set and window > context:
-        raise _error(entry, "cache.window_size", window, f"must be at most the context window, which is {context}")
+def _cache_options(entry: ModelEntry, context_window: int) -> CacheOptions:
+    try:
+        return resolve_cache(entry.cache, context_window)
+    except ConfigError as error:
+        raise ConfigError(f"model {entry.id}: {error}") from None
+
+
+def _hot_tokens(entry: ModelEntry) -> int | None:
+    hot_tokens = entry.tier_config.hot_tokens
+    if hot_tokens is not None and hot_tokens < BLOCK_SIZE:
+        raise _error(entry, "tier_config.hot_tokens", hot_tokens, f"must be at least one block, {BLOCK_SIZE} tokens")
+    return hot_tokens
+
+
+def _ssd_budget(entry: ModelEntry, model_config: ModelConfig) -> int:
+    """Bytes of the cold tier, 0 for none."""
+    tiers = entry.tier_config
+    if not tiers.enable_tiering or tiers.max_ssd_mb == 0:
+        return 0
+    kinds = (LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION)
+    least = sum(cold_bytes_per_block(model_config, tiers.kv_dtype, kind) for kind in kinds)
+    if tiers.max_ssd_mb * MIB < least:
+        rule = f"must hold at least one block of {BLOCK_SIZE} tokens, which takes {least} bytes ({_mib(least)} MiB)"
+        raise _error(entry, "tier_config.max_ssd_mb", tiers.max_ssd_mb, rule)
+    return tiers.max_ssd_mb * MIB
 
 
 def _kv_budget(entry: ModelEntry, model_config: ModelConfig, available_ram_bytes: int | None) -> int:

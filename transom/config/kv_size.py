@@ -6,8 +6,10 @@ from transom.config.model_config import LayerKind, ModelConfig
 
 __all__ = [
     "BLOCK_SIZE",
+    "COLD_ALIGNMENT",
     "KV_DTYPE_BYTES",
     "blocks_for_tokens",
+    "cold_bytes_per_block",
     "kv_bytes_for_tokens",
     "kv_bytes_per_block",
     "kv_bytes_per_token",
@@ -15,6 +17,9 @@ __all__ = [
 
 BLOCK_SIZE = 64
 """Tokens of a block: the unit of allocation, sharing and tiering, and of the attention kernel."""
+
+COLD_ALIGNMENT = 4096
+"""Slots of the cold tier lie at multiples of so many bytes: direct reads and writes want it."""
 
 KV_DTYPE_BYTES = {"f32": 4, "f16": 2}
 
@@ -28,6 +33,12 @@ def kv_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind
     """Bytes of one block of one layer kind: 64 tokens in all layers of the kind."""
     num_layers = model_config.layer_types.count(kind)
     return BLOCK_SIZE * num_layers * _bytes_per_token_and_layer(model_config, kv_dtype)
+
+
+def cold_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind) -> int:
+    """Bytes of one block of one layer kind in a file of the cold tier, where every layer's share is aligned."""
+    slot_bytes = BLOCK_SIZE * _bytes_per_token_and_layer(model_config, kv_dtype)
+    return model_config.layer_types.count(kind) * -(-slot_bytes // COLD_ALIGNMENT) * COLD_ALIGNMENT
 
 
 def blocks_for_tokens(model_config: ModelConfig, kind: LayerKind, num_tokens: int, chunk: int = 0) -> int:

@@ -60,12 +60,6 @@ OF_AN_ENTRY = (
         "weights keep the width of the checkpoint",
     ),
     Unsupported(
-        "cache.strategy",
-        "anything but full",
-        lambda entry: entry.cache.strategy != "full",
-        "full",
-    ),
-    Unsupported(
         "resource_quota",
         "anything but null",
         lambda entry: entry.resource_quota is not None,
@@ -82,24 +76,6 @@ OF_AN_ENTRY = (
         "q8_0",
         lambda entry: entry.tier_config.kv_dtype == "q8_0",
         "f32, f16",
-    ),
-    Unsupported(
-        "tier_config.max_ssd_mb",
-        "more than 0, unless enable_tiering is false",
-        lambda entry: entry.tier_config.enable_tiering and entry.tier_config.max_ssd_mb > 0,
-        "KV is kept in RAM only",
-    ),
-    Unsupported(
-        "tier_config.ssd_path",
-        "anything but null",
-        lambda entry: entry.tier_config.ssd_path is not None,
-        "KV is kept in RAM only",
-    ),
-    Unsupported(
-        "tier_config.hot_tokens",
-        "anything but null",
-        lambda entry: entry.tier_config.hot_tokens is not None,
-        "all tokens of a sequence are in RAM",
     ),
 )
 

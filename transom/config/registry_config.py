@@ -90,11 +90,14 @@ class TierConfig(_Section):
     """Hard cap for everything KV in RAM. null: room for 4 sequences that fill the context window, but no more than
     8192 MiB, nor than half of the RAM that is available at start."""
     max_ssd_mb: Annotated[int, Field(ge=0, le=_MAX_MIB)] = 0
-    """Cap for the model's files in the cold tier; 0: no cold tier."""
+    """Cap for the cold tier: physical bytes of everything in the model's directory below `ssd_path`. 0: no cold
+    tier."""
     ssd_path: PathSetting | None = None
-    """Directory of the cold tier."""
+    """Directory of the cold tier; relative to the registry file. Each model has a directory of its own in it, named by
+    its id and used by one server at a time."""
     hot_tokens: Tokens | None = None
-    """Tokens of one sequence that may be in RAM; null: as many as the budget holds."""
+    """Tokens of one sequence that may be in RAM at once, at least one block; the others are on SSD. null: as many as
+    `kv_cache_ram_mb` holds."""
     enable_tiering: bool = True
     """false: no cold tier, whatever `max_ssd_mb` says."""
     enable_distributed: bool = False
@@ -108,21 +111,31 @@ class TierConfig(_Section):
             raise ValueError(f"kv_cache_ram_mb {self.kv_cache_ram_mb} must be at most max_ram_mb {self.max_ram_mb}")
         return self
 
+    @model_validator(mode="after")
+    def _cold_tier_has_a_place(self) -> Self:
+        if self.enable_tiering and self.max_ssd_mb > 0 and self.ssd_path is None:
+            raise ValueError(f"max_ssd_mb {self.max_ssd_mb} needs ssd_path, the directory of the cold tier")
+        return self
+
 
 class CacheConfig(_Section):
-    """What full-attention layers may forget."""
+    """What full-attention layers may forget. A request may choose otherwise, by its field `cache` with these keys."""
 
     strategy: Literal["full", "fifo", "sliding_window", "keep_first", "adaptive"] = "full"
-    """`full`: every earlier token is attended to."""
+    """`full`: nothing. `sliding_window`: all but the last `window_size` tokens. `keep_first`: all but the first
+    `keep_first` and the last `window_size - keep_first` tokens. `fifo`: the oldest block, whenever the budgets hold no
+    more of the sequence. `adaptive`: nothing with a cold tier, where what is attended to most stays in RAM; without
+    one, the blocks that are attended to least."""
     window_size: Tokens = 1024
-    """Tokens that the lossy strategies keep. At most the context window."""
+    """Tokens that `sliding_window` and `keep_first` attend to; for `fifo`, where it is written, a bound below what the
+    budgets hold. At most the context window."""
     keep_first: Annotated[int, Field(ge=0, le=_MAX_TOKENS)] = 256
     """First tokens that `keep_first` never forgets. Less than `window_size`."""
 
     @model_validator(mode="after")
     def _first_tokens_leave_room(self) -> Self:
-        written = self.model_fields_set & {"window_size", "keep_first"}
-        if written and self.keep_first >= self.window_size:
+        is_asked_for = self.strategy == "keep_first" or "keep_first" in self.model_fields_set
+        if is_asked_for and self.keep_first >= self.window_size:
             raise ValueError(f"keep_first {self.keep_first} must be less than window_size {self.window_size}")
         return self
 
@@ -194,6 +207,13 @@ class ModelEntry(_Section):
         except ValidationError as error:
             raise ConfigError(describe(error, cls, str(directory))) from None
 
+    def placed_in(self, directory: Path) -> Self:
+        """The entry with its relative paths taken from `directory`."""
+        tiers = self.tier_config
+        if tiers.ssd_path is not None:
+            tiers = tiers.model_copy(update={"ssd_path": directory / tiers.ssd_path})
+        return self.model_copy(update={"path": directory / self.path, "tier_config": tiers})
+
     def supported(self) -> Self:
         """The entry itself; ConfigError naming the first setting whose feature does not exist yet."""
         if unsupported := first_unsupported(self, OF_AN_ENTRY):
@@ -232,7 +252,7 @@ class RegistryConfig(_Section):
             raise ConfigError(describe(error, cls, str(path))) from None
         registry._refuse_unsupported(path)
         directory = path.parent.resolve()
-        models = tuple(entry.model_copy(update={"path": directory / entry.path}) for entry in registry.models)
+        models = tuple(entry.placed_in(directory) for entry in registry.models)
         return registry.model_copy(update={"models": models})
 
     def _refuse_unsupported(self, path: Path) -> None:
