@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.fakes import byte_request, small_engine_config, write_tiny_llama
-from transom.config.engine_config import EngineConfig
+from transom.config.engine_config import BLOCK_SIZE, EngineConfig, kv_bytes_for_tokens
 from transom.config.model_config import ModelConfig
 from transom.engine.model_loader import load_engine
 from transom.errors import ConfigError, WeightsError
@@ -41,6 +42,13 @@ def test_the_report_says_what_was_loaded(model_path: Path) -> None:
     assert 0 < report.kv_bytes <= 2**20
     assert report.workspace_bytes > 0
     assert report.load_seconds > 0
+
+
+def test_the_report_says_how_long_a_request_the_budgets_hold(model_path: Path) -> None:
+    model_config, plenty = ModelConfig.from_hf(model_path), small_engine_config(model_path)
+    one_block = kv_bytes_for_tokens(model_config, plenty.kv_dtype, 1)
+    _, report = load_engine(model_config, replace(plenty, kv_cache_ram_bytes=3 * one_block))
+    assert report.max_sequence_tokens == 3 * BLOCK_SIZE
 
 
 def test_memory_is_checked_before_a_tensor_is_read(model_path: Path) -> None:

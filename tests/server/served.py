@@ -72,7 +72,7 @@ class RecitingEngine:
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
 
-    report = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1)
+    report = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW)
 
     def stats(self) -> EngineStats | None:
         scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7)

@@ -65,6 +65,10 @@ class Engine:
         output = self._scheduler.fail(request_id, "aborted")
         return output and replace(output, finish_reason=FinishReason.ABORT, error=None)
 
+    def max_sequence_tokens(self, limit: int) -> int:
+        """The longest sequence of which nothing is forgotten, up to `limit` tokens, that the KV budgets can ever hold."""
+        return self._cache.budget.max_tokens(limit)
+
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return self._scheduler.has_unfinished_sequences

@@ -42,4 +42,5 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         instruction_set=kernels.active_isa(),
         load_seconds=time.monotonic() - started,
         process_id=os.getpid(),
+        max_sequence_tokens=engine.max_sequence_tokens(engine_config.context_window),
     )

@@ -34,3 +34,6 @@ class LoadReport:
     instruction_set: str
     load_seconds: float
     process_id: int
+    max_sequence_tokens: int
+    """The longest sequence of which nothing is forgotten that the KV budgets can ever hold; at most the context window.
+    Strategies that forget are not bound by it."""
