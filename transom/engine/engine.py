@@ -66,7 +66,7 @@ class Engine:
         return output and replace(output, finish_reason=FinishReason.ABORT, error=None)
 
     def max_sequence_tokens(self, limit: int) -> int:
-        """The longest sequence of which nothing is forgotten, up to `limit` tokens, that the KV budgets can ever hold."""
+        """The longest sequence, up to `limit` tokens, that the KV budgets can hold when nothing of it is forgotten."""
         return self._cache.budget.max_tokens(limit)
 
     def has_work(self) -> bool:
