@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol
 
 from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.errors import ContextLengthExceededError, RequestError
 from transom.llm.generation_request import GenerationRequest, TextDelta
 from transom.llm.text_stream import TextStream
-from transom.request import Request, RequestOutput
+from transom.request import CacheStrategy, Request, RequestOutput, Usage
 from transom.tokenizer import ChatTemplate, RenderedChat, Tokenizer
 
 TEMPLATE_VARIABLES = frozenset({"date_string", "enable_thinking", "reasoning_effort", "thinking", "thinking_budget"})
@@ -135,7 +136,8 @@ class LLM:
 
         Errors of admission (BudgetExceededError, UnavailableError, ...) are raised by the first step. Ending the
         iteration early, by `aclose` or cancellation, aborts the engine's request; so does a stop string, before its
-        delta is given.
+        delta is given. Where the cache strategy may forget, that delta waits for the engine's count of what it forgot,
+        a step at most.
         """
         stream = TextStream(self.tokenizer, request)
         engine_is_done = False
@@ -147,6 +149,8 @@ class LLM:
                     if delta.finish_reason is not None and not engine_is_done:
                         engine_is_done = True
                         await self._engine.abort(request.request.request_id)
+                        if _may_forget(request.request):
+                            delta = replace(delta, usage=stream.usage_with(await _last_usage(outputs)))
                     yield delta
                     if delta.finish_reason is not None:
                         return
@@ -167,6 +171,18 @@ async def _closable(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[Req
     finally:
         if isinstance(outputs, AsyncGenerator):
             await outputs.aclose()
+
+
+def _may_forget(request: Request) -> bool:
+    return request.cache is not None and request.cache.strategy is not CacheStrategy.FULL
+
+
+async def _last_usage(outputs: AsyncIterator[RequestOutput]) -> Usage | None:
+    """What the engine counted of a request that was just aborted: how much it forgot is known to nobody else."""
+    async for output in outputs:
+        if output.finish_reason is not None:
+            return output.usage
+    return None
 
 
 def _check_template_variables(variables: Mapping[str, Any]) -> None:

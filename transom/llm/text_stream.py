@@ -95,8 +95,14 @@ class TextStream:
 
     def _usage(self, output: RequestOutput) -> Usage:
         """Counted here: the engine may have gone on beyond the token that completed a stop string."""
-        num_cached_tokens = 0 if output.usage is None else output.usage.num_cached_tokens
-        return Usage(len(self._prompt_ids), self._num_completion_tokens, num_cached_tokens)
+        return self.usage_with(output.usage)
+
+    def usage_with(self, counted: Usage | None) -> Usage:
+        """The tokens that were fed, with what only the engine can count."""
+        own = Usage(len(self._prompt_ids), self._num_completion_tokens)
+        return replace(
+            counted or own, num_prompt_tokens=own.num_prompt_tokens, num_completion_tokens=own.num_completion_tokens
+        )
 
     def _prompt_details(self, output: RequestOutput) -> tuple[TokenDetail, ...] | None:
         if output.prompt_logprobs is None:

@@ -13,7 +13,7 @@ from transom.config.registry_config import ModelEntry
 from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
 from transom.errors import EngineRestartingError, ModelLoadingError
 from transom.llm import LLM
-from transom.request import Request, RequestOutput
+from transom.request import CacheOptions, CacheStrategy, Request, RequestOutput
 
 
 class ModelState(StrEnum):
@@ -80,6 +80,29 @@ class ServedModel:
     def is_ready(self) -> bool:
         """It can be asked."""
         return self.engine.status.state is EngineState.READY
+
+    def max_request_tokens(self, cache: CacheOptions) -> int:
+        """The longest request, prompt and completion, that the window and the KV budgets can ever hold.
+
+        What forgets needs no more room than its window, however long it grows; without a report nothing is known of
+        the budgets. Admission has the last word.
+        """
+        window, report = self.llm.context_window, self.engine.report
+        if report is None or report.max_sequence_tokens >= window:
+            return window
+        return window if self._forgets_in_time(cache, report.max_sequence_tokens) else report.max_sequence_tokens
+
+    def _forgets_in_time(self, cache: CacheOptions, num_held_tokens: int) -> bool:
+        """Whether a sequence begins to forget before `num_held_tokens` are exceeded."""
+        match cache.strategy:
+            case CacheStrategy.FULL:
+                return False
+            case CacheStrategy.ADAPTIVE:
+                return not self.engine_config.has_cold_tier
+            case CacheStrategy.FIFO:
+                return True
+            case _:
+                return cache.window_size is not None and cache.window_size <= num_held_tokens
 
     def check_ready(self) -> None:
         """Raises `UnavailableError` with the reason when it cannot be asked."""

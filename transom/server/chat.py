@@ -16,6 +16,7 @@ from transom.errors import RequestError
 from transom.llm import TEMPLATE_VARIABLES, Completion, TextDelta
 from transom.registry import ServedModel
 from transom.server.answering import answer, json_response, progress_fields
+from transom.server.cache_field import cache_options
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
 from transom.server.json_body import read_json_object
@@ -167,6 +168,15 @@ async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, 
 
 async def _make_plan(served: ServedModel, body: ChatBody, cap: int | None) -> Plan:
     prompt = await encode_chat(served, body)
-    limit = limit_tokens(served, len(prompt), body.given_max_tokens, param="messages", cap=cap)
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return make_plan(served, body, [prompt], [limit], id_prefix="chatcmpl", num_candidates=body.n, logprobs=logprobs)
+    cache = cache_options(served, body.cache)
+    limit = limit_tokens(served, len(prompt), body.given_max_tokens, param="messages", cache=cache, cap=cap)
+    return make_plan(
+        served,
+        body,
+        [prompt],
+        [limit],
+        cache=cache,
+        id_prefix="chatcmpl",
+        num_candidates=body.n,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )

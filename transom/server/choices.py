@@ -34,9 +34,15 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.num_prompt_tokens,
         "completion_tokens": usage.num_completion_tokens,
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.num_cached_tokens, "cache_write_tokens": 0},
+        "prompt_tokens_details": _prompt_details(usage),
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
+
+
+def _prompt_details(usage: Usage) -> dict[str, int]:
+    """`evicted_tokens` is there whenever the cache strategy may forget: then its 0 says something, too."""
+    details = {"cached_tokens": usage.num_cached_tokens, "cache_write_tokens": 0}
+    return {**details, "evicted_tokens": usage.num_evicted_tokens} if usage.is_lossy else details
 
 
 def completion_logprobs(tokens: Sequence[TokenDetail], *, as_ids: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from transom.errors import RequestError
 from transom.llm import Completion, TextDelta, best
 from transom.registry import ServedModel
 from transom.server.answering import answer, progress_fields
+from transom.server.cache_field import cache_options
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, completion_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
 from transom.server.json_body import read_json_object
@@ -126,9 +127,9 @@ class _Completion:
 
 async def _make_plan(served: ServedModel, body: CompletionBody, cap: int | None) -> Plan:
     prompts = [await _encode(served, prompt, body.add_special_tokens) for prompt in body.prompts]
-    given = body.given_max_tokens
+    cache, given = cache_options(served, body.cache), body.given_max_tokens
     limits = [
-        limit_tokens(served, len(prompt), given, param="prompt", default=DEFAULT_MAX_TOKENS, cap=cap)
+        limit_tokens(served, len(prompt), given, param="prompt", cache=cache, default=DEFAULT_MAX_TOKENS, cap=cap)
         for prompt in prompts
     ]
     is_ranked = body.num_candidates > body.n
@@ -137,6 +138,7 @@ async def _make_plan(served: ServedModel, body: CompletionBody, cap: int | None)
         body,
         prompts,
         limits,
+        cache=cache,
         id_prefix="cmpl",
         num_candidates=body.num_candidates,
         logprobs=0 if is_ranked and body.logprobs is None else body.logprobs,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from transom.errors import RequestError
 from transom.llm import GenerationRequest, repeat
 from transom.registry import ServedModel
-from transom.request import Request, SamplingParams
+from transom.request import CacheOptions, Request, SamplingParams
 from transom.server.protocol import SamplingBody
 
 MAX_COST = 4_000_000
@@ -25,11 +25,11 @@ _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many tokens a sequence may generate, and which of the two limits that is."""
+    """How many tokens a sequence may generate, and which of the limits that is."""
 
     max_tokens: int
     length_cause: str
-    """`max_tokens` or `context`."""
+    """`max_tokens`, `context`, or `budget`: what the KV budgets can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,25 @@ def limit_tokens(
     given: int | None,
     *,
     param: str,
+    cache: CacheOptions,
     default: int | None = None,
     cap: int | None = None,
 ) -> Limit:
-    """Promise 1 for one prompt: an explicit number must fit, a default takes what is left. `cap` clips both."""
+    """Promise 1 for one prompt: an explicit number must fit, a default takes what is left. `cap` clips both.
+
+    What is left is the rest of the context window or, where that is less, of what the KV budgets can hold; a prompt
+    that leaves nothing of the latter is for admission to refuse, which knows all the numbers.
+    """
     if num_prompt_tokens == 0:
         raise RequestError(f"'{param}' comes to no tokens at all.", param=param)
     room = served.llm.check_context(num_prompt_tokens, given, param)
-    wanted = room if given is not None or default is None else min(default, room)
-    allowed = wanted if cap is None else min(cap, wanted)
-    is_own_limit = given is not None or allowed < room or allowed == default
-    return Limit(allowed, "max_tokens" if is_own_limit else "context")
+    if given is not None:
+        return Limit(room if cap is None else min(room, cap), "max_tokens")
+    held = max(1, served.max_request_tokens(cache) - num_prompt_tokens)
+    bounds = [(default, "max_tokens"), (room, "context"), (held, "budget"), (cap, "max_tokens")]
+    return min(
+        (Limit(bound, cause) for bound, cause in bounds if bound is not None), key=lambda limit: limit.max_tokens
+    )
 
 
 def make_plan(
@@ -74,6 +82,7 @@ def make_plan(
     prompts: Sequence[Sequence[int]],
     limits: Sequence[Limit],
     *,
+    cache: CacheOptions,
     id_prefix: str,
     num_candidates: int,
     logprobs: int | None,
@@ -87,7 +96,7 @@ def make_plan(
     requests: list[GenerationRequest] = []
     for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):
         sampling = _sampling(served, body, limit, logprobs, prompt_logprobs)
-        request = Request(f"{answer_id}-{index}", prompt, sampling, priority=body.priority)
+        request = Request(f"{answer_id}-{index}", prompt, sampling, priority=body.priority, cache=cache)
         requests += repeat(_generation(request, body, echo=echo), num_candidates)
     return Plan(answer_id, int(time.time()), served.id, prompt_ids, tuple(limits), num_candidates, tuple(requests))
 

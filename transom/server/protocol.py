@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, StringConstraints, model_validator
 
 from transom.errors import RequestError
+from transom.server.cache_field import CacheField
 from transom.server.chat_messages import Message, StreamOptions, check_stop
 from transom.server.strict_body import StrictBody
 
@@ -102,6 +103,7 @@ class SamplingBody(StrictBody):
     session_id: Label | None = None
     cache_prompt: bool = True
     cache_salt: CacheSalt | None = None
+    cache: CacheField | None = None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ class Tally:
         self._first_token: dict[int, float] = {}
         self._num_tokens = [0] * len(plan.requests)
         self._num_cached = [0] * len(plan.prompts)
+        self._num_evicted = [0] * len(plan.requests)
+        self._is_lossy = False
         self._begun: set[int] = set()
 
     def see(self, sequence: int, delta: TextDelta) -> None:
@@ -35,9 +37,15 @@ class Tally:
             self._see_end(sequence, delta.usage)
 
     def usage(self) -> Usage:
-        """The whole answer so far: a prompt counts once however many candidates continue it."""
-        num_prompt_tokens = sum(len(self._plan.prompts[prompt]) for prompt in self._begun)
-        return Usage(num_prompt_tokens, sum(self._num_tokens), sum(self._num_cached))
+        """The whole answer so far: a prompt counts once however many candidates continue it, a forgotten token once for
+        each sequence that forgot it."""
+        return Usage(
+            num_prompt_tokens=sum(len(self._plan.prompts[prompt]) for prompt in self._begun),
+            num_completion_tokens=sum(self._num_tokens),
+            num_cached_tokens=sum(self._num_cached),
+            num_evicted_tokens=sum(self._num_evicted),
+            is_lossy=self._is_lossy,
+        )
 
     @property
     def elapsed_ms(self) -> int:
@@ -56,6 +64,8 @@ class Tally:
 
     def _see_end(self, sequence: int, usage: Usage) -> None:
         self._num_tokens[sequence] = usage.num_completion_tokens
+        self._num_evicted[sequence] = usage.num_evicted_tokens
+        self._is_lossy |= usage.is_lossy
         if sequence % self._plan.num_candidates == 0:
             self._num_cached[self._plan.prompt_of(sequence)] = usage.num_cached_tokens
         if usage.num_completion_tokens > 1 and sequence in self._first_token:
