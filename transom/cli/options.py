@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from transom.request import CacheStrategy
+
 
 class KVDtype(StrEnum):
     """Element types of the KV cache."""
@@ -43,6 +45,12 @@ class ModelOptions:
     kv_cache_dtype: KVDtype | None = None
     kv_cache_ram_mb: int | None = None
     max_ram_mb: int | None = None
+    max_ssd_mb: int | None = None
+    ssd_path: Path | None = None
+    hot_tokens: int | None = None
+    cache_strategy: CacheStrategy | None = None
+    window_size: int | None = None
+    keep_first: int | None = None
     threads: int | None = None
 
 
@@ -111,6 +119,27 @@ KVCacheRam = Annotated[
 MaxRam = Annotated[
     int | None,
     typer.Option("--max-ram-mb", min=1, envvar="TRANSOM_MAX_RAM_MB", help="Hard cap for a model's process, in MiB."),
+]
+MaxSSD = Annotated[
+    int | None,
+    typer.Option("--max-ssd-mb", min=0, envvar="TRANSOM_MAX_SSD_MB", help="Hard cap for KV on SSD, in MiB; 0: none."),
+]
+SSDPath = Annotated[
+    Path | None,
+    typer.Option("--ssd-path", envvar="TRANSOM_SSD_PATH", help="Directory for KV on SSD; --max-ssd-mb needs it."),
+]
+HotTokens = Annotated[
+    int | None, typer.Option(min=1, envvar="TRANSOM_HOT_TOKENS", help="Tokens of one sequence in RAM, at most.")
+]
+Strategy = Annotated[
+    CacheStrategy | None,
+    typer.Option("--cache-strategy", envvar="TRANSOM_CACHE_STRATEGY", help="What full attention may forget [full]."),
+]
+WindowSize = Annotated[
+    int | None, typer.Option(min=1, envvar="TRANSOM_WINDOW_SIZE", help="Tokens that strategies with a window keep.")
+]
+KeepFirst = Annotated[
+    int | None, typer.Option(min=0, envvar="TRANSOM_KEEP_FIRST", help="First tokens that keep_first never forgets.")
 ]
 Threads = Annotated[
     int | None,

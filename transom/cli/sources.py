@@ -61,18 +61,34 @@ def _registry_of(model: str | None) -> RegistryConfig:
 def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
     """The entry with what the options say; checked again as a whole."""
     own = {"max_position_embeddings": options.max_model_len, "sliding_window": options.sliding_window}
-    tiers = {
-        "kv_dtype": options.kv_cache_dtype and options.kv_cache_dtype.value,
-        "kv_cache_ram_mb": options.kv_cache_ram_mb,
-        "max_ram_mb": options.max_ram_mb,
-    }
     changes = _given(own)
-    if given_tiers := _given(tiers):
+    if given_tiers := _given(_tier_options(options)):
         changes["tier_config"] = {**entry.tier_config.model_dump(exclude_unset=True), **given_tiers}
+    if given_cache := _given(_cache_options(options)):
+        changes["cache"] = {**entry.cache.model_dump(exclude_unset=True), **given_cache}
     if not changes:
         return entry
     kept = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
     return ModelEntry.for_directory(entry.path, **{**kept, **changes, "id": entry.id})
+
+
+def _tier_options(options: ModelOptions) -> dict[str, Any]:
+    return {
+        "kv_dtype": options.kv_cache_dtype and options.kv_cache_dtype.value,
+        "kv_cache_ram_mb": options.kv_cache_ram_mb,
+        "max_ram_mb": options.max_ram_mb,
+        "max_ssd_mb": options.max_ssd_mb,
+        "ssd_path": options.ssd_path and options.ssd_path.absolute(),
+        "hot_tokens": options.hot_tokens,
+    }
+
+
+def _cache_options(options: ModelOptions) -> dict[str, Any]:
+    return {
+        "strategy": options.cache_strategy and options.cache_strategy.value,
+        "window_size": options.window_size,
+        "keep_first": options.keep_first,
+    }
 
 
 def _renamed(entries: tuple[ModelEntry, ...], name: str | None) -> tuple[ModelEntry, ...]:
