@@ -1,4 +1,4 @@
-"""The only door to native code: matrix products, norms, rotary embedding, SwiGLU, attention, huge-page memory, threads.
+"""The only door to native code: matrix products, norms, rotary embedding, SwiGLU, attention, memory, threads, cold I/O.
 
 Arrays are float32 and C-contiguous unless said otherwise. Every call blocks until done, releases the GIL, uses all
 threads of one native pool, and raises `TypeError` for a wrong dtype and `ValueError` for a wrong shape or layout.
@@ -7,17 +7,24 @@ says in NumPy what is computed. Knows no models, no layers.
 """
 
 from transom.kernels._native import (
+    CHECKSUM_MISMATCH,
+    SHORT_TRANSFER,
     AttentionState,
+    IOFault,
+    IOQueue,
+    IOResult,
     KVLayout,
     PackedMatrix,
     active_isa,
     allocate_arena,
     attend,
     best_isa,
+    checksum,
     embed,
     matmul,
     measure_read_bandwidth,
     num_threads,
+    punch_hole,
     rms_norm,
     rotate,
     set_active_isa,
@@ -27,17 +34,24 @@ from transom.kernels._native import (
 )
 
 __all__ = [
+    "CHECKSUM_MISMATCH",
+    "SHORT_TRANSFER",
     "AttentionState",
+    "IOFault",
+    "IOQueue",
+    "IOResult",
     "KVLayout",
     "PackedMatrix",
     "active_isa",
     "allocate_arena",
     "attend",
     "best_isa",
+    "checksum",
     "embed",
     "matmul",
     "measure_read_bandwidth",
     "num_threads",
+    "punch_hole",
     "rms_norm",
     "rotate",
     "set_active_isa",

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 Isa = Literal["portable", "avx2", "avx512"]
 WeightDtype = Literal["f32", "f16", "bf16"]
 KVDtype = Literal["f32", "f16"]
+FaultKind = Literal["EIO", "ENOSPC", "EDQUOT", "EFBIG", "EINTR", "short", "corrupt"]
 
 class PackedMatrix:
     """Weights [out_features, in_features] in panels of 16 rows, in huge-page memory, zero-filled.
@@ -142,6 +143,117 @@ def measure_read_bandwidth(num_bytes: int) -> float:
 
     Takes that much memory for the time of the call; ValueError below 1 MiB, MemoryError.
     """
+
+CHECKSUM_MISMATCH: int
+"""In `IOResult.errors`: the bytes read are not those that were written."""
+SHORT_TRANSFER: int
+"""In `IOResult.errors`: the file ends inside the item."""
+
+def checksum(array: NDArray[np.uint8]) -> tuple[int, int]:
+    """128-bit checksum of array[n]: four CRC-32C side by side, two to a number, the lower lane in the lower half.
+
+    Word i (8 bytes, little-endian) belongs to lane i mod 4; the last word is padded with zeros and the number of bytes
+    follows as one more word of lane 0.
+    """
+
+def punch_hole(fd: int, offset: int, num_bytes: int, fault: IOFault | None = None) -> None:
+    """Gives a range of a file back to the file system; it reads as zeros afterwards, the file's size stays.
+
+    OSError where the file system refuses, or cannot do it at all.
+    """
+
+class IOFault:
+    """For tests: the nth system call for cold bytes (read, write, punch; from 1) fails, or every one from the nth on.
+
+    An errno: the call does nothing and fails. "short": half the bytes, in whole pages. "corrupt": one bit is flipped on
+    the way, in memory (read) or in the file (write). ValueError for nth < 1 or an unknown kind.
+    """
+
+    def __init__(self, nth: int, kind: FaultKind, persistent: bool = False) -> None: ...
+    @property
+    def num_calls(self) -> int:
+        """Calls so far. When it stays below nth, the fault has not struck."""
+
+class IOResult:
+    """What became of the items of one ticket."""
+
+    @property
+    def errors(self) -> NDArray[np.int32]:
+        """Per item, in the order of submission: 0 = done, an errno, CHECKSUM_MISMATCH or SHORT_TRANSFER.
+
+        An item with an error has undefined bytes, in the arena (read) or in the file (write). Each access makes a copy.
+        """
+
+    @property
+    def ok(self) -> bool:
+        """Whether every item is done."""
+
+    @property
+    def num_bytes(self) -> int:
+        """slot_bytes of all items that are done."""
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the first system call to the end of the last; time in the queue does not count."""
+
+class IOQueue:
+    """Native threads that move slots between files and an arena. For any thread; nothing but `wait` waits for a disk.
+
+    Reads go before writes. Items of a ticket that are adjacent in the file are moved together, up to 1 MiB per system
+    call, wherever in the arena they belong. Short and interrupted calls are continued. A failing item fails alone. What
+    went through the page cache (a file not opened with O_DIRECT) is written back and dropped from it at once.
+
+    An item is slot_bytes of the arena, and that rounded up to 4096 in the file. Where the arena is not 4096-aligned or
+    slot_bytes is not a multiple of 4096, each thread copies through a buffer of its own of that size.
+
+    ValueError unless num_threads is in 1..64.
+    """
+
+    def __init__(self, num_threads: int, fault: IOFault | None = None) -> None: ...
+    def submit_reads(
+        self,
+        fd: int,
+        file_offsets: NDArray[np.int64],
+        arena: NDArray[np.uint8],
+        arena_slots: NDArray[np.int32],
+        slot_bytes: int,
+        checksums: NDArray[np.uint64],
+    ) -> int:
+        """Reads each file_offsets[n], a multiple of 4096, into slot arena_slots[n]; -> the ticket.
+
+        checksums[n, 2], copied here, are those of the bytes expected. The queue keeps the arena alive; its slots belong
+        to the queue until `wait` or `poll` has given the result. Returns at once, unless tens of thousands of items are
+        pending. ValueError: an offset or a slot is out of range; OSError: a bad descriptor; RuntimeError: closed.
+        """
+
+    def submit_writes(
+        self,
+        fd: int,
+        file_offsets: NDArray[np.int64],
+        arena: NDArray[np.uint8],
+        arena_slots: NDArray[np.int32],
+        slot_bytes: int,
+        checksums: NDArray[np.uint64],
+    ) -> int:
+        """The other way round. checksums[n, 2] are filled in by the `wait` or `poll` that gives the result.
+
+        The slots must not change until then.
+        """
+
+    def wait(self, ticket: int, timeout_seconds: float | None = None) -> IOResult:
+        """The result, as soon as the transfer is over; a ticket gives it once, ValueError after that.
+
+        TimeoutError when it takes longer: the ticket stays open, and its slots the queue's.
+        """
+
+    def poll(self, ticket: int) -> IOResult | None:
+        """The result if the transfer is over."""
+
+    def close(self) -> None:
+        """Items not begun end with ECANCELED; waits for the others, then for the threads. Idempotent.
+
+        Tickets can still be waited for.
+        """
 
 def set_num_threads(count: int) -> None:
     """How many threads compute, the calling one included. Waits for running work. ValueError unless in 1..1024."""

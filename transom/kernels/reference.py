@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 
 from transom.kernels.reference_attention import KVLayout, attend, store_kv
 
-__all__ = ["KVLayout", "PackedMatrix", "attend", "embed", "exp", "matmul", "rms_norm", "rotate", "store_kv", "swiglu"]
+__all__ = [
+    "KVLayout",
+    "PackedMatrix",
+    "attend",
+    "checksum",
+    "embed",
+    "exp",
+    "matmul",
+    "rms_norm",
+    "rotate",
+    "store_kv",
+    "swiglu",
+]
 
 Floats = NDArray[np.float32]
 
@@ -124,3 +136,24 @@ def swiglu(gate_up: Floats) -> Floats:
     """silu of the first half of the columns times the second half."""
     gate, up = np.split(gate_up, 2, axis=1)
     return gate / (np.float32(1) + exp(np.float32(0) - gate)) * up
+
+
+def checksum(array: NDArray[np.uint8]) -> tuple[int, int]:
+    """Four CRC-32C: word i of eight bytes belongs to lane i mod 4, the number of bytes follows as a word of lane 0."""
+    words = np.pad(array, (0, -len(array) % 8)).reshape(-1, 8).tolist()
+    lanes = [_crc32c(b"".join(map(bytes, words[lane::4])) + tail) for lane, tail in enumerate(_tails(len(array)))]
+    return lanes[0] | lanes[1] << 32, lanes[2] | lanes[3] << 32
+
+
+def _tails(num_bytes: int) -> tuple[bytes, bytes, bytes, bytes]:
+    return num_bytes.to_bytes(8, "little"), b"", b"", b""
+
+
+def _crc32c(data: bytes) -> int:
+    """The common CRC-32C (polynomial 0x1EDC6F41, bits reversed, ones before and after)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF

@@ -9,21 +9,22 @@ namespace {
 
 struct DtypeFacts {
   const char* name;
-  char format;  // of the buffer protocol
+  const char* formats;  // of the buffer protocol: any of these characters
   int64_t item_bytes;
 };
 
 const DtypeFacts& facts_of(Dtype dtype) {
   static constexpr DtypeFacts kFacts[] = {
-      {"float32", 'f', 4}, {"float16", 'e', 2}, {"uint16 (bfloat16)", 'H', 2}, {"int32", 'i', 4}, {"uint8", 'B', 1}};
+      {"float32", "f", 4}, {"float16", "e", 2}, {"uint16 (bfloat16)", "H", 2}, {"int32", "i", 4},
+      {"uint8", "B", 1},   {"int64", "lq", 8},  {"uint64", "LQ", 8}};
   return kFacts[static_cast<int>(dtype)];
 }
 
 // NumPy writes "f" for aligned arrays and "=f" for others.
-bool has_format(const Py_buffer& buffer, char format) {
+bool has_format(const Py_buffer& buffer, const char* formats) {
   const char* given = buffer.format == nullptr ? "B" : buffer.format;
   if (given[0] == '=') ++given;
-  return given[0] == format && given[1] == '\0';
+  return given[0] != '\0' && std::strchr(formats, given[0]) != nullptr && given[1] == '\0';
 }
 
 bool is_empty(const Py_buffer& buffer) {
@@ -76,7 +77,7 @@ ArrayView::~ArrayView() { PyBuffer_Release(&buffer_); }
 
 void ArrayView::check(Dtype dtype, int num_axes, Layout layout) const {
   const DtypeFacts& facts = facts_of(dtype);
-  if (!has_format(buffer_, facts.format)) {
+  if (!has_format(buffer_, facts.formats)) {
     nb::raise_type_error("%s must have dtype %s, not '%s'", name_, facts.name, buffer_.format ? buffer_.format : "B");
   }
   if (buffer_.ndim != num_axes) raise_value_error("%s must have %d axes, not %d", name_, num_axes, buffer_.ndim);

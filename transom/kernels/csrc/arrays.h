@@ -8,7 +8,7 @@
 
 namespace transom {
 
-enum class Dtype { f32, f16, bf16, i32, u8 };  // bf16 travels as uint16
+enum class Dtype { f32, f16, bf16, i32, u8, i64, u64 };  // bf16 travels as uint16
 enum class Access { read, write };
 enum class Layout {
   contiguous,            // C order

@@ -14,6 +14,7 @@ namespace transom {
 
 void bind_attention(nb::module_& module);
 void bind_elementwise(nb::module_& module);
+void bind_io(nb::module_& module);
 void bind_matmul(nb::module_& module);
 void bind_memory(nb::module_& module);
 
@@ -45,4 +46,5 @@ NB_MODULE(_native, module) {
   bind_matmul(module);
   bind_elementwise(module);
   bind_attention(module);
+  bind_io(module);
 }
