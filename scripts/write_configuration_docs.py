@@ -17,9 +17,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from transom.config import not_supported
-from transom.config.engine_config import DEFAULT_NUM_BATCHED_TOKENS, EngineConfig
+from transom.config.engine_config import COLD_CHUNK_GROWTH, DEFAULT_NUM_BATCHED_TOKENS, EngineConfig
 from transom.config.json_file import MAX_JSON_BYTES
-from transom.config.kv_size import BLOCK_SIZE
+from transom.config.kv_size import BLOCK_SIZE, COLD_ALIGNMENT
 from transom.config.model_families import FAMILIES
 from transom.config.registry_config import (
     CacheConfig,
@@ -56,7 +56,7 @@ The registry file, usually `config.json`, says which models are served and withi
       "id": "my-model",
       "path": "models/my-model",
       "max_position_embeddings": 8192,
-      "tier_config": {{"kv_cache_ram_mb": 1024, "kv_dtype": "f16"}}
+      "tier_config": {{"kv_cache_ram_mb": 1024, "kv_dtype": "f16", "max_ssd_mb": 8192, "ssd_path": "/var/lib/transom"}}
     }}
   ]
 }}
@@ -74,11 +74,16 @@ RULES = f"""
 * `max_position_embeddings` is at most the model's own; `sliding_window` is at most the model's own where it has one.
 * With a `sliding_window`, every attention layer slides by it. One as wide as the context window changes nothing for a
   model without a window of its own.
-* `cache.window_size` is at most the context window and `cache.keep_first` less than `cache.window_size`; the defaults
-  of these two are checked only once one of them is written or in use.
+* `cache.window_size` is at most the context window and `cache.keep_first` less than `cache.window_size`; a default is
+  checked only where the strategy uses it.
 * `tier_config.kv_cache_ram_mb` is at most `tier_config.max_ram_mb`, and holds at least one block ({BLOCK_SIZE} tokens
   of every layer).
-* `tier_config.max_ram_mb` holds weights, KV and workspace together, or the model is refused before it is loaded.
+* `tier_config.max_ram_mb` holds weights, KV and workspace together, or the model is refused before it is loaded. With a
+  cold tier the workspace is larger, because prompts are read in chunks up to {COLD_CHUNK_GROWTH} times as long.
+* `tier_config.max_ssd_mb` above 0 needs `tier_config.ssd_path` and holds at least one block, each layer's share rounded
+  up to {COLD_ALIGNMENT} bytes. The model's directory `<ssd_path>/<id>` must be, or be made, a directory that only this
+  user can use and that no other server uses: all that is checked before the server says that it is ready.
+* `tier_config.hot_tokens` is at least one block ({BLOCK_SIZE}).
 
 ## What KV takes
 

@@ -11,6 +11,7 @@ from transom.cli.options import KVDtype, ModelOptions
 from transom.cli.sources import adjust_limits, bundled_registry, load_registry, num_threads
 from transom.config.engine_config import EngineConfig
 from transom.errors import ConfigError
+from transom.request import CacheStrategy
 
 TOLSTOY = bundled_registry().parent / "tolstoy"
 
@@ -52,6 +53,29 @@ def test_flags_change_every_entry_and_keep_what_they_do_not_name() -> None:
         assert (entry.tier_config.kv_dtype, entry.tier_config.kv_cache_ram_mb) == ("f32", 32)
         assert entry.tier_config.max_ram_mb is not None
     assert load_registry(options).models[1].sliding_window == 1024
+
+
+def test_flags_give_a_model_a_cold_tier_and_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ModelOptions(
+        model="tolstoy",
+        max_ssd_mb=64,
+        ssd_path=Path("cold"),
+        hot_tokens=1024,
+        cache_strategy=CacheStrategy.KEEP_FIRST,
+        window_size=512,
+        keep_first=64,
+    )
+    [entry] = load_registry(options).models
+    tiers, cache = entry.tier_config, entry.cache
+    assert (tiers.max_ssd_mb, tiers.ssd_path, tiers.hot_tokens) == (64, tmp_path / "cold", 1024)
+    assert (cache.strategy, cache.window_size, cache.keep_first) == ("keep_first", 512, 64)
+    assert tiers.max_ram_mb is not None
+
+
+def test_a_cold_tier_needs_a_place() -> None:
+    with pytest.raises(ConfigError, match="max_ssd_mb 64 needs ssd_path"):
+        load_registry(ModelOptions(model="tolstoy", max_ssd_mb=64))
 
 
 def test_changed_entries_obey_the_rules_of_the_file() -> None:

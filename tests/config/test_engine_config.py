@@ -11,9 +11,11 @@ import pytest
 
 from tests.config.directories import read
 from transom.config.engine_config import MIB, EngineConfig, check_memory, kv_bytes_for_tokens, resolve, workspace_bytes
+from transom.config.kv_size import cold_bytes_per_block, kv_bytes_per_block
 from transom.config.model_config import LayerKind, ModelConfig
 from transom.config.registry_config import ModelEntry
 from transom.errors import ConfigError
+from transom.request import CacheOptions, CacheStrategy
 
 FULL, SLIDING = LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION
 PLENTY = 2**40
@@ -108,8 +110,82 @@ def test_a_written_cache_window_fits_the_context_and_the_default_one_is_not_aske
     config = read(tmp_path, max_position_embeddings=512)
     resolved(config)  # window_size defaults to 1024
     resolved(config, cache={"window_size": 512})
+    resolved(config, cache={"strategy": "fifo"})
     with pytest.raises(ConfigError, match=r"cache\.window_size is 513, must be at most the context window.* 512"):
         resolved(config, cache={"window_size": 513})
+
+
+def test_without_a_word_there_is_one_tier_and_nothing_is_forgotten(tmp_path: Path) -> None:
+    _, engine_config = resolved(read(tmp_path))
+    assert (engine_config.ssd_path, engine_config.max_ssd_bytes, engine_config.hot_tokens) == (None, 0, None)
+    assert not engine_config.has_cold_tier
+    assert engine_config.cache == CacheOptions()
+
+
+def test_a_cold_tier_has_a_directory_of_the_model_alone(tmp_path: Path) -> None:
+    tiers = {"max_ssd_mb": 100, "ssd_path": "/var/cold", "hot_tokens": 128}
+    _, engine_config = resolved(read(tmp_path), tier_config=tiers)
+    assert engine_config.ssd_path == Path("/var/cold/tiny")
+    assert (engine_config.max_ssd_bytes, engine_config.hot_tokens) == (100 * MIB, 128)
+    assert engine_config.has_cold_tier
+
+
+@pytest.mark.parametrize("off", [{"enable_tiering": False}, {"max_ssd_mb": 0}])
+def test_a_tier_that_is_switched_off_leaves_nothing_behind(tmp_path: Path, off: dict[str, Any]) -> None:
+    tiers = {"max_ssd_mb": 100, "ssd_path": "/var/cold", **off}
+    _, engine_config = resolved(read(tmp_path), tier_config=tiers)
+    assert (engine_config.ssd_path, engine_config.max_ssd_bytes) == (None, 0)
+
+
+def test_a_cold_tier_holds_one_block_at_least_with_every_layer_aligned(tmp_path: Path) -> None:
+    config = read(tmp_path, num_hidden_layers=64, head_dim=256)  # 8 MiB a block in f16
+    tiers = {"ssd_path": "cold", "kv_cache_ram_mb": 100}
+    assert resolved(config, tier_config={**tiers, "max_ssd_mb": 8})[1].max_ssd_bytes == 8 * MIB
+    with pytest.raises(ConfigError, match=r"max_ssd_mb is 7, must hold at least one block .* \(8 MiB\)"):
+        resolved(config, tier_config={**tiers, "max_ssd_mb": 7})
+    narrow = read(tmp_path, num_key_value_heads=1, head_dim=8)
+    assert kv_bytes_per_block(narrow, "f16", FULL) == 4 * 2048
+    assert cold_bytes_per_block(narrow, "f16", FULL) == 4 * 4096
+
+
+def test_hot_tokens_make_a_block_at_least(tmp_path: Path) -> None:
+    assert resolved(read(tmp_path), tier_config={"hot_tokens": 64})[1].hot_tokens == 64
+    with pytest.raises(ConfigError, match=r"tier_config\.hot_tokens is 63, must be at least one block, 64 tokens"):
+        resolved(read(tmp_path), tier_config={"hot_tokens": 63})
+
+
+def test_the_workspace_is_made_for_the_longer_chunks_of_two_tiers(tmp_path: Path) -> None:
+    config, one_tier = resolved(read(tmp_path))
+    two_tiers = replace(one_tier, ssd_path=tmp_path, max_ssd_bytes=MIB)
+    assert (one_tier.max_chunk_tokens, two_tiers.max_chunk_tokens) == (512, 2048)
+    assert workspace_bytes(config, two_tiers) > workspace_bytes(config, one_tier)
+
+
+@pytest.mark.parametrize(
+    ("cache", "options"),
+    [
+        ({}, CacheOptions()),
+        ({"window_size": 512, "keep_first": 64}, CacheOptions()),
+        ({"strategy": "adaptive"}, CacheOptions(CacheStrategy.ADAPTIVE)),
+        ({"strategy": "sliding_window"}, CacheOptions(CacheStrategy.SLIDING_WINDOW, 1024)),
+        ({"strategy": "sliding_window", "window_size": 7}, CacheOptions(CacheStrategy.SLIDING_WINDOW, 7)),
+        ({"strategy": "keep_first"}, CacheOptions(CacheStrategy.KEEP_FIRST, 1024, 256)),
+        ({"strategy": "keep_first", "keep_first": 0}, CacheOptions(CacheStrategy.KEEP_FIRST, 1024, 0)),
+        ({"strategy": "fifo"}, CacheOptions(CacheStrategy.FIFO)),
+        ({"strategy": "fifo", "window_size": 1024}, CacheOptions(CacheStrategy.FIFO, 1024)),
+    ],
+)
+def test_a_strategy_travels_with_the_sizes_it_uses(
+    tmp_path: Path, cache: dict[str, Any], options: CacheOptions
+) -> None:
+    assert resolved(read(tmp_path), cache=cache)[1].cache == options
+
+
+@pytest.mark.parametrize("strategy", ["sliding_window", "keep_first"])
+def test_a_default_window_in_use_fits_the_context_too(tmp_path: Path, strategy: str) -> None:
+    config = read(tmp_path, max_position_embeddings=512)
+    with pytest.raises(ConfigError, match=r"model tiny: cache\.window_size is 1024, must be at most .* which is 512"):
+        resolved(config, cache={"strategy": strategy})
 
 
 def test_an_entry_that_was_not_checked_for_missing_features_is_checked_here(tmp_path: Path) -> None:
@@ -131,13 +207,23 @@ def test_without_a_cap_any_weights_fit(tmp_path: Path) -> None:
 
 
 def test_limits_survive_the_channel(tmp_path: Path) -> None:
-    _, engine_config = resolved(read(tmp_path), tier_config={"max_ram_mb": 100})
+    tiers = {"max_ram_mb": 100, "max_ssd_mb": 10, "ssd_path": "cold", "hot_tokens": 64}
+    _, engine_config = resolved(read(tmp_path), tier_config=tiers, cache={"strategy": "keep_first"})
     assert EngineConfig.from_plain(json.loads(json.dumps(engine_config.to_plain()))) == engine_config
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("kv_dtype", "q8_0"), ("context_window", 0), ("kv_cache_ram_bytes", 0), ("num_threads", 0), ("max_num_seqs", 0)],
+    [
+        ("kv_dtype", "q8_0"),
+        ("context_window", 0),
+        ("kv_cache_ram_bytes", 0),
+        ("num_threads", 0),
+        ("max_num_seqs", 0),
+        ("max_ssd_bytes", -1),
+        ("max_ssd_bytes", 1),
+        ("hot_tokens", 63),
+    ],
 )
 def test_impossible_limits_are_refused(tmp_path: Path, field: str, value: Any) -> None:
     _, engine_config = resolved(read(tmp_path))

@@ -153,13 +153,17 @@ def test_values_beyond_their_bounds_are_refused_by_key(tmp_path: Path, section: 
             {"tier_config": {"kv_cache_ram_mb": 51, "max_ram_mb": 50}},
             "kv_cache_ram_mb 51 must be at most max_ram_mb 50",
         ),
-        ({"cache": {"window_size": 10}}, "keep_first 256 must be less than window_size 10"),
+        (
+            {"cache": {"strategy": "keep_first", "window_size": 10}},
+            "keep_first 256 must be less than window_size 10",
+        ),
         ({"cache": {"window_size": 10, "keep_first": 10}}, "keep_first 10 must be less than window_size 10"),
         ({"cache": {"keep_first": 2000}}, "keep_first 2000 must be less than window_size 1024"),
         (
             {"max_position_embeddings": 512, "cache": {"window_size": 1024}},
             "cache.window_size 1024 must be at most max_position_embeddings 512",
         ),
+        ({"tier_config": {"max_ssd_mb": 100}}, "max_ssd_mb 100 needs ssd_path, the directory of the cold tier"),
         ({"aliases": ["tiny"]}, "the name 'tiny' is given twice"),
         ({"max_position_embeddings": 0}, "models[0].max_position_embeddings is 0"),
         ({"sliding_window": 0}, "models[0].sliding_window is 0"),
@@ -185,13 +189,9 @@ def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Pat
         ({"path": "model.gguf"}, "path"),
         ({"load": "on_demand"}, "load is on_demand"),
         ({"quantization": "q8_0"}, "quantization is q8_0"),
-        ({"cache": {"strategy": "fifo"}}, "cache.strategy is fifo"),
         ({"resource_quota": {}}, "resource_quota is set"),
         ({"tier_config": {"enable_distributed": True}}, "tier_config.enable_distributed is true"),
         ({"tier_config": {"kv_dtype": "q8_0"}}, "tier_config.kv_dtype is q8_0"),
-        ({"tier_config": {"max_ssd_mb": 1}}, "tier_config.max_ssd_mb is 1"),
-        ({"tier_config": {"ssd_path": "cold"}}, "tier_config.ssd_path is cold"),
-        ({"tier_config": {"hot_tokens": 64}}, "tier_config.hot_tokens is 64"),
     ],
 )
 def test_what_does_not_exist_yet_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -211,6 +211,24 @@ def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
     assert load_model(tmp_path, tier_config={"max_ssd_mb": 100, "enable_tiering": False}).tier_config.max_ssd_mb == 100
 
 
+def test_the_cold_tier_lies_relative_to_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    tiers = load_model(tmp_path, tier_config={"max_ssd_mb": 100, "ssd_path": "cold", "hot_tokens": 64}).tier_config
+    assert (tiers.max_ssd_mb, tiers.ssd_path, tiers.hot_tokens) == (100, tmp_path / "cold", 64)
+    assert load_model(tmp_path, tier_config={"ssd_path": "/var/cold"}).tier_config.ssd_path == Path("/var/cold")
+    assert load_model(tmp_path).tier_config.ssd_path is None
+
+
+@pytest.mark.parametrize("strategy", ["full", "fifo", "sliding_window", "keep_first", "adaptive"])
+def test_every_strategy_is_accepted_with_its_default_sizes(tmp_path: Path, strategy: str) -> None:
+    cache = load_model(tmp_path, cache={"strategy": strategy}).cache
+    assert (cache.strategy, cache.window_size, cache.keep_first) == (strategy, 1024, 256)
+
+
+def test_a_default_that_the_strategy_does_not_use_is_in_nobodys_way(tmp_path: Path) -> None:
+    assert load_model(tmp_path, cache={"strategy": "sliding_window", "window_size": 10}).cache.keep_first == 256
+
+
 def test_several_problems_take_a_line_each(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_model(tmp_path, load="never", sliding_window=-1)
@@ -227,7 +245,7 @@ def test_a_directory_on_the_command_line_becomes_an_entry(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="max_position_embeddings is 0"):
         ModelEntry.for_directory(directory, max_position_embeddings=0)
     with pytest.raises(ConfigError, match="not supported yet"):
-        ModelEntry.for_directory(directory, cache={"strategy": "fifo"})
+        ModelEntry.for_directory(directory, quantization="q4_k")
 
 
 def test_a_directory_that_gives_no_id_may_be_given_one(tmp_path: Path) -> None:
