@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.llm.fake_engine import FakeEngine, make_llm, outputs_of
 from tests.tokenizer import small_tokenizers as small
 from transom.errors import ContextLengthExceededError, EngineError, QueueFullError, RequestError
 from transom.llm import GenerationRequest, TextDelta, collect
-from transom.request import FinishReason, Request, RequestOutput, SamplingParams
+from transom.request import CacheOptions, CacheStrategy, FinishReason, Request, RequestOutput, SamplingParams, Usage
 
 TOKENIZER = small.byte_level()
 WORDS = TOKENIZER.encode("The quick brown fox", add_special_tokens=False)
@@ -82,6 +83,20 @@ async def test_a_stop_string_aborts_the_request_before_the_last_delta() -> None:
             aborted_at_end = list(engine.aborted)
     assert aborted_at_end == engine.aborted == ["r"]
     assert engine.num_closed == 1
+
+
+async def test_what_was_forgotten_before_a_stop_string_is_asked_of_the_engine() -> None:
+    played = outputs_of(WORDS)
+    last = RequestOutput(
+        "r", finish_reason=FinishReason.ABORT, usage=Usage(1, 9, 2, num_evicted_tokens=3, is_lossy=True)
+    )
+    engine = FakeEngine([*played[:-1], last])
+    request = replace(_request("brown").request, cache=CacheOptions(CacheStrategy.FIFO))
+    deltas = make_llm(TOKENIZER, engine).generate(GenerationRequest(request, ("brown",)))
+    completion = await collect(deltas)
+    assert (completion.text, completion.finish_reason) == ("The quick ", FinishReason.STOP)
+    assert completion.usage == Usage(1, len(completion.token_ids), 2, num_evicted_tokens=3, is_lossy=True)
+    assert engine.aborted == ["r"]
 
 
 async def test_a_consumer_that_goes_away_aborts_the_request() -> None:

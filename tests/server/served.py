@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from tokenizers import Tokenizer as Core
@@ -13,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from tests.fakes import byte_model_config, small_engine_config
 from transom.cache.stats import CacheStats, KindStats, TierStats
+from transom.config.cache_options import resolve_cache
 from transom.config.model_config import GenerationDefaults, LayerKind
 from transom.config.registry_config import ModelEntry
 from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
@@ -32,6 +34,7 @@ TEXT = "Grüße aus dem Bücherregal: the quick brown fox jumps over the lazy do
 RECITED = TEXT.encode() * 8
 EOS = 256
 VOCAB_SIZE = 260
+REPORT = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW)
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -72,7 +75,7 @@ class RecitingEngine:
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
 
-    report = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW)
+    report: LoadReport = REPORT
 
     def stats(self) -> EngineStats | None:
         scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7)
@@ -164,6 +167,7 @@ def served_model(
     aliases: tuple[str, ...] = ("org/tiny-alias",),
     defaults: GenerationDefaults | None = None,
     template: str | None = None,
+    cache: dict[str, Any] | None = None,
 ) -> ServedModel:
     """A model with a context window of 256 tokens over an engine that recites."""
     engine = engine or RecitingEngine()
@@ -171,8 +175,8 @@ def served_model(
     defaults = defaults or GenerationDefaults()
     tokenizer = byte_tokenizer()
     llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
-    entry = ModelEntry.for_directory(Path("tiny"), id=model_id, aliases=aliases)
-    limits = replace(small_engine_config(), context_window=WINDOW)
+    entry = ModelEntry.for_directory(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {})
+    limits = replace(small_engine_config(), context_window=WINDOW, cache=resolve_cache(entry.cache, WINDOW))
     return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine)
 
 

@@ -35,6 +35,7 @@ class MetricsCollector:
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of ended requests.")
         self._cached = self._counter("prompt_tokens_cached", "Prompt tokens whose KV came from the cache.")
         self._predicted = self._counter("tokens_predicted", "Generated tokens of ended requests.")
+        self._evicted = self._counter("tokens_evicted", "Tokens that cache strategies forgot in ended requests.")
         self._first = self._histogram(
             "time_to_first_token_seconds", "From the request's arrival to its first token.", _FIRST_TOKEN_BUCKETS
         )
@@ -54,6 +55,7 @@ class MetricsCollector:
         self._prompt.labels(model).inc(usage.num_prompt_tokens)
         self._cached.labels(model).inc(usage.num_cached_tokens)
         self._predicted.labels(model).inc(usage.num_completion_tokens)
+        self._evicted.labels(model).inc(usage.num_evicted_tokens)
 
     def observe_first_token(self, model: str, seconds: float) -> None:
         """Time to the first token of a request."""
