@@ -1,0 +1,124 @@
+"""What the files of a cold directory look like: names, offsets, `format.json`. Touches no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.cache.file_system import PAGE_BYTES
+from transom.errors import ConfigError
+
+__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "ColdFormat", "ColdLayout"]
+
+FORMAT_NAME = "format.json"
+FORMAT_VERSION = 1
+
+_FORMAT = "transom-cold"
+_PREFIX, _SUFFIX = "cold-", ".kv"
+
+
+@dataclass(frozen=True, slots=True)
+class ColdLayout:
+    """The slots of one file: `capacity` blocks for each of `num_layers` layers, layer by layer."""
+
+    name: str
+    """Of the layer group."""
+    num_layers: int
+    capacity: int
+    """Blocks."""
+    slot_bytes: int
+    """One layer's share of a block, in the arena."""
+
+    @property
+    def stride(self) -> int:
+        """Bytes from slot to slot in the file: whole pages."""
+        return -(-self.slot_bytes // PAGE_BYTES) * PAGE_BYTES
+
+    @property
+    def block_bytes(self) -> int:
+        """What a block takes in the file, all layers together."""
+        return self.num_layers * self.stride
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the file, most of which may be holes."""
+        return self.capacity * self.block_bytes
+
+    @property
+    def file_name(self) -> str:
+        return f"{_PREFIX}{self.name}{_SUFFIX}"
+
+    @staticmethod
+    def is_file_name(name: str) -> bool:
+        """Whether a file of this name is a cold file, of this or another layout."""
+        return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+
+    def offsets(self, layers: NDArray[np.int64] | int, indices: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
+        """Where slots begin, int64, of the common shape of both; layers count from 0 within the file.
+
+        ValueError for a slot that is not in the file.
+        """
+        rows, columns = np.broadcast_arrays(np.asarray(layers, np.int64), np.asarray(indices, np.int64))
+        if np.any((rows < 0) | (rows >= self.num_layers) | (columns < 0) | (columns >= self.capacity)):
+            raise ValueError(f"a slot outside {self.num_layers} layers of {self.capacity} blocks")
+        places: NDArray[np.int64] = (rows * self.capacity + columns) * self.stride
+        return places
+
+
+@dataclass(frozen=True, slots=True)
+class ColdFormat:
+    """The content of `format.json`."""
+
+    layouts: tuple[ColdLayout, ...]
+    model: Mapping[str, str | int]
+    """Whose keys and values these are, for people."""
+
+    def to_json(self) -> bytes:
+        content = {
+            "format": _FORMAT,
+            "version": FORMAT_VERSION,
+            "model": dict(self.model),
+            "files": [{**asdict(layout), "file": layout.file_name, "stride": layout.stride} for layout in self.layouts],
+        }
+        return json.dumps(content, indent=2).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> ColdFormat:
+        """ValueError when it is damaged."""
+        try:
+            data = json.loads(content)
+            layouts = tuple(_layout(each) for each in data["files"])
+            return cls(layouts, dict(data["model"]))
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{FORMAT_NAME} is damaged") from error
+
+    @staticmethod
+    def check(content: bytes | None, directory: Path) -> None:
+        """ConfigError when somebody else, or a later version, wrote this; a damaged or missing file says nothing."""
+        try:
+            data = json.loads(content or b"")
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+            raise ConfigError(f"ssd_path {directory} holds a {FORMAT_NAME} of another program")
+        if data.get("version") != FORMAT_VERSION:
+            raise ConfigError(
+                f"ssd_path {directory} has format version {data.get('version')}, this version of Transom knows "
+                f"{FORMAT_VERSION}: give it another directory, or remove this one"
+            )
+
+
+def _layout(data: Mapping[str, object]) -> ColdLayout:
+    name, *sizes = (data[key] for key in ("name", "num_layers", "capacity", "slot_bytes"))
+    return ColdLayout(str(name), *(_size(size) for size in sizes))
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise TypeError("a size is a positive number")
+    return value
