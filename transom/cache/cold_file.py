@@ -16,84 +16,65 @@ from numpy.typing import NDArray
 from transom.cache.cold_format import FORMAT_NAME, ColdFormat, ColdLayout
 from transom.cache.file_system import FileSystem, LockedDirectory, OpenFile
 from transom.errors import ConfigError
-from transom.kernels import IOQueue
 
 __all__ = ["ColdDirectory", "ColdFile", "ColdFormat", "ColdLayout", "remove_leftovers"]
 
 
 class ColdFile:
-    """The slots of one layer group. The threads of `queue` read and write; nothing here waits for them."""
+    """The slots of one layer group: `capacity` blocks in each of `num_rows` layers. An IOQueue reads and writes them."""
 
-    def __init__(self, layout: ColdLayout, file: OpenFile, file_system: FileSystem, queue: IOQueue) -> None:
+    def __init__(self, layout: ColdLayout, file: OpenFile, file_system: FileSystem) -> None:
         self.layout = layout
         self._file = file
         self._file_system = file_system
-        self._queue = queue
+        self._is_closed = False
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, for `IOQueue`."""
+        return self._file.descriptor
 
     @property
     def is_direct(self) -> bool:
         """Whether bytes bypass the page cache."""
         return self._file.is_direct
 
-    def submit_reads(
-        self,
-        layers: NDArray[np.int64] | int,
-        indices: NDArray[np.int64],
-        arena: NDArray[np.uint8],
-        arena_slots: NDArray[np.int32],
-        checksums: NDArray[np.uint64],
-    ) -> int:
-        """Slots (layers[n], indices[n]) of the file to `arena_slots[n]`, expecting `checksums` [n, 2]; -> the ticket.
+    @property
+    def num_rows(self) -> int:
+        return self.layout.num_rows
 
-        The arena's slots are `slot_bytes` each. The rest is as `IOQueue.submit_reads` says. ValueError for a place
-        outside the file.
+    @property
+    def capacity(self) -> int:
+        return self.layout.capacity
+
+    @property
+    def stride(self) -> int:
+        return self.layout.stride
+
+    def offsets(self, rows: NDArray[np.int64] | int, indices: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """Where slots begin, in bytes, for `IOQueue`. ValueError for a slot that is not in the file."""
+        return self.layout.offsets(rows, indices)
+
+    def punch(self, first_index: int, num_blocks: int = 1) -> None:
+        """Gives consecutive blocks, in all rows, back to the disk, which no open ticket may touch. Blocks briefly.
+
+        OSError, after trying every row: what was not given back stays charged, and can be written again.
         """
-        return self._queue.submit_reads(
-            self._file.descriptor,
-            self.layout.offsets(layers, indices),
-            arena,
-            arena_slots,
-            self.layout.slot_bytes,
-            checksums,
-        )
-
-    def submit_writes(
-        self,
-        layers: NDArray[np.int64] | int,
-        indices: NDArray[np.int64],
-        arena: NDArray[np.uint8],
-        arena_slots: NDArray[np.int32],
-        checksums: NDArray[np.uint64],
-    ) -> int:
-        """The other way round; `checksums` [n, 2] are known once the ticket was waited for."""
-        return self._queue.submit_writes(
-            self._file.descriptor,
-            self.layout.offsets(layers, indices),
-            arena,
-            arena_slots,
-            self.layout.slot_bytes,
-            checksums,
-        )
-
-    def punch(self, first_index: int, num_blocks: int = 1) -> bool:
-        """Gives consecutive blocks, in all layers, back to the disk, which no open ticket may touch. Blocks briefly.
-
-        False: the file system refused for some layer; what was not given back stays charged, and can be written again.
-        """
-        offsets = self.layout.offsets(np.arange(self.layout.num_layers), np.int64(first_index))
-        self.layout.offsets(0, np.int64(first_index + num_blocks - 1))
-        num_refused = sum(not self._punch(offset, num_blocks * self.layout.stride) for offset in offsets.tolist())
-        return num_refused == 0
-
-    def _punch(self, offset: int, num_bytes: int) -> bool:
-        try:
-            self._file_system.punch(self._file, offset, num_bytes)
-        except OSError:
-            return False
-        return True
+        self.offsets(0, first_index + num_blocks - 1)
+        errors: list[OSError] = []
+        for offset in self.offsets(np.arange(self.num_rows), first_index).tolist():
+            try:
+                self._file_system.punch(self._file, offset, num_blocks * self.stride)
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
-        """Closes the file and removes it: nothing of it is of use to the next run. After the queue."""
+        """Closes the file and removes it: nothing of it is of use to the next run. After the queue; idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._file.close()
         with suppress(ConfigError):  # then the next start removes it
             self._file_system.remove(self._file.path)
@@ -127,7 +108,7 @@ class ColdDirectory:
             self._opened.append(self._file_system.open_cold_file(self.path / layout.file_name, layout.num_bytes))
         self.queue = self._file_system.io_queue()
         return tuple(
-            ColdFile(layout, file, self._file_system, self.queue)
+            ColdFile(layout, file, self._file_system)
             for layout, file in zip(cold_format.layouts, self._opened, strict=True)
         )
 

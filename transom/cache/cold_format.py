@@ -24,11 +24,12 @@ _PREFIX, _SUFFIX = "cold-", ".kv"
 
 @dataclass(frozen=True, slots=True)
 class ColdLayout:
-    """The slots of one file: `capacity` blocks for each of `num_layers` layers, layer by layer."""
+    """The slots of one file: `capacity` blocks for each of `num_rows` rows, row by row."""
 
     name: str
     """Of the layer group."""
-    num_layers: int
+    num_rows: int
+    """Layers of the group."""
     capacity: int
     """Blocks."""
     slot_bytes: int
@@ -41,8 +42,8 @@ class ColdLayout:
 
     @property
     def block_bytes(self) -> int:
-        """What a block takes in the file, all layers together."""
-        return self.num_layers * self.stride
+        """What a block takes in the file, all rows together."""
+        return self.num_rows * self.stride
 
     @property
     def num_bytes(self) -> int:
@@ -58,15 +59,15 @@ class ColdLayout:
         """Whether a file of this name is a cold file, of this or another layout."""
         return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
-    def offsets(self, layers: NDArray[np.int64] | int, indices: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
-        """Where slots begin, int64, of the common shape of both; layers count from 0 within the file.
+    def offsets(self, rows: NDArray[np.int64] | int, indices: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """Where slots begin, int64, of the common shape of both.
 
         ValueError for a slot that is not in the file.
         """
-        rows, columns = np.broadcast_arrays(np.asarray(layers, np.int64), np.asarray(indices, np.int64))
-        if np.any((rows < 0) | (rows >= self.num_layers) | (columns < 0) | (columns >= self.capacity)):
-            raise ValueError(f"a slot outside {self.num_layers} layers of {self.capacity} blocks")
-        places: NDArray[np.int64] = (rows * self.capacity + columns) * self.stride
+        row, index = np.broadcast_arrays(np.asarray(rows, np.int64), np.asarray(indices, np.int64))
+        if np.any((row < 0) | (row >= self.num_rows) | (index < 0) | (index >= self.capacity)):
+            raise ValueError(f"a slot outside {self.num_rows} rows of {self.capacity} blocks")
+        places: NDArray[np.int64] = (row * self.capacity + index) * self.stride
         return places
 
 
@@ -114,7 +115,7 @@ class ColdFormat:
 
 
 def _layout(data: Mapping[str, object]) -> ColdLayout:
-    name, *sizes = (data[key] for key in ("name", "num_layers", "capacity", "slot_bytes"))
+    name, *sizes = (data[key] for key in ("name", "num_rows", "capacity", "slot_bytes"))
     return ColdLayout(str(name), *(_size(size) for size in sizes))
 
 
