@@ -21,7 +21,7 @@ __all__ = ["ColdDirectory", "ColdFile", "ColdFormat", "ColdLayout", "remove_left
 
 
 class ColdFile:
-    """The slots of one layer group: `capacity` blocks in each of `num_rows` layers. An IOQueue reads and writes them."""
+    """The slots of one layer group: `capacity` blocks in each of `num_rows` layers. An IOQueue moves their bytes."""
 
     def __init__(self, layout: ColdLayout, file: OpenFile, file_system: FileSystem) -> None:
         self.layout = layout
