@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from transom.metrics import MetricsCollector, ModelSnapshot, TierUsage
+from transom.metrics import KindUsage, MetricsCollector, ModelSnapshot, TierUsage, Transfers
 from transom.request import Usage
 
 
@@ -20,13 +20,14 @@ def samples(collector: MetricsCollector) -> dict[tuple[str, tuple[tuple[str, str
 def test_counted_tokens_add_up_over_requests() -> None:
     collector = MetricsCollector(lambda: ())
     for cached in (0, 3):
-        collector.count_tokens("m", Usage(10, 4, cached))
+        collector.count_tokens("m", Usage(10, 4, cached, num_evicted_tokens=2))
         collector.count_request("m", 200)
     shown = samples(collector)
     model = (("model", "m"),)
     assert shown["transom_prompt_tokens_total", model] == 20
     assert shown["transom_prompt_tokens_cached_total", model] == 3
     assert shown["transom_tokens_predicted_total", model] == 8
+    assert shown["transom_tokens_evicted_total", model] == 4
     assert shown["transom_requests_total", (("model", "m"), ("status", "200"))] == 2
 
 
@@ -40,14 +41,40 @@ def test_gauges_are_pulled_at_every_scrape() -> None:
 
 def test_tiers_and_kinds_have_labels_of_their_own_and_the_usage_is_a_share() -> None:
     model = ModelSnapshot(
-        "m", True, tiers=(TierUsage("ram", 25, 100),), blocks_by_kind=(("full_attention", 2, 8),), num_preemptions=3
+        "m",
+        True,
+        tiers=(
+            TierUsage("hot", 25, 100),
+            TierUsage("cold", 10, 0, 4096, "off", Transfers(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)),
+        ),
+        kinds=(KindUsage("full_attention", 2, 8, 5),),
+        num_preemptions=3,
     )
     shown = samples(MetricsCollector(lambda: [model]))
-    assert shown["transom_kv_cache_used_bytes", (("model", "m"), ("tier", "ram"))] == 25
-    assert shown["transom_kv_cache_total_bytes", (("model", "m"), ("tier", "ram"))] == 100
+    assert shown["transom_kv_cache_used_bytes", (("model", "m"), ("tier", "hot"))] == 25
+    assert shown["transom_kv_cache_total_bytes", (("model", "m"), ("tier", "hot"))] == 100
     assert shown["transom_kv_cache_usage_perc", (("model", "m"),)] == 0.25
     assert shown["transom_kv_cache_used_blocks", (("kind", "full_attention"), ("model", "m"))] == 2
+    assert shown["transom_kv_cache_cold_blocks", (("kind", "full_attention"), ("model", "m"))] == 5
     assert shown["transom_num_preemptions_total", (("model", "m"),)] == 3
+    cold = (("model", "m"), ("tier", "cold"))
+    assert shown["transom_kv_cache_physical_bytes", cold] == 4096
+    names = "read_bytes read_seconds written_bytes write_seconds written_blocks stall_seconds checksum_failures"
+    names += " read_errors write_errors pauses"
+    counted = [shown[f"transom_kv_tier_{name}_total", cold] for name in names.split()]
+    assert counted == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert ("transom_kv_tier_read_bytes_total", (("model", "m"), ("tier", "hot"))) not in shown
+
+
+def test_a_tier_is_in_one_state_at_a_time() -> None:
+    model = ModelSnapshot("m", True, tiers=(TierUsage("hot", 0, 1), TierUsage("cold", 0, 1, state="paused")))
+    shown = samples(MetricsCollector(lambda: [model]))
+    states = {labels: value for (name, labels), value in shown.items() if name == "transom_kv_tier_state"}
+    assert {dict(labels)["tier"]: dict(labels)["state"] for labels, value in states.items() if value} == {
+        "hot": "on",
+        "cold": "paused",
+    }
+    assert sum(states.values()) == 2
 
 
 def test_latencies_fall_into_histograms() -> None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models, pre_tokenizers
 
 from tests.fakes import byte_model_config, small_engine_config
-from transom.cache.stats import CacheStats, KindStats, TierStats
+from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierState, TierStats, TransferStats
 from transom.config.cache_options import resolve_cache
 from transom.config.model_config import GenerationDefaults, LayerKind
 from transom.config.registry_config import ModelEntry
@@ -21,7 +21,7 @@ from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
 from transom.errors import TransomError
 from transom.llm import LLM
 from transom.registry import ModelRegistry, ServedModel
-from transom.request import FinishReason, Request, RequestOutput, TokenLogprobs, Usage
+from transom.request import CacheStrategy, FinishReason, Request, RequestOutput, TokenLogprobs, Usage
 from transom.scheduler.stats import SchedulerStats
 from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
@@ -34,6 +34,8 @@ TEXT = "Grüße aus dem Bücherregal: the quick brown fox jumps over the lazy do
 RECITED = TEXT.encode() * 8
 EOS = 256
 VOCAB_SIZE = 260
+TRANSFERS = TransferStats(1000, 0.5, 2000, 1.5, 3, 0.25, 4, 5, 6, 7)
+COLD_TIER = TierStats("cold", 768, 4096, 8192, TierState.PAUSED, False, TRANSFERS)
 REPORT = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW)
 
 
@@ -79,8 +81,10 @@ class RecitingEngine:
 
     def stats(self) -> EngineStats | None:
         scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7)
-        kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512),)
-        return EngineStats(scheduler, CacheStats(64, 1, 5, (TierStats("hot", 512, 2048),), kinds), 1, 0.1, 0)
+        kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512, 3),)
+        sequences = (SequenceStats("cmpl-1-0-0", CacheStrategy.FULL, 300, 128, 192, 0),)
+        tiers = (TierStats("hot", 512, 2048), COLD_TIER)
+        return EngineStats(scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences), 1, 0.1, 0)
 
     async def start(self) -> LoadReport:
         return self.report

@@ -30,6 +30,8 @@ async def test_the_list_and_the_single_entry_agree_and_show_the_window_everywher
     assert single["max_model_len"] == single["context_length"] == single["meta"]["n_ctx"] == WINDOW
     assert single["meta"]["n_ctx_train"] == 2 * WINDOW
     assert single["meta"]["n_vocab"] == VOCAB_SIZE
+    assert single["meta"]["max_request_tokens"] == WINDOW
+    assert (single["meta"]["cache_strategy"], single["meta"]["max_ssd_bytes"]) == ("full", 0)
     assert single["meta"]["kv_bytes_per_token"] == 2 * 8 * 4
     assert single["status"] == "loaded"
     assert single["aliases"] == ["org/tiny-alias-0"]
@@ -107,5 +109,8 @@ async def test_metrics_show_what_the_engine_says() -> None:
     text = answer.body.decode()
     assert 'transom_kv_cache_used_bytes{model="tiny",tier="hot"} 512.0' in text
     assert 'transom_kv_cache_total_blocks{kind="full_attention",model="tiny"} 8.0' in text
+    assert 'transom_kv_cache_cold_blocks{kind="full_attention",model="tiny"} 3.0' in text
+    assert 'transom_kv_tier_stall_seconds_total{model="tiny",tier="cold"} 0.25' in text
+    assert 'transom_kv_tier_state{model="tiny",state="paused",tier="cold"} 1.0' in text
     assert 'transom_computed_tokens_total{model="tiny"} 7.0' in text
     assert 'transom_kv_cache_usage_perc{model="tiny"} 0.25' in text

@@ -56,6 +56,7 @@ def serve(connection: WorkerConnection, engine: Engine, clock: Callable[[], floa
     Never returns; raises ChannelError when the peer is gone or sends rubbish.
     """
     pulse = _Pulse(connection, engine, clock)
+    pulse.beat_when_due()
     while True:
         for message in connection.receive(0.0 if engine.has_work() else HEARTBEAT_SECONDS):
             _take(connection, engine, message)

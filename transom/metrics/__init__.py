@@ -1,6 +1,6 @@
 """Metrics: counters recorded per request and gauges pulled from the served models, in Prometheus' text format."""
 
 from transom.metrics.collector import CONTENT_TYPE, UNKNOWN_MODEL, MetricsCollector
-from transom.metrics.snapshot import ModelSnapshot, TierUsage
+from transom.metrics.snapshot import KindUsage, ModelSnapshot, TierUsage, Transfers
 
-__all__ = ["CONTENT_TYPE", "UNKNOWN_MODEL", "MetricsCollector", "ModelSnapshot", "TierUsage"]
+__all__ = ["CONTENT_TYPE", "UNKNOWN_MODEL", "KindUsage", "MetricsCollector", "ModelSnapshot", "TierUsage", "Transfers"]

@@ -6,13 +6,12 @@ Not thread-safe: recorded and rendered in the event loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
 
+from transom.metrics.pulled import PulledMetrics
 from transom.metrics.snapshot import ModelSnapshot
 from transom.request import Usage
 
@@ -30,7 +29,7 @@ class MetricsCollector:
 
     def __init__(self, snapshots: Callable[[], Iterable[ModelSnapshot]]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_PulledMetrics(snapshots))
+        self._registry.register(PulledMetrics(snapshots))
         self._requests = self._counter("requests", "Answered requests by HTTP status.", ("model", "status"))
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of ended requests.")
         self._cached = self._counter("prompt_tokens_cached", "Prompt tokens whose KV came from the cache.")
@@ -78,71 +77,3 @@ class MetricsCollector:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"transom_{name}", text, ("model",), registry=self._registry, buckets=buckets)
-
-
-class _PulledMetrics(Collector):
-    """Gauges and counters that live in the workers."""
-
-    def __init__(self, snapshots: Callable[[], Iterable[ModelSnapshot]]) -> None:
-        self._snapshots = snapshots
-
-    def collect(self) -> Iterator[Metric]:
-        models = tuple(self._snapshots())
-        for name, text, read in _GAUGES:
-            yield _family(GaugeMetricFamily(f"transom_{name}", text, labels=["model"]), models, read)
-        for name, text, read in _COUNTERS:
-            yield _family(CounterMetricFamily(f"transom_{name}", text, labels=["model"]), models, read)
-        yield from _tier_metrics(models)
-        yield from _block_metrics(models)
-
-
-_Read = Callable[[ModelSnapshot], float]
-
-
-def _kv_usage(model: ModelSnapshot) -> float:
-    """Share of the KV budget in RAM that is in use, 0..1."""
-    ram = next((tier for tier in model.tiers if tier.num_bytes_total), None)
-    return ram.num_bytes_used / ram.num_bytes_total if ram else 0.0
-
-
-_GAUGES: tuple[tuple[str, str, _Read], ...] = (
-    ("model_ready", "1 when the model can be asked.", lambda model: model.is_ready),
-    ("num_requests_running", "Sequences in the batch.", lambda model: model.num_running),
-    ("num_requests_waiting", "Sequences in the queue.", lambda model: model.num_waiting),
-    ("kv_cache_usage_perc", "Share of the KV budget in use, 0..1.", _kv_usage),
-    ("kv_cache_tokens", "Tokens whose KV is held.", lambda model: model.kv_tokens),
-    ("worker_resident_memory_bytes", "Memory of the model's process.", lambda model: model.worker_resident_bytes),
-)
-_COUNTERS: tuple[tuple[str, str, _Read], ...] = (
-    ("num_preemptions", "Sequences that gave up their room.", lambda model: model.num_preemptions),
-    ("computed_tokens", "Tokens that went through the model.", lambda model: model.num_computed_tokens),
-    ("worker_restarts", "How often the model's process was started again.", lambda model: model.num_restarts),
-)
-
-
-def _family(
-    family: GaugeMetricFamily | CounterMetricFamily, models: tuple[ModelSnapshot, ...], read: _Read
-) -> GaugeMetricFamily | CounterMetricFamily:
-    for model in models:
-        family.add_metric([model.model], float(read(model)))
-    return family
-
-
-def _tier_metrics(models: tuple[ModelSnapshot, ...]) -> Iterator[Metric]:
-    used = GaugeMetricFamily("transom_kv_cache_used_bytes", "KV bytes in use.", labels=["model", "tier"])
-    total = GaugeMetricFamily("transom_kv_cache_total_bytes", "KV bytes of the budget.", labels=["model", "tier"])
-    for model in models:
-        for tier in model.tiers:
-            used.add_metric([model.model, tier.name], tier.num_bytes_used)
-            total.add_metric([model.model, tier.name], tier.num_bytes_total)
-    yield from (used, total)
-
-
-def _block_metrics(models: tuple[ModelSnapshot, ...]) -> Iterator[Metric]:
-    used = GaugeMetricFamily("transom_kv_cache_used_blocks", "KV blocks in use.", labels=["model", "kind"])
-    total = GaugeMetricFamily("transom_kv_cache_total_blocks", "KV blocks that fit.", labels=["model", "kind"])
-    for model in models:
-        for kind, num_used, num_total in model.blocks_by_kind:
-            used.add_metric([model.model, kind], num_used)
-            total.add_metric([model.model, kind], num_total)
-    yield from (used, total)

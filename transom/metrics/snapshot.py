@@ -6,12 +6,43 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Transfers:
+    """Traffic between RAM and another tier, since the worker's birth."""
+
+    num_bytes_read: int = 0
+    read_seconds: float = 0.0
+    num_bytes_written: int = 0
+    write_seconds: float = 0.0
+    num_blocks_written: int = 0
+    stall_seconds: float = 0.0
+    num_checksum_failures: int = 0
+    num_read_errors: int = 0
+    num_write_errors: int = 0
+    num_pauses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TierUsage:
-    """One place for keys and values: `ram` or `ssd`."""
+    """One place for keys and values: `hot` or `cold`."""
 
     name: str
     num_bytes_used: int
     num_bytes_total: int
+    num_physical_bytes: int = 0
+    state: str = "on"
+    """`on`, `paused` or `off`: whether anything new is written to it."""
+    transfers: Transfers | None = None
+    """None where nothing is carried to and fro."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindUsage:
+    """The layers of one kind, in blocks."""
+
+    kind: str
+    num_hot: int
+    num_hot_total: int
+    num_cold: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +59,5 @@ class ModelSnapshot:
     kv_tokens: int = 0
     """Tokens whose KV is held at this moment."""
     tiers: tuple[TierUsage, ...] = ()
-    blocks_by_kind: tuple[tuple[str, int, int], ...] = ()
-    """(layer kind, blocks used, blocks total)."""
+    kinds: tuple[KindUsage, ...] = ()
     worker_resident_bytes: int = 0

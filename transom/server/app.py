@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-import psutil
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.metrics import MetricsCollector, ModelSnapshot, TierUsage
-from transom.registry import ModelRegistry, ServedModel
+from transom.metrics import MetricsCollector
+from transom.registry import ModelRegistry
 from transom.server.auth import KeyRing, RequireKey
+from transom.server.cache_status import cache_router
 from transom.server.chat import chat_router
 from transom.server.choices import SYSTEM_FINGERPRINT
 from transom.server.completions import completions_router
@@ -26,7 +23,10 @@ from transom.server.lifecycle import Lifecycle
 from transom.server.models import models_router
 from transom.server.outer import OuterLayer
 from transom.server.settings import ServerSettings
+from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
+
+_ROUTERS = (completions_router, chat_router, cache_router, models_router, tokenize_router, health_router)
 
 
 def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lifecycle | None = None) -> FastAPI:
@@ -35,7 +35,7 @@ def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lif
     Must be made in the event loop that runs it. Raises `ConfigError` for a public address without a key.
     """
     settings.check_bind()
-    metrics = MetricsCollector(lambda: _snapshots(registry))
+    metrics = MetricsCollector(lambda: take_snapshots(registry))
     context = ServerContext(registry, metrics, settings, lifecycle or Lifecycle())
     app = FastAPI(
         title="Transom",
@@ -50,7 +50,7 @@ def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lif
         ],
         exception_handlers={HTTPException: _routing_error},
     )
-    for make_router in (completions_router, chat_router, models_router, tokenize_router, health_router):
+    for make_router in _ROUTERS:
         app.include_router(make_router(context))
     return app
 
@@ -64,43 +64,3 @@ async def _routing_error(request: Request, error: Exception) -> Response:
         405: ("method_not_allowed", f"{path} is not allowed."),
     }.get(error.status_code, (None, str(error.detail)))
     return ErrorReply(error.status_code, message, INVALID_REQUEST, code, headers=dict(error.headers or {})).response()
-
-
-def _snapshots(registry: ModelRegistry) -> Iterable[ModelSnapshot]:
-    return [_snapshot(served) for served in registry.models()]
-
-
-def _snapshot(served: ServedModel) -> ModelSnapshot:
-    stats = served.engine.stats()
-    numbers: dict[str, Any] = {}
-    if stats is not None:
-        scheduler, cache = stats.scheduler, stats.cache
-        numbers = {
-            "num_running": scheduler.num_running,
-            "num_waiting": scheduler.num_waiting,
-            "num_preemptions": scheduler.num_preemptions,
-            "num_computed_tokens": scheduler.num_computed_tokens,
-            "kv_tokens": cache.num_tokens,
-            "tiers": tuple(TierUsage(tier.name, tier.num_bytes_used, tier.num_bytes_total) for tier in cache.tiers),
-            "blocks_by_kind": tuple(
-                (kind.kind.value, kind.num_blocks_used, kind.num_blocks_total) for kind in cache.kinds
-            ),
-        }
-    resident = _resident_bytes(served.engine.process_id)
-    return ModelSnapshot(
-        served.id,
-        served.is_ready,
-        num_restarts=served.engine.num_restarts,
-        worker_resident_bytes=resident,
-        **numbers,
-    )
-
-
-def _resident_bytes(process_id: int | None) -> int:
-    """0 for a process that is not there (any more)."""
-    if process_id is None:
-        return 0
-    try:
-        return int(psutil.Process(process_id).memory_info().rss)
-    except psutil.Error:
-        return 0

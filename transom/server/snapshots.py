@@ -1,0 +1,71 @@
+"""What the served models say about themselves, in the words of the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+
+from transom.cache.stats import TierStats
+from transom.engine import EngineStats
+from transom.metrics import KindUsage, ModelSnapshot, TierUsage, Transfers
+from transom.registry import ModelRegistry, ServedModel
+
+HOT_TIER = "hot"
+
+
+def take_snapshots(registry: ModelRegistry) -> Iterable[ModelSnapshot]:
+    """Every model as of its worker's last report."""
+    return [_snapshot(served) for served in registry.models()]
+
+
+def _snapshot(served: ServedModel) -> ModelSnapshot:
+    stats = served.engine.stats()
+    return ModelSnapshot(
+        served.id,
+        served.is_ready,
+        num_restarts=served.engine.num_restarts,
+        worker_resident_bytes=_resident_bytes(served.engine.process_id),
+        **({} if stats is None else _numbers(stats)),
+    )
+
+
+def _numbers(stats: EngineStats) -> dict[str, Any]:
+    scheduler, cache = stats.scheduler, stats.cache
+    return {
+        "num_running": scheduler.num_running,
+        "num_waiting": scheduler.num_waiting,
+        "num_preemptions": scheduler.num_preemptions,
+        "num_computed_tokens": scheduler.num_computed_tokens,
+        "kv_tokens": cache.num_tokens,
+        "tiers": tuple(_tier(tier) for tier in cache.tiers),
+        "kinds": tuple(
+            KindUsage(kind.kind.value, kind.num_blocks_used, kind.num_blocks_total, kind.num_cold_blocks)
+            for kind in cache.kinds
+        ),
+    }
+
+
+def _tier(tier: TierStats) -> TierUsage:
+    """Nothing is carried to and from the hot tier, which is where the work is done."""
+    is_hot = tier.name == HOT_TIER
+    return TierUsage(
+        tier.name,
+        tier.num_bytes_used,
+        tier.num_bytes_total,
+        num_physical_bytes=tier.num_physical_bytes,
+        state=tier.state.value,
+        transfers=None if is_hot else Transfers(**asdict(tier.transfers)),
+    )
+
+
+def _resident_bytes(process_id: int | None) -> int:
+    """0 for a process that is not there (any more)."""
+    if process_id is None:
+        return 0
+    try:
+        return int(psutil.Process(process_id).memory_info().rss)
+    except psutil.Error:
+        return 0
