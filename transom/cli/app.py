@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from transom.cli import options
+from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.options import LogLevel, ModelOptions, ServeOptions
 
@@ -18,6 +19,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+app.add_typer(cache_app, name="cache")
 
 
 def _show_version(wanted: bool) -> None:

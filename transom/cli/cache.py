@@ -1,0 +1,138 @@
+"""`transom cache stats | verify | purge`: what the commands print and how they end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from transom.cli.banner import size_text, wide_console
+from transom.cli.cold_places import ColdContent, ColdPlace, find_places, inspect, purge
+from transom.cli.failure import EXIT_FAILED, say
+from transom.cli.server_client import NoServerError, ServerClient
+
+
+def show_stats(
+    client: ServerClient, config: Path | None, ssd_path: Path | None, model: str | None, *, as_json: bool
+) -> None:
+    """As the running server says or, where none runs, as the directories show."""
+    try:
+        _show_server(client, model, as_json=as_json)
+    except NoServerError as error:
+        say(f"{error}; this is what lies in the directories")
+        _show_directories([inspect(place) for place in find_places(config, ssd_path, model)], as_json=as_json)
+
+
+def verify_all(places: Sequence[ColdPlace], *, as_json: bool) -> None:
+    """One line for each problem on standard error, and exit code 1 if there is any."""
+    contents = [inspect(place) for place in places]
+    _show_directories(contents, as_json=as_json)
+    problems = [problem for content in contents for problem in content.problems]
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def purge_all(places: Sequence[ColdPlace]) -> None:
+    """Raises `ConfigError` at the first one that is in use; those before it are empty then."""
+    for place in places:
+        print(f"{place.model}: {size_text(purge(place))} given back ({place.directory})")
+
+
+def _show_server(client: ServerClient, model: str | None, *, as_json: bool) -> None:
+    answers = [client.cache(each) for each in ([model] if model else client.model_ids())]
+    if as_json:
+        print(json.dumps(answers, indent=2))
+        return
+    console = wide_console()
+    console.print(_tier_table(answers))
+    if any(answer["requests"] for answer in answers):
+        console.print()
+        console.print(_request_table(answers))
+
+
+def _show_directories(contents: Sequence[ColdContent], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([_plain(content) for content in contents], indent=2))
+    elif contents:
+        wide_console().print(_directory_table(contents))
+    else:
+        print("No model has a cold tier.")
+
+
+def _plain(content: ColdContent) -> dict[str, Any]:
+    plain = asdict(content)
+    place = plain.pop("place")
+    return {**place, "directory": str(content.place.directory), **plain}
+
+
+def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
+    table = _table(
+        "MODEL",
+        "STRATEGY",
+        "TIER",
+        "STATE",
+        "USED",
+        "OF",
+        "ON DISK",
+        "READ",
+        "WRITTEN",
+        "STALLED",
+        "BAD READS",
+        "ERRORS",
+    )
+    for answer in answers:
+        for tier in answer["tiers"]:
+            table.add_row(
+                answer["model"],
+                answer["cache"]["strategy"],
+                tier["name"],
+                tier["state"],
+                size_text(tier["used_bytes"]),
+                size_text(tier["total_bytes"]),
+                size_text(tier["physical_bytes"]),
+                size_text(tier["read_bytes"]),
+                size_text(tier["written_bytes"]),
+                f"{tier['stall_seconds']:.1f} s",
+                str(tier["checksum_failures"]),
+                str(tier["read_errors"] + tier["write_errors"]),
+            )
+    return table
+
+
+def _request_table(answers: Iterable[dict[str, Any]]) -> Table:
+    table = _table("REQUEST", "MODEL", "STRATEGY", "TOKENS", "HOT", "COLD", "EVICTED")
+    for answer in answers:
+        for request in answer["requests"]:
+            numbers = (str(request[key]) for key in ("tokens", "hot_tokens", "cold_tokens", "evicted_tokens"))
+            table.add_row(request["request_id"], answer["model"], request["strategy"], *numbers)
+    return table
+
+
+def _directory_table(contents: Iterable[ColdContent]) -> Table:
+    table = _table("MODEL", "ON DISK", "OF", "COLD FILES", "IN USE", "SOUND", "DIRECTORY")
+    for content in contents:
+        place = content.place
+        table.add_row(
+            place.model,
+            size_text(content.physical_bytes),
+            "-" if place.max_bytes is None else size_text(place.max_bytes),
+            str(len(content.cold_files)),
+            "yes" if content.in_use else "no",
+            "no" if content.problems else "yes",
+            str(place.directory) if content.exists else f"{place.directory} (not made yet)",
+        )
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table

@@ -1,0 +1,61 @@
+"""What `transom cache stats` asks a running server, over plain HTTP. Knows no engine."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from transom.errors import ConfigError, TransomError
+
+_TIMEOUT_SECONDS = 10.0
+
+
+class NoServerError(TransomError):
+    """Nobody answers at the address."""
+
+
+class ServerClient:
+    """One server. Every call is a connection of its own and blocks for 10 s at most."""
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ConfigError(f"{url} is not the address of a server, such as http://127.0.0.1:9632")
+        self.url = url
+        self._address = address
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+    def model_ids(self) -> list[str]:
+        """The ids of all served models. Raises `NoServerError`, `TransomError` for any other answer."""
+        return [str(model["id"]) for model in self._get("/v1/models")["data"]]
+
+    def cache(self, model: str) -> dict[str, Any]:
+        """What GET /v1/models/{id}/cache says. Raises as `model_ids`."""
+        return self._get(f"/v1/models/{quote(model)}/cache")
+
+    def _get(self, path: str) -> dict[str, Any]:
+        kind = HTTPSConnection if self._address.scheme == "https" else HTTPConnection
+        connection = kind(str(self._address.hostname), self._address.port, timeout=_TIMEOUT_SECONDS)
+        try:
+            connection.request("GET", self._address.path.rstrip("/") + path, headers=self._headers)
+            response = connection.getresponse()
+            return self._checked(response.status, response.read())
+        except ConnectionRefusedError:
+            raise NoServerError(f"no server answers at {self.url}") from None
+        except (OSError, HTTPException) as error:
+            raise TransomError(f"{self.url} cannot be asked: {error}") from error
+        finally:
+            connection.close()
+
+    def _checked(self, status: int, body: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise TransomError(f"{self.url} is not a server of this program")
+        if status != 200:
+            raise TransomError(f"{self.url} answered {status}: {answer.get('error', {}).get('message', '')}")
+        return answer
