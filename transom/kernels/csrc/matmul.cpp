@@ -192,10 +192,17 @@ struct Tile {
 };
 
 Tile tile_of(const Product& product, int64_t tile, int64_t panel, int64_t k) {
-  const int64_t row = product.tile_begin(tile);
-  const int64_t num_rows = product.tile_begin(tile + 1) - row;
-  const float* x = product.x + row * product.weight->in_features() + k * num_rows;
-  return {x, num_rows, target_of(product, tile, panel), k == 0};
+  const int64_t num_rows = product.tile_begin(tile + 1) - product.tile_begin(tile);
+  return {product.x + product.x_offset(tile, k), num_rows, target_of(product, tile, panel), k == 0};
+}
+
+// Rows of the output often share cache sets, so a chunk later they are gone from the nearer caches.
+template <int panels, int rows>
+TRANSOM_INLINE void fetch_outputs(const Target& target) {
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 16
+    for (int p = 0; p < panels; ++p) __builtin_prefetch(target.out + r * target.row_stride + p * kLanes, 1);
 }
 
 template <int panels, int rows, class Weight, class Keep>
@@ -203,6 +210,7 @@ void multiply_tile_rows(const Tile& tile, Chunk<Weight> chunk, Ahead ahead, Keep
   if constexpr (rows > 1) {
     if (tile.num_rows < rows) return multiply_tile_rows<panels, rows - 1>(tile, chunk, ahead, keep);
   }
+  fetch_outputs<panels, rows>(tile.target);
   add_to_outputs(tile.target, multiply_chunk<panels, rows>(tile.x, chunk, ahead, keep), tile.is_first_chunk);
 }
 
@@ -220,7 +228,7 @@ Ahead share_of(Chunk<Weight> next, int64_t tile, int64_t num_tiles) {
   return {begin, next.panel_stride * kBytes, step_bytes};
 }
 
-// The first tile widens the weights on its way; the others find them in the first-level cache.
+// The first tile keeps the weights it reads, widened and packed tightly, in the first-level cache for the others.
 template <int panels, class Weight>
 void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<Weight> chunk, Chunk<Weight> next) {
   alignas(64) F32 wide[panels * kChunk * kLanes];
@@ -230,14 +238,6 @@ void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<Weig
   const Chunk<F32> kept = {wide, kChunk * kLanes, chunk.depth};
   for (int64_t tile = 1; tile < num_tiles; ++tile)
     multiply_tile<panels>(tile_of(product, tile, panel, k), kept, share_of(next, tile, num_tiles), kForget);
-}
-
-// Weights that are f32 already stay where they are.
-template <int panels>
-void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<F32> chunk, Chunk<F32> next) {
-  const int64_t num_tiles = product.num_tiles;
-  for (int64_t tile = 0; tile < num_tiles; ++tile)
-    multiply_tile<panels>(tile_of(product, tile, panel, k), chunk, share_of(next, tile, num_tiles), kForget);
 }
 
 template <class Weight>
