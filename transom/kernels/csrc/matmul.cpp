@@ -67,6 +67,12 @@ struct Chunk {
   int64_t depth;
 };
 
+template <class Weight>
+Chunk<Weight> chunk_at(const Product& product, int64_t panel, int64_t k) {
+  const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
+  return {weights, product.weight->in_features() * kPanelRows, product.chunk_depth(k)};
+}
+
 constexpr auto kForget = [](int, int64_t, f32x16) {};
 
 // Rows of x, interleaved, times a chunk. `keep` sees the weights of panel p at step k, as f32.
@@ -148,19 +154,16 @@ void add_bias(const Product& product, int64_t first_panel, int64_t last_panel) {
   }
 }
 
-// ---- few rows: a single tile; the weights stream from memory, once, in order
-// -----------------------------------------
+// ---- few rows: a single tile; the weights stream from memory, once, in order ----
 
 template <int panels, int rows, class Weight>
 void stream_panels(const Product& product, int64_t panel) {
   const int64_t in_features = product.weight->in_features();
-  const int64_t panel_stride = in_features * kPanelRows;
-  const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel));
   const Target target = target_of(product, 0, panel);
   for (int64_t k = 0; k < in_features; k += kChunk) {
-    const Chunk<Weight> chunk = {weights + k * kPanelRows, panel_stride, smaller(kChunk, in_features - k)};
-    const Ahead ahead = {reinterpret_cast<const char*>(chunk.weights) + kPrefetchBytes,
-                         panel_stride * static_cast<int64_t>(sizeof(Weight)), kLanes * sizeof(Weight)};
+    const auto chunk = chunk_at<Weight>(product, panel, k);
+    const Ahead ahead = {reinterpret_cast<const char*>(chunk.weights) + kPrefetchBytes, product.weight->panel_bytes(),
+                         kLanes * sizeof(Weight)};
     add_to_outputs(target, multiply_chunk<panels, rows>(product.x + k * rows, chunk, ahead, kForget), k == 0);
   }
 }
@@ -181,8 +184,7 @@ void stream_rows(const Product& product, int64_t first_panel, int64_t last_panel
   stream<rows, Weight>(product, first_panel, last_panel);
 }
 
-// ---- more rows: a chunk of some panels stays in the first-level cache, as f32, while all tiles pass
-// -------------------
+// ---- more rows: a chunk of some panels stays in the first-level cache while all tiles pass ----
 
 struct Tile {
   const float* x;  // at the chunk's k
@@ -243,20 +245,18 @@ void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<Weig
 template <class Weight>
 void multiply_many(const Product& product, int64_t first_panel, int64_t last_panel) {
   const int64_t in_features = product.weight->in_features();
-  const auto chunk_at = [&](int64_t panel, int64_t k) -> Chunk<Weight> {
-    const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
-    return {weights, in_features * kPanelRows, smaller(kChunk, in_features - k)};
-  };
   for (int64_t k = 0; k < in_features; k += kChunk) {
     for (int64_t panel = first_panel, after; panel < last_panel; panel = after) {
       const bool together = panel + kBlockPanels <= last_panel;
       after = panel + (together ? kBlockPanels : 1);
-      const bool row_ends = after >= last_panel;
-      const Chunk<Weight> next = chunk_at(row_ends ? first_panel : after, row_ends ? k + kChunk : k);
+      const Chunk<Weight> chunk = chunk_at<Weight>(product, panel, k);
+      const Chunk<Weight> next = after < last_panel         ? chunk_at<Weight>(product, after, k)
+                                 : k + kChunk < in_features ? chunk_at<Weight>(product, first_panel, k + kChunk)
+                                                            : chunk;
       if (together) {
-        multiply_block<kBlockPanels>(product, panel, k, chunk_at(panel, k), next);
+        multiply_block<kBlockPanels>(product, panel, k, chunk, next);
       } else {
-        multiply_block<1>(product, panel, k, chunk_at(panel, k), next);
+        multiply_block<1>(product, panel, k, chunk, next);
       }
     }
   }
@@ -283,8 +283,7 @@ void multiply(const Product& product, int64_t first_panel, int64_t last_panel) {
   }
 }
 
-// ---- embedding
-// ---------------------------------------------------------------------------------------------------------
+// ---- embedding ----
 
 template <class Weight>
 void copy_row_as(const PackedMatrix& weight, int64_t row, float* out) {
