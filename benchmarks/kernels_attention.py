@@ -14,7 +14,6 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Literal
@@ -84,13 +83,12 @@ def best_seconds(call: Callable[[], object], seconds: float) -> float:
     return float(best)
 
 
-def bandwidth(threads: int, seconds: float) -> float:
-    """Bytes per second that this many threads read from huge pages."""
-    parts = np.array_split(kernels.allocate_arena(ARENA_BYTES).view(np.int64), threads)
-    for part in parts:
-        part[:] = 1
-    with ThreadPoolExecutor(threads) as pool:
-        return ARENA_BYTES / best_seconds(lambda: list(pool.map(np.max, parts)), seconds)
+def bandwidth(seconds: float) -> float:
+    """Bytes per second that all threads read from huge pages."""
+    measured, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        measured = max(measured, kernels.measure_read_bandwidth(ARENA_BYTES))
+    return measured
 
 
 def matmul_rate(seconds: float) -> float:
@@ -112,7 +110,7 @@ def main() -> None:
     kernels.set_num_threads(arguments.threads)
     kernels.set_active_isa(arguments.isa)
 
-    memory, product = bandwidth(arguments.threads, arguments.seconds), matmul_rate(arguments.seconds)
+    memory, product = bandwidth(arguments.seconds), matmul_rate(arguments.seconds)
     print(f"{platform.machine()}, {arguments.threads} threads, {arguments.isa}, NumPy {np.__version__}")
     print(
         f"memory {memory / 1e9:.1f} GB/s, f32 matrix product {product / 1e9:.0f} GFLOP/s, context {arguments.context}"

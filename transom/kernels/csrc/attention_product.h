@@ -13,8 +13,8 @@ namespace {
 // Shape of the register tile, lines x vectors of sixteen: as many chains of FMAs as registers hold, so that they cover
 // each other's latency.
 #if defined(__AVX512F__)
-constexpr int kTileLines = 6;
-constexpr int panels_for(int) { return 4; }
+constexpr int kTileLines = 8;
+constexpr int panels_for(int lines) { return lines > 6 ? 2 : 4; }
 #elif defined(__AVX2__)
 constexpr int kTileLines = 6;
 constexpr int panels_for(int lines) { return lines == 1 ? 4 : lines == 2 ? 2 : 1; }
