@@ -43,8 +43,9 @@ inline AttentionSums lines_from(AttentionSums sums, int64_t line, int head_dim) 
 
 // ---- Keys and values in place, or packed ----------------------------------------------------------------------------
 
-// Up to this many lines one register tile holds them all, so that elements are converted on the fly just once.
-constexpr int64_t kMaxDirectLines = kTileLines;
+// Up to this many lines, converting elements on the fly (once per register tile, of which there are few then) costs
+// less than the way through packed memory.
+constexpr int64_t kMaxDirectLines = 16;
 
 template <class T>
 inline const T* keys_of(const void* block) {

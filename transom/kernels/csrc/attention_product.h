@@ -128,14 +128,16 @@ inline void multiply_up_to(int64_t lines, Lines left, Panels<T> right, Range pan
   multiply_lines<kLines>(left, right, panels, depth, result, resume, ahead);
 }
 
+// Tiles of about equal size; the first asks for what comes next.
 template <class T, class Fetch>
 void multiply(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
               Fetch ahead) {
   if (lines <= 0 || depth <= 0) return;
-  multiply_up_to<kTileLines>(lines, left, right, panels, depth, result, resume, ahead);
-  for (int64_t line = kTileLines; line < lines; line += kTileLines) {
-    multiply_up_to<kTileLines>(lines - line, left.from(line, 0), right, panels, depth, result.from(line, 0), resume,
-                               NothingAhead{});
+  const int64_t tiles = (lines + kTileLines - 1) / kTileLines, each = (lines + tiles - 1) / tiles;
+  multiply_up_to<kTileLines>(smaller(each, lines), left, right, panels, depth, result, resume, ahead);
+  for (int64_t line = each; line < lines; line += each) {
+    multiply_up_to<kTileLines>(smaller(each, lines - line), left.from(line, 0), right, panels, depth,
+                               result.from(line, 0), resume, NothingAhead{});
   }
 }
 

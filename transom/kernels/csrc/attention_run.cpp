@@ -16,7 +16,7 @@ namespace {
 // of a split stay in the second-level cache.
 constexpr int64_t kTileLines = 96;
 // A tile of no more lines is bound by memory, not by arithmetic.
-constexpr int64_t kFewLines = 8;
+constexpr int64_t kFewLines = 16;
 // Work is shared out in at least so many pieces per thread, if it can be.
 constexpr int64_t kPiecesPerThread = 16;
 // Scratch for the partial results of cut tiles; more only if those of a single split need it.
