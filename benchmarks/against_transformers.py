@@ -174,7 +174,7 @@ def measure_bandwidth(threads: int) -> float:
     from transom import kernels
 
     kernels.set_num_threads(threads)
-    return max(kernels.measure_read_bandwidth(1 << 30) for _ in range(5))
+    return max(kernels.measure_read_bandwidth(1 << 29) for _ in range(3))
 
 
 def weight_bytes_per_token(config: dict[str, int], element_size: int) -> int:
@@ -205,13 +205,15 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Both sides, alternating; tokens per second."""
     config = json.loads((model / "config.json").read_text())
-    bandwidth = measure_bandwidth(options.threads)
-    print(f"\n{dtype}: memory gives {bandwidth / 1e9:.1f} GB/s to {options.threads} threads", flush=True)
+    bandwidths = [measure_bandwidth(options.threads)]
     sides = {name: Child.start(name, model, dtype, options) for name in ("transom", "transformers")}
     for what, size in questions:
         for _ in range(options.rounds):
+            bandwidths.append(measure_bandwidth(options.threads))
             for child in sides.values():
                 child.measure(what, size)
+    bandwidth = statistics.median(bandwidths)
+    print(f"\n{dtype}: memory gives {bandwidth / 1e9:.1f} GB/s to {options.threads} threads (median of the run)")
     rows = []
     element_size = 4 if dtype == "float32" else 2
     for what, size in questions:

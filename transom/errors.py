@@ -63,9 +63,10 @@ class ContextLengthExceededError(RequestError):
     def __init__(self, *, num_prompt_tokens: int, max_tokens: int, context_window: int, param: str) -> None:
         requested = num_prompt_tokens + max_tokens
         super().__init__(
-            f"This model's maximum context length is {context_window} tokens. However, you requested {requested} tokens "
-            f"({num_prompt_tokens} in the {param}, {max_tokens} in the completion). The request exceeds the available "
-            "context size; shorten the input or lower max_tokens.",
+            f"This model's maximum context length is {context_window} tokens. "
+            f"However, you requested {requested} tokens ({num_prompt_tokens} in the {param}, "
+            f"{max_tokens} in the completion). "
+            "The request exceeds the available context size; shorten the input or lower max_tokens.",
             param=param,
             code="context_length_exceeded",
         )

@@ -37,7 +37,7 @@ def test_the_version_is_told() -> None:
     assert one_line(run("--version").stdout).startswith("transom ")
 
 
-@pytest.mark.parametrize("arguments", [(), ("serve",), ("run",), ("models",)])
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("run",), ("models",), ("cache", "stats")])
 def test_help_imports_neither_numpy_nor_the_engine(arguments: Sequence[str]) -> None:
     code = (
         "import sys\n"
@@ -71,8 +71,15 @@ def test_both_spellings_of_a_flag_are_in_the_help() -> None:
         (["run", "tolstoy", "x", "--max-tokens", "9000"], "maximum context length is 8192", 1),
         (["run", "tolstoy", "x", "--system", "y"], "chat template", 2),
         (["models", "--config", "/no/such/file.json"], "No such file", 2),
+        (["serve", "tolstoy", "--max-ssd-mb", "64"], "max_ssd_mb 64 needs ssd_path", 2),
+        (["serve", "tolstoy", "--port", "0", "--hot-tokens", "3"], "hot_tokens is 3, must be at least one block", 1),
+        (["serve", "tolstoy", "--port", "0", "--window-size", "9000"], "at most the context window, which is 8192", 1),
+        (["serve", "tolstoy", "--cache-strategy", "keep_first", "--window-size", "9"], "keep_first 256 must be", 2),
+        (["cache", "purge", "tolstoy"], "no cold tier of a model tolstoy", 2),
+        (["cache", "verify", "--ssd-path", "/no/such"], "/no/such is not a directory", 2),
+        (["cache", "stats", "--url", "nowhere"], "not the address of a server", 2),
     ],
-    ids=range(12),
+    ids=range(19),
 )
 def test_a_mistake_is_one_line_on_standard_error(arguments: list[str], reason: str, code: int) -> None:
     result = run(*arguments)

@@ -9,7 +9,8 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transom.cache.cold_file import remove_leftovers
@@ -71,18 +72,17 @@ def inspect(place: ColdPlace) -> ColdContent:
     if directory.is_symlink() or not directory.is_dir():
         return ColdContent(place, True, False, 0, (), (), (f"{directory} is not a directory",))
     names = sorted(entry.name for entry in directory.iterdir())
-    in_use = _is_locked(directory)
     content = ColdContent(
         place=place,
         exists=True,
-        in_use=in_use,
+        in_use=_is_locked(directory),
         physical_bytes=RealFileSystem().physical_bytes(directory),
         cold_files=tuple(name for name in names if ColdLayout.is_file_name(name)),
         foreign_files=tuple(name for name in names if not _is_ours(name)),
         problems=(),
     )
     problems = (*_mode_problems(directory, names), *_format_problems(content), *_budget_problems(content))
-    return ColdContent(place, True, in_use, content.physical_bytes, content.cold_files, content.foreign_files, problems)
+    return replace(content, problems=problems)
 
 
 def purge(place: ColdPlace) -> int:
@@ -165,10 +165,17 @@ def _format_problems(content: ColdContent) -> Iterator[str]:
     for name in content.cold_files:
         if name not in layouts:
             yield f"{directory / name} is not named in {FORMAT_NAME}"
-        elif (size := (directory / name).lstat().st_size) != layouts[name].num_bytes:
-            yield f"{directory / name} has {size} bytes, must have {layouts[name].num_bytes}"
+        else:
+            yield from _size_problems(directory / name, layouts[name].num_bytes)
     if content.in_use:
         yield from (f"{directory / name} is missing" for name in layouts if name not in content.cold_files)
+
+
+def _size_problems(path: Path, num_bytes: int) -> Iterator[str]:
+    with suppress(FileNotFoundError):  # a server has just removed it
+        size = path.lstat().st_size
+        if size != num_bytes:
+            yield f"{path} has {size} bytes, must have {num_bytes}"
 
 
 def _budget_problems(content: ColdContent) -> Iterator[str]:

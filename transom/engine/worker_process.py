@@ -97,16 +97,20 @@ class WorkerProcess:
 
     @classmethod
     async def _spawn(cls, name: str) -> WorkerProcess:
-        """Creates the process last: nothing that could be cancelled comes between it and its owner."""
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
+            creating = asyncio.ensure_future(_create_process(theirs.fileno()))
             try:
-                process = await _create_process(theirs.fileno())
+                # A creation that is cancelled half way can leave a process that nobody owns; so it is never cancelled.
+                await asyncio.shield(creating)
+            except asyncio.CancelledError:
+                await cls(await creating, reader, writer, name).stop(grace_seconds=0.0)
+                raise
             except BaseException:
                 writer.close()
                 raise
-        return cls(process, reader, writer, name)
+        return cls(creating.result(), reader, writer, name)
 
     async def _load_report(self) -> LoadReport:
         match await self.receive():

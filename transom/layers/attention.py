@@ -29,15 +29,10 @@ class Attention:
 
     def attend(self, x: NDArray[np.float32], rotation: Rotation, batch: ForwardBatch) -> NDArray[np.float32]:
         """[T, hidden_size] -> the heads' values before the output product, [T, num_attention_heads * head_dim]."""
-        query, key, value = self._split(self.qkv.forward(x))
-        rotation.apply(query)
-        rotation.apply(key)
-        heads = batch.cache.attend(self.layer_index, query, key, value, self.spec)
-        return heads.reshape(len(x), -1)
-
-    def _split(self, qkv: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """Views [T, heads, head_dim] into the fused product; their rows are strided."""
-        heads = qkv.reshape(len(qkv), -1, self.head_dim)
+        qkv = self.qkv.forward(x).reshape(len(x), -1, self.head_dim)
         query_end = self.num_attention_heads
         key_end = query_end + self.num_key_value_heads
-        return heads[:, :query_end], heads[:, query_end:key_end], heads[:, key_end:]
+        rotation.apply(qkv[:, :key_end])
+        query, key, value = qkv[:, :query_end], qkv[:, query_end:key_end], qkv[:, key_end:]
+        heads = batch.cache.attend(self.layer_index, query, key, value, self.spec)
+        return heads.reshape(len(x), -1)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 
 import h11
@@ -110,6 +111,7 @@ class LimitedProtocol(H11Protocol):
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
+                (b"x-request-id", uuid.uuid4().hex.encode()),
             ]
             for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")

@@ -7,38 +7,14 @@
 // may be uninitialised memory.
 #include "attention.h"
 
+#include "attention_product.h"
 #include "simd.h"
 
 namespace transom::TRANSOM_ISA {
 namespace {
 
-// Shape of the register tile, lines x vectors of sixteen: as many chains of FMAs as registers hold, so that they cover
-// each other's latency.
-#if defined(__AVX512F__)
-constexpr int kTileLines = 6;
-constexpr int panels_for(int) { return 4; }
-#elif defined(__AVX2__)
-constexpr int kTileLines = 6;
-constexpr int panels_for(int lines) { return lines == 1 ? 4 : lines == 2 ? 2 : 1; }
-#else
-constexpr int kTileLines = 4;
-constexpr int panels_for(int) { return 1; }
-#endif
-
 constexpr float kInfinity = __builtin_inff();
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t clamped(int64_t x, int64_t low, int64_t high) { return smaller(larger(x, low), high); }
-
-// Tokens of a split, or rows of a tile: begin <= i < end.
-struct Range {
-  int64_t begin;
-  int64_t end;
-  bool empty() const { return begin >= end; }
-};
-
-inline Range intersection(Range a, Range b) { return {larger(a.begin, b.begin), smaller(a.end, b.end)}; }
 inline Range block_range(int block) { return {block * kBlockTokens, (block + 1) * kBlockTokens}; }
 
 // ---- What a row sees ------------------------------------------------------------------------------------------------
@@ -65,107 +41,11 @@ inline AttentionSums lines_from(AttentionSums sums, int64_t line, int head_dim) 
   return {sums.maximum + line, sums.sum + line, sums.values + line * padded(head_dim)};
 }
 
-// ---- Products -------------------------------------------------------------------------------------------------------
-
-inline f32x16 load_lanes(const float* p) { return load(p); }
-inline f32x16 load_lanes(const uint16_t* p) { return load_f16(p); }
-
-inline f32x16 load_first_lanes(const float* p, int64_t count) { return load_first(p, static_cast<int>(count)); }
-inline f32x16 load_first_lanes(const uint16_t* p, int64_t count) {
-  uint16_t lanes[kLanes] = {};
-  std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(uint16_t));
-  return load_f16(lanes);
-}
-
-struct Lines {
-  float* first;
-  int64_t stride;
-  Lines from(int64_t line, int64_t column) const { return {first + line * stride + column, stride}; }
-};
-
-// Sixteen lanes at each depth of each panel.
-template <class T>
-struct Panels {
-  const T* first;
-  int64_t depth_stride;
-  int64_t panel_stride;
-  Panels from(int64_t depth, int64_t panel) const {
-    return {first + depth * depth_stride + panel * panel_stride, depth_stride, panel_stride};
-  }
-};
-
-constexpr int64_t kCacheLine = 64;
-
-// Memory to be wanted soon, asked for in parts between pieces of arithmetic. Into the second-level cache: the first has
-// few lines in flight.
-struct Ahead {
-  const char* next;
-  int64_t num_bytes;
-  void fetch(int64_t bytes) {
-    if (next == nullptr) return;
-    for (int64_t i = 0; i < bytes && num_bytes > 0; i += kCacheLine, next += kCacheLine, num_bytes -= kCacheLine)
-      __builtin_prefetch(next, 0, 2);
-  }
-};
-
-// result[line][panel] = (resume ? result : 0) + left[line][k] * right[k][panel], in order of k.
-template <int kLines, int kPanels, class T>
-inline void multiply_tile(Lines left, Panels<T> right, int64_t depth, Lines result, bool resume) {
-  f32x16 sum[kLines][kPanels];
-  for (int i = 0; i < kLines; ++i)
-    for (int j = 0; j < kPanels; ++j) sum[i][j] = resume ? load(result.first + i * result.stride + j * kLanes) : zero();
-  for (int64_t k = 0; k < depth; ++k) {
-    f32x16 lanes[kPanels];
-    for (int j = 0; j < kPanels; ++j)
-      lanes[j] = load_lanes(right.first + k * right.depth_stride + j * right.panel_stride);
-    for (int i = 0; i < kLines; ++i) {
-      const f32x16 factor = broadcast(left.first[i * left.stride + k]);
-      for (int j = 0; j < kPanels; ++j) sum[i][j] = fma(factor, lanes[j], sum[i][j]);
-    }
-  }
-  for (int i = 0; i < kLines; ++i)
-    for (int j = 0; j < kPanels; ++j) store(result.first + i * result.stride + j * kLanes, sum[i][j]);
-}
-
-template <int kLines, class T>
-inline void multiply_lines(Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
-                           Ahead& ahead) {
-  constexpr int kPanels = panels_for(kLines);
-  const int64_t share = ahead.num_bytes / (panels.end - panels.begin) + kCacheLine;
-  int64_t panel = panels.begin;
-  for (; panel + kPanels <= panels.end; panel += kPanels) {
-    ahead.fetch(share * kPanels);
-    multiply_tile<kLines, kPanels>(left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
-  }
-  for (; panel < panels.end; ++panel) {
-    ahead.fetch(share);
-    multiply_tile<kLines, 1>(left, right.from(0, panel), depth, result.from(0, panel * kLanes), resume);
-  }
-}
-
-template <int kLines, class T>
-inline void multiply_up_to(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result,
-                           bool resume, Ahead& ahead) {
-  if constexpr (kLines > 1) {
-    if (lines < kLines) return multiply_up_to<kLines - 1>(lines, left, right, panels, depth, result, resume, ahead);
-  }
-  multiply_lines<kLines>(left, right, panels, depth, result, resume, ahead);
-}
-
-template <class T>
-void multiply(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
-              Ahead& ahead) {
-  if (depth <= 0 || panels.empty()) return;
-  for (int64_t line = 0; line < lines; line += kTileLines) {
-    multiply_up_to<kTileLines>(lines - line, left.from(line, 0), right, panels, depth, result.from(line, 0), resume,
-                               ahead);
-  }
-}
-
 // ---- Keys and values in place, or packed ----------------------------------------------------------------------------
 
-// Up to this many lines one register tile holds them all, so that elements are converted on the fly just once.
-constexpr int64_t kMaxDirectLines = kTileLines;
+// Up to this many lines, converting elements on the fly (once per register tile, of which there are few then) costs
+// less than the way through packed memory.
+constexpr int64_t kMaxDirectLines = 16;
 
 template <class T>
 inline const T* keys_of(const void* block) {
@@ -179,8 +59,8 @@ inline const T* values_of(const void* block, int head_dim) {
 // [head_dim][64] -> [panel of 16 tokens][head_dim][16]
 template <class T>
 Panels<float> pack_keys(const T* keys, int head_dim, Range panels, float* packed) {
-  for (int64_t panel = panels.begin; panel < panels.end; ++panel)
-    for (int d = 0; d < head_dim; ++d)
+  for (int d = 0; d < head_dim; ++d)
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel)
       store(packed + (panel * head_dim + d) * kLanes, load_lanes(keys + d * kBlockTokens + panel * kLanes));
   return {packed, kLanes, static_cast<int64_t>(head_dim) * kLanes};
 }
@@ -217,29 +97,23 @@ struct Task {
   Range visible(int64_t row) const { return visible_tokens(tile, rule, split.first_position, row); }
   Range visible_to_any() const { return {visible(0).begin, visible(tile.num_rows - 1).end}; }
   Range visible_to_all() const { return {visible(tile.num_rows - 1).begin, visible(0).end}; }
-  // What is read after this block's keys or values.
-  const void* after(int block) const {
-    for (int next = block + 1; next < kSplitBlocks; ++next)
-      if (split.blocks[next] != nullptr) return split.blocks[next];
-    return nullptr;
-  }
 };
 
+// The keys and values of a split are read block by block: first all keys, then all values, then the next split. Where
+// nothing follows, what is just being read is asked for again, which costs nothing.
 template <class T>
-Ahead after_keys(const Task& task, int block) {
-  const int64_t bytes = static_cast<int64_t>(sizeof(T)) * kBlockTokens * task.tile.head_dim;
-  if (const void* next = task.after(block)) return {static_cast<const char*>(next), bytes};
-  const int first = static_cast<int>(task.visible_to_any().begin / kBlockTokens);
-  return {reinterpret_cast<const char*>(values_of<T>(task.split.blocks[first], task.tile.head_dim)), bytes};
+Ahead<T> after_keys(const Task& task, int block) {
+  if (block + 1 < kSplitBlocks && task.split.blocks[block + 1] != nullptr)
+    return {keys_of<T>(task.split.blocks[block + 1])};
+  const int64_t first = task.visible_to_any().begin / kBlockTokens;
+  return {values_of<T>(task.split.blocks[first], task.tile.head_dim)};
 }
 
 template <class T>
-Ahead after_values(const Task& task, int block) {
-  const int64_t bytes = static_cast<int64_t>(sizeof(T)) * kBlockTokens * task.tile.head_dim;
-  if (const void* next = task.after(block)) {
-    return {reinterpret_cast<const char*>(values_of<T>(next, task.tile.head_dim)), bytes};
-  }
-  return {static_cast<const char*>(task.split.next), bytes};
+Ahead<T> after_values(const Task& task, int block) {
+  if (block + 1 < kSplitBlocks && task.split.blocks[block + 1] != nullptr)
+    return {values_of<T>(task.split.blocks[block + 1], task.tile.head_dim)};
+  return {keys_of<T>(task.split.next != nullptr ? task.split.next : task.split.blocks[block])};
 }
 
 // Lanes behind the mask get whatever their keys give.
@@ -250,7 +124,7 @@ void score_block(const Task& task, int block, Range tokens, const Scratch& scrat
   const Lines queries = {const_cast<float*>(tile.query), tile.head_dim};
   const Lines scores = scratch.scores.from(0, block * kBlockTokens);
   const T* keys = keys_of<T>(task.split.blocks[block]);
-  Ahead ahead = after_keys<T>(task, block);
+  const Ahead<T> ahead = after_keys<T>(task, block);
   if (task.lines() <= kMaxDirectLines) {
     multiply(task.lines(), queries, Panels<T>{keys, kBlockTokens, kLanes}, panels, tile.head_dim, scores, false, ahead);
   } else {
@@ -318,9 +192,9 @@ void softmax(const Task& task, const Scratch& scratch, AttentionSums partial) {
 }
 
 // Adds the weighted values of some tokens of a block to some rows, which must all see them.
-template <class T>
+template <class T, class Fetch>
 void add_values(const Task& task, Range rows, Range tokens, int block, Panels<T> values, const Scratch& scratch,
-                AttentionSums partial, Ahead& ahead) {
+                AttentionSums partial, Fetch ahead) {
   const int64_t line = rows.begin * task.tile.group;
   const int64_t lines = (rows.end - rows.begin) * task.tile.group;
   const int64_t stride = padded(task.tile.head_dim);
@@ -330,23 +204,22 @@ void add_values(const Task& task, Range rows, Range tokens, int block, Panels<T>
 }
 
 // Rows of a tile see different tokens only near its diagonal and the window's edge: there each row goes alone.
-template <class T>
+template <class T, class Fetch>
 void add_block(const Task& task, int block, Panels<T> values, const Scratch& scratch, AttentionSums partial,
-               Ahead& ahead) {
+               Fetch ahead) {
   const Range shared = intersection(task.visible_to_all(), block_range(block));
   const Range all_rows = {0, task.tile.num_rows};
-  Ahead none = {nullptr, 0};
   for (int64_t row = 0; row < task.tile.num_rows; ++row) {
     Range own = intersection(task.visible(row), block_range(block));
     if (!shared.empty()) own.end = shared.begin;
-    add_values(task, {row, row + 1}, own, block, values, scratch, partial, none);
+    add_values(task, {row, row + 1}, own, block, values, scratch, partial, NothingAhead{});
   }
   if (shared.empty()) return;
   add_values(task, all_rows, shared, block, values, scratch, partial, ahead);
   for (int64_t row = 0; row < task.tile.num_rows; ++row) {
     Range own = intersection(task.visible(row), block_range(block));
     own.begin = shared.end;
-    add_values(task, {row, row + 1}, own, block, values, scratch, partial, none);
+    add_values(task, {row, row + 1}, own, block, values, scratch, partial, NothingAhead{});
   }
 }
 
@@ -354,7 +227,7 @@ template <class T>
 void weigh_block(const Task& task, int block, Range tokens, const Scratch& scratch, AttentionSums partial) {
   const int head_dim = task.tile.head_dim;
   const T* values = values_of<T>(task.split.blocks[block], head_dim);
-  Ahead ahead = after_values<T>(task, block);
+  const Ahead<T> ahead = after_values<T>(task, block);
   if (task.lines() <= kMaxDirectLines && head_dim % kLanes == 0) {
     add_block(task, block, Panels<T>{values, head_dim, kLanes}, scratch, partial, ahead);
   } else {

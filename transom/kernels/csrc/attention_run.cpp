@@ -6,10 +6,8 @@
 #include <functional>
 #include <limits>
 #include <stdexcept>
-#include <string>
 
 #include "memory.h"
-#include "thread_pool.h"
 
 namespace transom {
 namespace {
@@ -17,17 +15,15 @@ namespace {
 // Enough lines that unpacking a block's keys and values costs little beside the arithmetic, few enough that the scores
 // of a split stay in the second-level cache.
 constexpr int64_t kTileLines = 96;
-// A tile with more than this part of one thread's share of all work is cut: its splits go to different threads.
-constexpr int64_t kPiecesPerThread = 4;
-// Scratch for partial results of cut tiles.
+// A tile of no more lines is bound by memory, not by arithmetic.
+constexpr int64_t kFewLines = 16;
+// Work is shared out in at least so many pieces per thread, if it can be.
+constexpr int64_t kPiecesPerThread = 16;
+// Scratch for the partial results of cut tiles; more only if those of a single split need it.
 constexpr int64_t kPartialFloats = int64_t{1} << 20;
-// Fewer floats than this are stored by the calling thread alone.
-constexpr int64_t kParallelStoreFloats = 1 << 15;
 
-const AttentionKernels& active_kernels() { return TRANSOM_PICK(attention_kernels); }
-
-// Scratch of the calling thread, kept from call to call; it grows to the largest batch's need, which the tile size and
-// the number of threads bound.
+// Scratch of the calling thread, kept from call to call; it grows to the largest batch's need, which the tile size, the
+// number of threads and the number of sequences bound.
 float* reserve_scratch(int64_t floats) {
   thread_local HugeMemory memory;
   thread_local int64_t capacity = 0;
@@ -55,60 +51,32 @@ AttentionSums sums_at(float* memory, int64_t lines) {
   return {memory, memory + padded(lines), memory + 2 * padded(lines)};
 }
 
-AttentionSums sums_at(const float* memory, int64_t lines) { return sums_at(const_cast<float*>(memory), lines); }
+const void* first_block(const SplitMemory& memory) {
+  for (const void* block : memory.blocks)
+    if (block != nullptr) return block;
+  return nullptr;
+}
+
+// The scratch of each thread, for tiles of up to `lines` lines.
+struct Workers {
+  int count;
+  int64_t queries_floats;
+  int64_t sums;
+  int64_t floats;  // of each
+  float* memory = nullptr;
+
+  Workers(const AttentionKernels& kernels, int64_t lines, int head_dim)
+      : count(num_threads()),
+        queries_floats(padded(lines * head_dim)),
+        sums(sums_floats(lines, head_dim)),
+        floats(queries_floats + 2 * sums + padded(kernels.scratch_floats(lines, head_dim))) {}
+  float* queries(int worker) const { return memory + worker * floats; }
+  float* running(int worker) const { return queries(worker) + queries_floats; }
+  float* partial(int worker) const { return running(worker) + sums; }
+  float* kernel(int worker) const { return partial(worker) + sums; }
+};
 
 }  // namespace
-
-void Sequences::check(int64_t rows) const {
-  bool ascending = starts[0] == 0;
-  for (int64_t s = 0; s < count; ++s) ascending = ascending && starts[s] <= starts[s + 1];
-  if (!ascending) throw std::invalid_argument("sequence_starts must ascend from 0");
-  if (num_rows() != rows) throw std::invalid_argument("sequence_starts must end with the number of rows");
-  for (int64_t s = 0; s < count; ++s)
-    if (first_positions[s] < 0) throw std::invalid_argument("first_positions must not be negative");
-}
-
-void BlockTable::check(const KVLayout& layout, int64_t sequence, int64_t first_block, int64_t end_block) const {
-  const int64_t num_slots = arena_bytes / layout.slot_bytes();
-  if (end_block > blocks_per_sequence) {
-    throw std::invalid_argument("sequence " + std::to_string(sequence) + " needs " + std::to_string(end_block) +
-                                " blocks, but block_slots has room for " + std::to_string(blocks_per_sequence));
-  }
-  for (int64_t block = first_block; block < end_block; ++block) {
-    const int64_t slot = slots[sequence * blocks_per_sequence + block];
-    if (0 <= slot && slot < num_slots) continue;
-    throw std::invalid_argument("block " + std::to_string(block) + " of sequence " + std::to_string(sequence) +
-                                " lies in slot " + std::to_string(slot) + ", but the arena has slots 0 .. " +
-                                std::to_string(num_slots - 1));
-  }
-}
-
-void store_kv(const KVLayout& layout, const BlockTable& table, const Sequences& sequences, TokenRows key,
-              TokenRows value) {
-  std::vector<StorePiece> pieces;
-  for (int64_t s = 0; s < sequences.count; ++s) {
-    const int64_t begin = sequences.first_positions[s], end = sequences.end_position(s);
-    if (begin == end) continue;
-    table.check(layout, s, begin / kBlockTokens, (end - 1) / kBlockTokens + 1);
-    for (int64_t position = begin; position < end;) {
-      const int64_t block = position / kBlockTokens, stop = std::min(end, (block + 1) * kBlockTokens);
-      const int64_t row = sequences.starts[s] + position - begin;
-      for (int head = 0; head < layout.num_key_value_heads; ++head) {
-        pieces.push_back({key.first + row * key.row_stride + head * layout.head_dim,
-                          value.first + row * value.row_stride + head * layout.head_dim, key.row_stride,
-                          value.row_stride, table.block(layout, s, block, head),
-                          static_cast<int>(position % kBlockTokens), static_cast<int>(stop - position), layout.head_dim,
-                          layout.type});
-      }
-      position = stop;
-    }
-  }
-  const AttentionKernels& kernels = active_kernels();
-  const int64_t floats = 2 * sequences.num_rows() * layout.num_key_value_heads * layout.head_dim;
-  const int num_workers = floats < kParallelStoreFloats ? 1 : num_threads();
-  for_each_index(static_cast<int64_t>(pieces.size()), num_workers,
-                 [&](int64_t i, int) { kernels.store_piece(pieces[i]); });
-}
 
 struct AttentionRun::Step {
   const AttentionKernels& kernels;
@@ -163,31 +131,40 @@ void AttentionRun::check(const BlockTable& table, SplitRange wanted) const {
   }
 }
 
-AttentionTile AttentionRun::gather(const Tile& tile, int head, float* queries) const {
-  const int64_t floats = int64_t{group_} * layout_.head_dim;
-  for (int64_t row = 0; row < tile.num_rows; ++row) {
-    std::memcpy(queries + row * floats, query_.first + (tile.first_row + row) * query_.row_stride + head * floats,
-                static_cast<size_t>(floats) * sizeof(float));
-  }
-  return {queries, tile.first_position, tile.num_rows, group_, layout_.head_dim, layout_.type};
+int64_t AttentionRun::most_lines(const Items& items) const {
+  int64_t lines = 0;
+  for (const Item& item : items) lines = std::max(lines, lines_of(*item.tile));
+  return lines;
 }
 
-SplitMemory AttentionRun::memory_of(const Step& step, const Tile& tile, int64_t split, int head,
-                                    const void* next) const {
-  SplitMemory memory = {split * kSplitTokens, {}, next};
+AttentionTile AttentionRun::tile_of(Item item, const float* queries) const {
+  return {queries, item.tile->first_position, item.tile->num_rows, group_, layout_.head_dim, layout_.type};
+}
+
+AttentionTile AttentionRun::gather(Item item, float* queries) const {
+  const int64_t floats = int64_t{group_} * layout_.head_dim;
+  const float* source = query_.first + item.tile->first_row * query_.row_stride + item.head * floats;
+  for (int64_t row = 0; row < item.tile->num_rows; ++row)
+    std::memcpy(queries + row * floats, source + row * query_.row_stride, static_cast<size_t>(floats) * sizeof(float));
+  return tile_of(item, queries);
+}
+
+SplitMemory AttentionRun::memory_of(const Step& step, Item item, int64_t split) const {
+  const Tile& tile = *item.tile;
+  SplitMemory memory = {split * kSplitTokens, {}, nullptr};
   const int64_t first_seen = std::max<int64_t>(0, tile.first_position - rule_.window + 1);
   const int64_t last_seen = tile.first_position + tile.num_rows - 1;
   const int64_t first = std::max(first_seen / kBlockTokens, split * kSplitBlocks);
   const int64_t end = std::min(last_seen / kBlockTokens + 1, (split + 1) * kSplitBlocks);
   for (int64_t block = first; block < end; ++block)
-    memory.blocks[block % kSplitBlocks] = step.table.block(layout_, tile.sequence, block, head);
+    memory.blocks[block % kSplitBlocks] = step.table.block(layout_, tile.sequence, block, item.head);
   return memory;
 }
 
 void AttentionRun::attend(const BlockTable& table, float* output) {
   const SplitRange all = {0, std::numeric_limits<int64_t>::max() / kSplitTokens};
   check(table, all);
-  run({active_kernels(), table, all, nullptr, output, false});
+  run({TRANSOM_PICK(attention_kernels), table, all, nullptr, output, false});
 }
 
 void AttentionRun::attend_splits(const BlockTable& table, int64_t first, int64_t count) {
@@ -195,41 +172,42 @@ void AttentionRun::attend_splits(const BlockTable& table, int64_t first, int64_t
   check(table, wanted);
   const bool resumes = !kept_.empty();
   kept_.resize(static_cast<size_t>(kept_floats_));
-  run({active_kernels(), table, wanted, kept_.data(), nullptr, resumes});
+  run({TRANSOM_PICK(attention_kernels), table, wanted, kept_.data(), nullptr, resumes});
+}
+
+int64_t AttentionRun::kept_at(Item item) const {
+  return item.tile->kept + item.head * sums_floats(lines_of(*item.tile), layout_.head_dim);
 }
 
 void AttentionRun::finish(float* output) const {
   if (kept_.size() != static_cast<size_t>(kept_floats_)) throw std::invalid_argument("no split was attended to");
-  for (const Tile& tile : tiles_) {
-    const int64_t floats = sums_floats(lines_of(tile), layout_.head_dim);
+  for (const Tile& tile : tiles_)
     for (int head = 0; head < layout_.num_key_value_heads; ++head)
-      write_output({&tile, head}, kept_.data() + tile.kept + head * floats, output);
-  }
+      write_output({&tile, head}, kept_.data() + kept_at({&tile, head}), output);
 }
 
 void AttentionRun::open(const Step& step, Item item, float* running) const {
   const int64_t lines = lines_of(*item.tile), floats = sums_floats(lines, layout_.head_dim);
   if (step.resumes) {
-    std::memcpy(running, step.kept + item.tile->kept + item.head * floats, static_cast<size_t>(floats) * sizeof(float));
-    return;
+    std::copy_n(step.kept + kept_at(item), floats, running);
+  } else {
+    std::fill_n(running, floats, 0.0f);
+    std::fill_n(running, padded(lines), -std::numeric_limits<float>::infinity());
   }
-  std::fill_n(running, floats, 0.0f);
-  std::fill_n(running, padded(lines), -std::numeric_limits<float>::infinity());
 }
 
 void AttentionRun::close(const Step& step, Item item, const float* running) const {
-  const int64_t floats = sums_floats(lines_of(*item.tile), layout_.head_dim);
   if (step.output != nullptr) {
     write_output(item, running, step.output);
   } else {
-    std::memcpy(step.kept + item.tile->kept + item.head * floats, running, static_cast<size_t>(floats) * sizeof(float));
+    std::copy_n(running, sums_floats(lines_of(*item.tile), layout_.head_dim), step.kept + kept_at(item));
   }
 }
 
 void AttentionRun::write_output(Item item, const float* running, float* output) const {
-  const AttentionKernels& kernels = active_kernels();
+  const AttentionKernels& kernels = TRANSOM_PICK(attention_kernels);
   const int head_dim = layout_.head_dim;
-  const AttentionSums sums = sums_at(running, lines_of(*item.tile));
+  const AttentionSums sums = sums_at(const_cast<float*>(running), lines_of(*item.tile));
   for (int64_t row = 0; row < item.tile->num_rows; ++row) {
     const int64_t line = row * group_;
     const int64_t head = (item.tile->first_row + row) * num_heads_ + int64_t{item.head} * group_;
@@ -238,116 +216,140 @@ void AttentionRun::write_output(Item item, const float* running, float* output) 
   }
 }
 
-// A tile is done whole by one thread, in-place from split to split, unless that would keep the others waiting.
+// Tiles that one thread takes from their first split to their last, merging in place.
+class AttentionRun::WholeTiles {
+ public:
+  WholeTiles(const AttentionRun& run, const Step& step, const Items& items)
+      : run_(run), step_(step), items_(items), workers_(step.kernels, run.most_lines(items), run.layout_.head_dim) {
+    workers_.memory = reserve_scratch(workers_.count * workers_.floats);
+  }
+
+  void attend() {
+    for_each_index(static_cast<int64_t>(items_.size()), workers_.count,
+                   [this](int64_t index, int worker) { attend_tile(items_[index], worker); });
+  }
+
+ private:
+  void attend_tile(Item item, int worker) {
+    const int64_t lines = run_.lines_of(*item.tile);
+    const AttentionTile tile = run_.gather(item, workers_.queries(worker));
+    const AttentionSums partial = sums_at(workers_.partial(worker), lines);
+    const AttentionSums running = sums_at(workers_.running(worker), lines);
+    const SplitRange splits = run_.splits_of(*item.tile, step_.splits);
+    run_.open(step_, item, workers_.running(worker));
+    for (int64_t split = splits.first; split < splits.end; ++split) {
+      SplitMemory memory = run_.memory_of(step_, item, split);
+      if (split + 1 < splits.end) memory.next = first_block(run_.memory_of(step_, item, split + 1));
+      step_.kernels.attend_split(tile, run_.rule_, memory, workers_.kernel(worker), partial);
+      step_.kernels.merge_split(tile, run_.rule_, memory.first_position, partial, running);
+    }
+    run_.close(step_, item, workers_.running(worker));
+  }
+
+  const AttentionRun& run_;
+  const Step& step_;
+  const Items& items_;
+  Workers workers_;
+};
+
+// Tiles whose splits different threads take, in rounds: the partial results of as many splits as the scratch holds,
+// then their merging, in order of position.
+class AttentionRun::CutTiles {
+ public:
+  CutTiles(const AttentionRun& run, const Step& step, const Items& items)
+      : run_(run),
+        step_(step),
+        items_(items),
+        num_items_(static_cast<int64_t>(items.size())),
+        workers_(step.kernels, run.most_lines(items), run.layout_.head_dim) {
+    all_ = {std::numeric_limits<int64_t>::max(), 0};
+    for (const Item& item : items) {
+      const SplitRange splits = run.splits_of(*item.tile, step.splits);
+      all_ = {std::min(all_.first, splits.first), std::max(all_.end, splits.end)};
+    }
+    splits_per_round_ = std::clamp<int64_t>(kPartialFloats / (num_items_ * workers_.sums), 1, all_.size());
+    const int64_t pieces = all_.size() * num_items_ / (kPiecesPerThread * workers_.count);
+    items_per_piece_ = std::clamp<int64_t>(pieces, 1, run.layout_.num_key_value_heads);
+    workers_.memory =
+        reserve_scratch(workers_.count * workers_.floats + num_items_ * (1 + splits_per_round_) * workers_.sums);
+    running_ = workers_.memory + workers_.count * workers_.floats;
+    partials_ = running_ + num_items_ * workers_.sums;
+  }
+
+  void attend() {
+    for (int64_t i = 0; i < num_items_; ++i) run_.open(step_, items_[i], running(i));
+    for (int64_t first = all_.first; first < all_.end; first += splits_per_round_) {
+      round_ = {first, std::min(all_.end, first + splits_per_round_)};
+      const int64_t pieces_per_split = (num_items_ + items_per_piece_ - 1) / items_per_piece_;
+      for_each_index(round_.size() * pieces_per_split, workers_.count, [&](int64_t piece, int worker) {
+        attend_piece(round_.first + piece / pieces_per_split, piece % pieces_per_split * items_per_piece_, worker);
+      });
+      for_each_index(num_items_, workers_.count, [this](int64_t i, int) { merge(i); });
+    }
+    for (int64_t i = 0; i < num_items_; ++i) run_.close(step_, items_[i], running(i));
+  }
+
+ private:
+  float* running(int64_t i) const { return running_ + i * workers_.sums; }
+  float* partial(int64_t i, int64_t split) const {
+    return partials_ + ((split - round_.first) * num_items_ + i) * workers_.sums;
+  }
+  bool sees(int64_t i, int64_t split) const {
+    const SplitRange splits = run_.splits_of(*items_[i].tile, step_.splits);
+    return splits.first <= split && split < splits.end;
+  }
+
+  // Items of one tile follow each other, and so does their memory.
+  void attend_piece(int64_t split, int64_t first, int worker) {
+    const int64_t end = std::min(num_items_, first + items_per_piece_);
+    for (int64_t i = first; i < end; ++i) {
+      if (!sees(i, split)) continue;
+      SplitMemory memory = run_.memory_of(step_, items_[i], split);
+      if (i + 1 < end && sees(i + 1, split)) memory.next = first_block(run_.memory_of(step_, items_[i + 1], split));
+      const AttentionTile tile = run_.gather(items_[i], workers_.queries(worker));
+      step_.kernels.attend_split(tile, run_.rule_, memory, workers_.kernel(worker),
+                                 sums_at(partial(i, split), run_.lines_of(*items_[i].tile)));
+    }
+  }
+
+  void merge(int64_t i) {
+    const int64_t lines = run_.lines_of(*items_[i].tile);
+    const AttentionTile tile = run_.tile_of(items_[i], nullptr);
+    const SplitRange splits = run_.splits_of(*items_[i].tile, round_);
+    for (int64_t split = splits.first; split < splits.end; ++split) {
+      step_.kernels.merge_split(tile, run_.rule_, split * kSplitTokens, sums_at(partial(i, split), lines),
+                                sums_at(running(i), lines));
+    }
+  }
+
+  const AttentionRun& run_;
+  const Step& step_;
+  const Items& items_;
+  int64_t num_items_;
+  Workers workers_;
+  SplitRange all_;
+  SplitRange round_ = {0, 0};
+  int64_t splits_per_round_;
+  int64_t items_per_piece_;
+  float* running_;
+  float* partials_;
+};
+
+// Cut are tiles that one thread would keep the others waiting with, and tiles bound by memory: reading the KV heads of
+// a split one after the other is reading memory in order.
 void AttentionRun::run(const Step& step) const {
   int64_t work = 0;
   for (const Tile& tile : tiles_) work += splits_of(tile, step.splits).size() * layout_.num_key_value_heads;
-  Items whole, cut;
+  Items whole, few_lines, too_long;
   for (const Tile& tile : tiles_) {
     const int64_t splits = splits_of(tile, step.splits).size();
-    const bool too_long = splits > 1 && splits * kPiecesPerThread * num_threads() > work;
-    for (int head = 0; head < layout_.num_key_value_heads; ++head) (too_long ? cut : whole).push_back({&tile, head});
+    const bool holds_up = splits * kPiecesPerThread * num_threads() > work;
+    Items& items = splits <= 1 ? whole : lines_of(tile) <= kFewLines ? few_lines : holds_up ? too_long : whole;
+    for (int head = 0; head < layout_.num_key_value_heads; ++head) items.push_back({&tile, head});
   }
-  run_whole(step, whole);
-  run_cut(step, cut);
-}
-
-namespace {
-
-// One thread's scratch for tiles of up to `lines` lines.
-struct Worker {
-  float* queries;
-  float* running;
-  float* partial;
-  float* kernel;
-
-  static int64_t floats(const AttentionKernels& kernels, int64_t lines, int head_dim) {
-    return padded(lines * head_dim) + 2 * sums_floats(lines, head_dim) +
-           padded(kernels.scratch_floats(lines, head_dim));
-  }
-  Worker(float* memory, int64_t lines, int head_dim)
-      : queries(memory),
-        running(queries + padded(lines * head_dim)),
-        partial(running + sums_floats(lines, head_dim)),
-        kernel(partial + sums_floats(lines, head_dim)) {}
-};
-
-}  // namespace
-
-void AttentionRun::run_whole(const Step& step, const Items& items) const {
-  int64_t lines = 0;
-  for (const Item& item : items) lines = std::max(lines, lines_of(*item.tile));
-  const int num_workers = num_threads();
-  const int64_t floats = Worker::floats(step.kernels, lines, layout_.head_dim);
-  float* scratch = reserve_scratch(num_workers * floats);
-  for_each_index(static_cast<int64_t>(items.size()), num_workers, [&](int64_t index, int worker_index) {
-    const Worker worker(scratch + worker_index * floats, lines, layout_.head_dim);
-    const auto [tile, head] = items[index];
-    const AttentionTile queries = gather(*tile, head, worker.queries);
-    const AttentionSums partial = sums_at(worker.partial, lines_of(*tile));
-    const SplitRange splits = splits_of(*tile, step.splits);
-    open(step, items[index], worker.running);
-    for (int64_t split = splits.first; split < splits.end; ++split) {
-      const bool last = split + 1 >= splits.end;
-      const void* next = last ? nullptr : step.table.block(layout_, tile->sequence, (split + 1) * kSplitBlocks, head);
-      const SplitMemory memory = memory_of(step, *tile, split, head, next);
-      step.kernels.attend_split(queries, rule_, memory, worker.kernel, partial);
-      step.kernels.merge_split(queries, rule_, memory.first_position, partial,
-                               sums_at(worker.running, lines_of(*tile)));
-    }
-    close(step, items[index], worker.running);
-  });
-}
-
-// In rounds: the partial results of as many splits as the scratch holds, then their merging in order of position.
-void AttentionRun::run_cut(const Step& step, const Items& items) const {
-  if (items.empty()) return;
-  const int head_dim = layout_.head_dim;
-  int64_t lines = 0;
-  SplitRange all = {std::numeric_limits<int64_t>::max(), 0};
-  for (const Item& item : items) {
-    lines = std::max(lines, lines_of(*item.tile));
-    const SplitRange splits = splits_of(*item.tile, step.splits);
-    all = {std::min(all.first, splits.first), std::max(all.end, splits.end)};
-  }
-  const int64_t num_items = static_cast<int64_t>(items.size());
-  const int64_t partial_floats = sums_floats(lines, head_dim);
-  const int64_t splits_per_round = std::clamp<int64_t>(kPartialFloats / (num_items * partial_floats), 1, all.size());
-  const int num_workers = num_threads();
-  const int64_t worker_floats = Worker::floats(step.kernels, lines, head_dim);
-  float* scratch = reserve_scratch(num_workers * worker_floats + num_items * (1 + splits_per_round) * partial_floats);
-  float* running = scratch + num_workers * worker_floats;
-  float* partials = running + num_items * partial_floats;
-
-  for (int64_t i = 0; i < num_items; ++i) open(step, items[i], running + i * partial_floats);
-  for (int64_t first = all.first; first < all.end; first += splits_per_round) {
-    const SplitRange round = {first, std::min(all.end, first + splits_per_round)};
-    const auto partial_of = [&](int64_t item, int64_t split) {
-      return partials + ((split - round.first) * num_items + item) * partial_floats;
-    };
-    // Items of one tile differ in the KV head only and lie side by side, as their memory does.
-    for_each_index(round.size() * num_items, num_workers, [&](int64_t index, int worker_index) {
-      const int64_t split = round.first + index / num_items, i = index % num_items;
-      const auto [tile, head] = items[i];
-      const SplitRange splits = splits_of(*tile, round);
-      if (split < splits.first || split >= splits.end) return;
-      const Worker worker(scratch + worker_index * worker_floats, lines, head_dim);
-      step.kernels.attend_split(gather(*tile, head, worker.queries), rule_,
-                                memory_of(step, *tile, split, head, nullptr), worker.kernel,
-                                sums_at(partial_of(i, split), lines_of(*tile)));
-    });
-    for_each_index(num_items, num_workers, [&](int64_t i, int worker_index) {
-      const Worker worker(scratch + worker_index * worker_floats, lines, head_dim);
-      const auto [tile, head] = items[i];
-      const SplitRange splits = splits_of(*tile, round);
-      const AttentionTile queries = gather(*tile, head, worker.queries);
-      for (int64_t split = splits.first; split < splits.end; ++split) {
-        step.kernels.merge_split(queries, rule_, split * kSplitTokens, sums_at(partial_of(i, split), lines_of(*tile)),
-                                 sums_at(running + i * partial_floats, lines_of(*tile)));
-      }
-    });
-  }
-  for (int64_t i = 0; i < num_items; ++i) close(step, items[i], running + i * partial_floats);
+  if (!too_long.empty()) CutTiles(*this, step, too_long).attend();
+  if (!whole.empty()) WholeTiles(*this, step, whole).attend();
+  if (!few_lines.empty()) CutTiles(*this, step, few_lines).attend();
 }
 
 }  // namespace transom

@@ -67,6 +67,12 @@ struct Chunk {
   int64_t depth;
 };
 
+template <class Weight>
+Chunk<Weight> chunk_at(const Product& product, int64_t panel, int64_t k) {
+  const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
+  return {weights, product.weight->in_features() * kPanelRows, product.chunk_depth(k)};
+}
+
 constexpr auto kForget = [](int, int64_t, f32x16) {};
 
 // Rows of x, interleaved, times a chunk. `keep` sees the weights of panel p at step k, as f32.
@@ -148,19 +154,16 @@ void add_bias(const Product& product, int64_t first_panel, int64_t last_panel) {
   }
 }
 
-// ---- few rows: a single tile; the weights stream from memory, once, in order
-// -----------------------------------------
+// ---- few rows: a single tile; the weights stream from memory, once, in order ----
 
 template <int panels, int rows, class Weight>
 void stream_panels(const Product& product, int64_t panel) {
   const int64_t in_features = product.weight->in_features();
-  const int64_t panel_stride = in_features * kPanelRows;
-  const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel));
   const Target target = target_of(product, 0, panel);
   for (int64_t k = 0; k < in_features; k += kChunk) {
-    const Chunk<Weight> chunk = {weights + k * kPanelRows, panel_stride, smaller(kChunk, in_features - k)};
-    const Ahead ahead = {reinterpret_cast<const char*>(chunk.weights) + kPrefetchBytes,
-                         panel_stride * static_cast<int64_t>(sizeof(Weight)), kLanes * sizeof(Weight)};
+    const auto chunk = chunk_at<Weight>(product, panel, k);
+    const Ahead ahead = {reinterpret_cast<const char*>(chunk.weights) + kPrefetchBytes, product.weight->panel_bytes(),
+                         kLanes * sizeof(Weight)};
     add_to_outputs(target, multiply_chunk<panels, rows>(product.x + k * rows, chunk, ahead, kForget), k == 0);
   }
 }
@@ -181,8 +184,7 @@ void stream_rows(const Product& product, int64_t first_panel, int64_t last_panel
   stream<rows, Weight>(product, first_panel, last_panel);
 }
 
-// ---- more rows: a chunk of some panels stays in the first-level cache, as f32, while all tiles pass
-// -------------------
+// ---- more rows: a chunk of some panels stays in the first-level cache while all tiles pass ----
 
 struct Tile {
   const float* x;  // at the chunk's k
@@ -192,10 +194,17 @@ struct Tile {
 };
 
 Tile tile_of(const Product& product, int64_t tile, int64_t panel, int64_t k) {
-  const int64_t row = product.tile_begin(tile);
-  const int64_t num_rows = product.tile_begin(tile + 1) - row;
-  const float* x = product.x + row * product.weight->in_features() + k * num_rows;
-  return {x, num_rows, target_of(product, tile, panel), k == 0};
+  const int64_t num_rows = product.tile_begin(tile + 1) - product.tile_begin(tile);
+  return {product.x + product.x_offset(tile, k), num_rows, target_of(product, tile, panel), k == 0};
+}
+
+// Rows of the output often share cache sets, so a chunk later they are gone from the nearer caches.
+template <int panels, int rows>
+TRANSOM_INLINE void fetch_outputs(const Target& target) {
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 16
+    for (int p = 0; p < panels; ++p) __builtin_prefetch(target.out + r * target.row_stride + p * kLanes, 1);
 }
 
 template <int panels, int rows, class Weight, class Keep>
@@ -203,6 +212,7 @@ void multiply_tile_rows(const Tile& tile, Chunk<Weight> chunk, Ahead ahead, Keep
   if constexpr (rows > 1) {
     if (tile.num_rows < rows) return multiply_tile_rows<panels, rows - 1>(tile, chunk, ahead, keep);
   }
+  fetch_outputs<panels, rows>(tile.target);
   add_to_outputs(tile.target, multiply_chunk<panels, rows>(tile.x, chunk, ahead, keep), tile.is_first_chunk);
 }
 
@@ -220,7 +230,7 @@ Ahead share_of(Chunk<Weight> next, int64_t tile, int64_t num_tiles) {
   return {begin, next.panel_stride * kBytes, step_bytes};
 }
 
-// The first tile widens the weights on its way; the others find them in the first-level cache.
+// The first tile keeps the weights it reads, widened and packed tightly, in the first-level cache for the others.
 template <int panels, class Weight>
 void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<Weight> chunk, Chunk<Weight> next) {
   alignas(64) F32 wide[panels * kChunk * kLanes];
@@ -232,31 +242,21 @@ void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<Weig
     multiply_tile<panels>(tile_of(product, tile, panel, k), kept, share_of(next, tile, num_tiles), kForget);
 }
 
-// Weights that are f32 already stay where they are.
-template <int panels>
-void multiply_block(const Product& product, int64_t panel, int64_t k, Chunk<F32> chunk, Chunk<F32> next) {
-  const int64_t num_tiles = product.num_tiles;
-  for (int64_t tile = 0; tile < num_tiles; ++tile)
-    multiply_tile<panels>(tile_of(product, tile, panel, k), chunk, share_of(next, tile, num_tiles), kForget);
-}
-
 template <class Weight>
 void multiply_many(const Product& product, int64_t first_panel, int64_t last_panel) {
   const int64_t in_features = product.weight->in_features();
-  const auto chunk_at = [&](int64_t panel, int64_t k) -> Chunk<Weight> {
-    const auto* weights = reinterpret_cast<const Weight*>(product.weight->panel(panel)) + k * kPanelRows;
-    return {weights, in_features * kPanelRows, smaller(kChunk, in_features - k)};
-  };
   for (int64_t k = 0; k < in_features; k += kChunk) {
     for (int64_t panel = first_panel, after; panel < last_panel; panel = after) {
       const bool together = panel + kBlockPanels <= last_panel;
       after = panel + (together ? kBlockPanels : 1);
-      const bool row_ends = after >= last_panel;
-      const Chunk<Weight> next = chunk_at(row_ends ? first_panel : after, row_ends ? k + kChunk : k);
+      const Chunk<Weight> chunk = chunk_at<Weight>(product, panel, k);
+      const Chunk<Weight> next = after < last_panel         ? chunk_at<Weight>(product, after, k)
+                                 : k + kChunk < in_features ? chunk_at<Weight>(product, first_panel, k + kChunk)
+                                                            : chunk;
       if (together) {
-        multiply_block<kBlockPanels>(product, panel, k, chunk_at(panel, k), next);
+        multiply_block<kBlockPanels>(product, panel, k, chunk, next);
       } else {
-        multiply_block<1>(product, panel, k, chunk_at(panel, k), next);
+        multiply_block<1>(product, panel, k, chunk, next);
       }
     }
   }
@@ -283,8 +283,7 @@ void multiply(const Product& product, int64_t first_panel, int64_t last_panel) {
   }
 }
 
-// ---- embedding
-// ---------------------------------------------------------------------------------------------------------
+// ---- embedding ----
 
 template <class Weight>
 void copy_row_as(const PackedMatrix& weight, int64_t row, float* out) {

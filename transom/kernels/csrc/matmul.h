@@ -1,6 +1,7 @@
 // The border between the matrix product's bindings (compiled once) and its kernels (once per instruction set).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "dispatch.h"
@@ -11,8 +12,8 @@ namespace transom {
 // K runs in chunks of this many; each is summed from zero.
 constexpr int64_t kChunk = 256;
 
-// out[M, N] = x[M, K] @ weight[N, K]^T + bias. Rows of x are cut into tiles, interleaved to [K][rows of the tile]:
-// tile t holds rows tile_begin(t) .. tile_begin(t + 1) and lies at x + tile_begin(t) * K.
+// out[M, N] = x[M, K] @ weight[N, K]^T + bias. Rows of x are cut into tiles, K into chunks, and x is copied into the
+// order in which it is read: [chunk][tile][k within the chunk][row within the tile].
 struct Product {
   const PackedMatrix* weight;
   const float* x;
@@ -22,6 +23,9 @@ struct Product {
   int64_t num_tiles;
 
   int64_t tile_begin(int64_t tile) const { return tile * num_rows / num_tiles; }
+  int64_t chunk_depth(int64_t k) const { return std::min(kChunk, weight->in_features() - k); }
+  // Where the chunk that begins at k has the tile's part of x.
+  int64_t x_offset(int64_t tile, int64_t k) const { return k * num_rows + tile_begin(tile) * chunk_depth(k); }
 };
 
 struct MatmulKernels {

@@ -53,25 +53,26 @@ float* tile_memory(int64_t num_floats) {
   return reinterpret_cast<float*>(memory.get());
 }
 
-// rows[num_rows][depth] -> tile[depth][num_rows]
-void interleave(const float* rows, int64_t num_rows, int64_t depth, float* tile) {
-  constexpr int64_t kStep = 64;
-  for (int64_t begin = 0; begin < depth; begin += kStep) {
-    const int64_t end = std::min(begin + kStep, depth);
-    for (int64_t row = 0; row < num_rows; ++row)
-      for (int64_t k = begin; k < end; ++k) tile[k * num_rows + row] = rows[row * depth + k];
-  }
+// rows[num_rows][stride] -> tile[depth][num_rows]
+void interleave(const float* rows, int64_t num_rows, int64_t stride, int64_t depth, float* tile) {
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t row = 0; row < num_rows; ++row) tile[k * num_rows + row] = rows[row * stride + k];
+}
+
+void interleave_tile(const Product& product, const float* x, int64_t tile, float* out) {
+  const int64_t stride = product.weight->in_features();
+  const int64_t begin = product.tile_begin(tile);
+  const int64_t num_rows = product.tile_begin(tile + 1) - begin;
+  for (int64_t k = 0; k < stride; k += kChunk)
+    interleave(x + begin * stride + k, num_rows, stride, product.chunk_depth(k), out + product.x_offset(tile, k));
 }
 
 const float* interleaved(const Product& product, const float* x) {
   if (product.num_rows == 1) return x;
-  const int64_t depth = product.weight->in_features();
-  float* tiles = tile_memory(product.num_rows * depth);
-  share_out(product.num_tiles, product.num_rows * depth, [&](int64_t tile) {
-    const int64_t begin = product.tile_begin(tile);
-    interleave(x + begin * depth, product.tile_begin(tile + 1) - begin, depth, tiles + begin * depth);
-  });
-  return tiles;
+  const int64_t size = product.num_rows * product.weight->in_features();
+  float* out = tile_memory(size);
+  share_out(product.num_tiles, size, [&](int64_t tile) { interleave_tile(product, x, tile, out); });
+  return out;
 }
 
 // A multiple of 4, so that kernels can take panels together; small enough that all threads finish together.

@@ -41,7 +41,8 @@ inline f32x16 load_bf16(const uint16_t* p) {
 }
 // Round to nearest even.
 inline void store_f16(uint16_t* p, f32x16 a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline f32x16 operator+(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline f32x16 operator-(f32x16 a, f32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -174,9 +175,15 @@ inline uint16_t f32_to_f16(float x) {
   const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
-inline f32x16 zero() { return map([](int) { return 0.0f; }); }
-inline f32x16 broadcast(float x) { return map([=](int) { return x; }); }
-inline f32x16 load(const float* p) { return map([=](int i) { return p[i]; }); }
+inline f32x16 zero() {
+  return map([](int) { return 0.0f; });
+}
+inline f32x16 broadcast(float x) {
+  return map([=](int) { return x; });
+}
+inline f32x16 load(const float* p) {
+  return map([=](int i) { return p[i]; });
+}
 inline void store(float* p, f32x16 a) { std::memcpy(p, a.v, sizeof a.v); }
 inline f32x16 load_first(const float* p, int count) {
   return map([=](int i) { return i < count ? p[i] : 0.0f; });

@@ -1,4 +1,5 @@
-// One persistent pool of native threads. Work is shared out by index; which thread takes an index never changes a result.
+// One persistent pool of native threads. Work is shared out by index; which thread takes an index never changes a
+// result.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,132 @@
+"""How near does paged attention come to what the machine allows?
+
+    python -m benchmarks.kernels_attention [--threads 2] [--isa avx2|avx512|portable] [--context 16384] [--seconds 1.0]
+
+Decode: one row of one sequence over a long context, several layers so that nothing stays in a cache; bytes of KV read
+per second beside the memory bandwidth measured in the same run. Prefill: a chunk of rows at the end of that context;
+arithmetic per second beside that of the f32 matrix product in the same run. Each figure is the best of the repetitions
+that fit in the time: neighbours on the machine only ever slow a run down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Literal
+
+import numpy as np
+
+from transom import kernels
+
+ARENA_BYTES = 1 << 29  # far more than any cache
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Attention of one model."""
+
+    name: str
+    num_key_value_heads: int
+    group: int
+    head_dim: int
+    dtype: Literal["f32", "f16"] = "f16"
+
+    @property
+    def layout(self) -> kernels.KVLayout:
+        return kernels.KVLayout(self.num_key_value_heads, self.head_dim, self.dtype)
+
+    @property
+    def num_heads(self) -> int:
+        return self.num_key_value_heads * self.group
+
+
+SHAPES = [
+    Shape("1B, GQA 8 x 4 x 64", 8, 4, 64),
+    Shape("8B, GQA 8 x 4 x 128", 8, 4, 128),
+    Shape("MHA 32 x 1 x 128", 32, 1, 128),
+    Shape("GQA 4 x 8 x 64", 4, 8, 64),
+    Shape("1B in f32", 8, 4, 64, "f32"),
+]
+
+
+class Layers:
+    """KV of one sequence in as many layers as the arena holds, blocks of the layers interleaved."""
+
+    def __init__(self, shape: Shape, context: int) -> None:
+        self.shape, self.context = shape, context
+        num_blocks = -(-context // 64)
+        self.count = max(1, ARENA_BYTES // (num_blocks * shape.layout.slot_bytes))
+        self.arena = kernels.allocate_arena(self.count * num_blocks * shape.layout.slot_bytes)
+        self.arena.view(np.float16 if shape.dtype == "f16" else np.float32)[:] = 0.25
+        slots = np.arange(num_blocks * self.count, dtype=np.int32).reshape(num_blocks, self.count)
+        self.tables = [np.ascontiguousarray(slots[None, :, layer]) for layer in range(self.count)]
+
+    def caller(self, num_rows: int) -> Callable[[], object]:
+        """Each call attends with that many last rows in the next layer."""
+        shape, tables = self.shape, cycle(self.tables)
+        query = np.random.default_rng(0).standard_normal((num_rows, shape.num_heads, shape.head_dim), np.float32)
+        starts, first = np.array([0, num_rows], np.int32), np.array([self.context - num_rows], np.int32)
+        scale = shape.head_dim**-0.5
+        return lambda: kernels.attend(self.arena, shape.layout, next(tables), starts, first, query, scale)
+
+
+def best_seconds(call: Callable[[], object], seconds: float) -> float:
+    call()
+    best, end = np.inf, time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end:
+        call()
+        best = min(best, time.perf_counter() - start)
+    return float(best)
+
+
+def bandwidth(seconds: float) -> float:
+    """Bytes per second that all threads read from huge pages."""
+    measured, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        measured = max(measured, kernels.measure_read_bandwidth(ARENA_BYTES))
+    return measured
+
+
+def matmul_rate(seconds: float) -> float:
+    """Operations per second of the f32 matrix product."""
+    size = 1024
+    weight = kernels.PackedMatrix(size, size, "f32")
+    x = np.ones((size, size), np.float32)
+    return 2 * size**3 / best_seconds(lambda: kernels.matmul(x, weight), seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=kernels.num_threads())
+    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"), default=kernels.best_isa())
+    parser.add_argument("--context", type=int, default=16384)
+    parser.add_argument("--rows", type=int, default=192, help="rows of the prefill chunk")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per figure")
+    arguments = parser.parse_args()
+    kernels.set_num_threads(arguments.threads)
+    kernels.set_active_isa(arguments.isa)
+
+    memory, product = bandwidth(arguments.seconds), matmul_rate(arguments.seconds)
+    print(f"{platform.machine()}, {arguments.threads} threads, {arguments.isa}, NumPy {np.__version__}")
+    print(
+        f"memory {memory / 1e9:.1f} GB/s, f32 matrix product {product / 1e9:.0f} GFLOP/s, context {arguments.context}"
+    )
+    print(f"{'':22} {'decode':>22}   {'prefill of ' + str(arguments.rows):>24}")
+    for shape in SHAPES:
+        layers = Layers(shape, arguments.context)
+        decode = layers.arena.nbytes / layers.count / best_seconds(layers.caller(1), arguments.seconds)
+        seen = arguments.rows * (arguments.context - arguments.rows / 2)
+        operations = 4 * seen * shape.num_heads * shape.head_dim
+        prefill = operations / best_seconds(layers.caller(arguments.rows), arguments.seconds)
+        print(
+            f"{shape.name:22} {decode / 1e9:6.1f} GB/s {decode / memory:4.0%} of memory"
+            f"   {prefill / 1e9:5.0f} GFLOP/s {prefill / product:5.0%} of product"
+        )
+
+
+if __name__ == "__main__":
+    main()
