@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tests.server.served import served_model
+from tests.server.served import REPORT, RecitingEngine, served_model
 from transom.cli.banner import curl_line, model_table, show_failures, size_text
 from transom.errors import WeightsError
 from transom.registry import FailedModel
@@ -37,6 +39,20 @@ def test_the_table_shows_windows_costs_and_budgets() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for cell in ("tiny", "256 tokens", "full", "64 B (f32)", "1 MiB", "4 KiB"):
         assert cell in shown
+
+
+def test_the_table_shows_the_cold_tier_and_the_longest_request_that_the_budgets_hold() -> None:
+    engine = RecitingEngine(report=replace(REPORT, max_sequence_tokens=200))
+    served = served_model(engine)
+    served = replace(
+        served, engine_config=replace(served.engine_config, ssd_path=Path("cold"), max_ssd_bytes=3 * 2**30)
+    )
+    console = Console(file=io.StringIO(), width=300)
+    console.print(model_table([served]))
+    row = console.file.getvalue().splitlines()[1]  # type: ignore[attr-defined]
+    assert row.split("  ")[0] == "tiny"
+    assert "200 tokens" in row
+    assert "3 GiB" in row
 
 
 @pytest.mark.parametrize("model", ["tolstoy", "recall", "it's-mine"])

@@ -19,6 +19,18 @@ _PROMPTS = {
 }
 _ANY_PROMPT = "Once upon a time"
 _WIDTH = 1000
+_HEADINGS = (
+    "MODEL",
+    "CONTEXT WINDOW",
+    "ATTENTION WINDOW",
+    "STRATEGY",
+    "LONGEST REQUEST",
+    "KV PER TOKEN",
+    "KV IN RAM",
+    "KV ON SSD",
+    "WEIGHTS",
+    "THREADS",
+)
 
 
 def wide_console(*, stderr: bool = False) -> Console:
@@ -44,7 +56,7 @@ def show_failures(console: Console, failed: Iterable[FailedModel]) -> None:
 def model_table(models: Iterable[ServedModel]) -> Table:
     """One row per loaded model."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("MODEL", "CONTEXT WINDOW", "ATTENTION WINDOW", "KV PER TOKEN", "KV BUDGET", "WEIGHTS", "THREADS"):
+    for heading in _HEADINGS:
         table.add_column(heading, no_wrap=True)
     for served in models:
         engine, report = served.engine_config, served.engine.report
@@ -53,8 +65,11 @@ def model_table(models: Iterable[ServedModel]) -> Table:
             served.id,
             f"{engine.context_window} tokens",
             window_text(served.model_config.sliding_window),
+            engine.cache.strategy.value,
+            f"{served.max_request_tokens(engine.cache)} tokens",
             f"{size_text(per_token)} ({engine.kv_dtype})",
             size_text(engine.kv_cache_ram_bytes),
+            size_text(engine.max_ssd_bytes) if engine.has_cold_tier else "-",
             "-" if report is None else size_text(report.weights_bytes),
             str(engine.num_threads),
         )

@@ -27,6 +27,8 @@ class ModelRow:
     kv_bytes_per_token: int
     kv_dtype: str
     kv_cache_ram_bytes: int
+    max_ssd_bytes: int
+    cache_strategy: str
     weights_bytes: int
     path: str
 
@@ -50,6 +52,8 @@ def _row(entry: ModelEntry) -> ModelRow:
         kv_bytes_per_token=kv_bytes_per_token(model_config, engine_config.kv_dtype),
         kv_dtype=engine_config.kv_dtype,
         kv_cache_ram_bytes=engine_config.kv_cache_ram_bytes,
+        max_ssd_bytes=engine_config.max_ssd_bytes,
+        cache_strategy=engine_config.cache.strategy.value,
         weights_bytes=sum(file.stat().st_size for file in entry.path.glob("*.safetensors")),
         path=str(entry.path),
     )
