@@ -93,8 +93,10 @@ class ColdFormat:
         """ValueError when it is damaged."""
         try:
             data = json.loads(content)
-            layouts = tuple(_layout(each) for each in data["files"])
-            return cls(layouts, dict(data["model"]))
+            files, model = data["files"], data["model"]
+            if not isinstance(files, list) or not isinstance(model, dict):
+                raise TypeError("a list of files and an object")
+            return cls(tuple(_layout(each) for each in files), model)
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{FORMAT_NAME} is damaged") from error
 
