@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from transom.cache.block import Block
 from transom.cache.block_pool import BlockPool, SlotAllocator
+from transom.cache.cold_tier import NoColdTier
 from transom.cache.layer_group import LayerGroup
 from transom.config.model_config import LayerKind
 
@@ -55,7 +56,7 @@ def test_allocated_slot_numbers_cannot_be_changed_by_their_owner() -> None:
 
 
 def test_a_shared_block_stays_until_its_last_owner_lets_go() -> None:
-    pool = BlockPool(10)
+    pool = BlockPool(10, NoColdTier())
     block = pool.allocate(FULL, start=0)
     assert pool.share(block) is block
     pool.release(block)
@@ -65,7 +66,7 @@ def test_a_shared_block_stays_until_its_last_owner_lets_go() -> None:
 
 
 def test_a_block_that_nobody_owns_can_be_neither_released_nor_shared() -> None:
-    pool = BlockPool(10)
+    pool = BlockPool(10, NoColdTier())
     block = pool.allocate(FULL, start=0)
     pool.release(block)
     with pytest.raises(AssertionError, match="more often"):
@@ -75,23 +76,23 @@ def test_a_block_that_nobody_owns_can_be_neither_released_nor_shared() -> None:
 
 
 def test_blocks_are_counted_by_kind() -> None:
-    pool = BlockPool(10)
+    pool = BlockPool(10, NoColdTier())
     pool.allocate(FULL, start=0)
     pool.release(pool.allocate(SLIDING, start=0))
     pool.allocate(SLIDING, start=64)
-    assert (pool.num_blocks(FULL.kind), pool.num_blocks(SLIDING.kind)) == (1, 1)
+    assert (pool.num_hot_blocks(FULL.kind), pool.num_hot_blocks(SLIDING.kind)) == (1, 1)
     assert pool.num_free_slots == 5
 
 
 def test_the_integrity_check_sees_a_leaked_block() -> None:
-    pool = BlockPool(10)
+    pool = BlockPool(10, NoColdTier())
     pool.allocate(FULL, start=0)
     with pytest.raises(AssertionError, match="nobody owns"):
         pool.check_integrity([])
 
 
 def test_the_integrity_check_sees_a_wrong_count() -> None:
-    pool = BlockPool(10)
+    pool = BlockPool(10, NoColdTier())
     block = pool.allocate(FULL, start=0)
     with pytest.raises(AssertionError, match="counts 1 owners and has 2"):
         pool.check_integrity([block, block])
@@ -102,7 +103,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = BlockPool(30)
+        self.pool = BlockPool(30, NoColdTier())
         self.owned: list[Block] = []
 
     @precondition(lambda self: self.pool.num_free_slots >= 3)

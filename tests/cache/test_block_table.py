@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import NO_SLOT, BlockTable
+from transom.cache.cold_tier import NoColdTier
 from transom.cache.layer_group import LayerGroup
 from transom.config.model_config import LayerKind
 
@@ -15,20 +16,20 @@ SLIDING = LayerGroup(LayerKind.SLIDING_ATTENTION, (0, 1), 100)
 
 
 def test_a_row_of_the_table_names_a_layers_slots_in_order_of_position() -> None:
-    table, pool = BlockTable(FULL), BlockPool(20)
+    table, pool = BlockTable(FULL), BlockPool(20, NoColdTier())
     table.extend(pool, 129)
     assert table.slots(129).tolist() == [[0, 2, 4], [1, 3, 5]]
     assert table.slots(128).tolist() == [[0, 2], [1, 3]]
 
 
 def test_a_row_of_the_table_is_contiguous_whatever_its_length() -> None:
-    table, pool = BlockTable(FULL), BlockPool(200)
+    table, pool = BlockTable(FULL), BlockPool(200, NoColdTier())
     table.extend(pool, 64 * 77)
     assert all(row.flags.c_contiguous for row in table.slots(64 * 70))
 
 
 def test_only_missing_blocks_are_counted_and_allocated() -> None:
-    table, pool = BlockTable(FULL), BlockPool(20)
+    table, pool = BlockTable(FULL), BlockPool(20, NoColdTier())
     table.extend(pool, 64)
     assert (table.num_missing_slots(64), table.num_missing_slots(65), table.num_missing_slots(193)) == (0, 2, 6)
     table.extend(pool, 64)
@@ -36,7 +37,7 @@ def test_only_missing_blocks_are_counted_and_allocated() -> None:
 
 
 def test_a_sliding_table_drops_what_no_later_token_sees() -> None:
-    table, pool = BlockTable(SLIDING), BlockPool(20)
+    table, pool = BlockTable(SLIDING), BlockPool(20, NoColdTier())
     table.extend(pool, 256)
     table.drop_invisible(pool, 162)  # position 162 sees 63 .. 162
     assert table.num_kept_blocks == 4
@@ -47,7 +48,7 @@ def test_a_sliding_table_drops_what_no_later_token_sees() -> None:
 
 
 def test_blocks_become_sealed_when_their_last_position_is_computed() -> None:
-    table, pool = BlockTable(FULL), BlockPool(20)
+    table, pool = BlockTable(FULL), BlockPool(20, NoColdTier())
     table.extend(pool, 200)
     table.seal(0, 127)
     assert [block.sealed for block in table.kept_blocks()] == [True, False, False, False]
@@ -56,7 +57,7 @@ def test_blocks_become_sealed_when_their_last_position_is_computed() -> None:
 
 
 def test_after_clearing_the_head_of_the_sequence_is_overwritten_last() -> None:
-    table, pool = BlockTable(FULL), BlockPool(6)
+    table, pool = BlockTable(FULL), BlockPool(6, NoColdTier())
     table.extend(pool, 192)
     table.clear(pool)
     assert pool.num_used_slots == 0
@@ -68,7 +69,7 @@ def test_after_clearing_the_head_of_the_sequence_is_overwritten_last() -> None:
 
 @given(steps=st.lists(st.integers(1, 200), max_size=12))
 def test_a_sliding_table_always_holds_what_the_next_token_sees(steps: list[int]) -> None:
-    table, pool, num_tokens = BlockTable(SLIDING), BlockPool(400), 0
+    table, pool, num_tokens = BlockTable(SLIDING), BlockPool(400, NoColdTier()), 0
     for step in steps:
         table.extend(pool, num_tokens + step)
         visible = range(max(0, num_tokens - 99), num_tokens + step)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from tests.cache.small_models import BLOCK_SIZE, FULL, SLIDING, make_model_config
+from tests.cache.small_models import FULL, SLIDING, make_model_config
 from transom.cache.layer_group import LayerGroup, layer_groups
+from transom.cache.strategy import FULL as EVERYTHING_KEPT
+from transom.cache.strategy import AttendedSet, strategy_of
 from transom.config.model_config import LayerKind
+from transom.request import CacheOptions, CacheStrategy
 
 
 def test_layers_are_grouped_by_kind_in_order_of_appearance() -> None:
@@ -20,28 +20,13 @@ def test_layers_without_keys_and_values_belong_to_no_group() -> None:
     assert groups == (LayerGroup(FULL, (1,), None),)
 
 
-def test_a_full_layer_keeps_everything() -> None:
-    group = LayerGroup(FULL, (0,), None)
-    assert group.first_visible_block(100_000) == 0
-    assert group.peak_blocks(100_000, chunk=1) == 1563
+def test_full_layers_see_what_the_strategy_lets_them_and_sliding_ones_their_window() -> None:
+    strategy = strategy_of(
+        CacheOptions(CacheStrategy.SLIDING_WINDOW, 200), capacity_blocks=9, chunk=64, has_cold_tier=False
+    )
+    assert LayerGroup(FULL, (0,), None).attended(strategy) == AttendedSet(window=200)
+    assert LayerGroup(SLIDING, (0,), 100).attended(strategy) == AttendedSet(window=100)
 
 
-@given(window=st.integers(1, 300), num_computed=st.integers(0, 1000))
-def test_the_first_visible_block_holds_the_oldest_position_that_the_next_token_sees(
-    window: int, num_computed: int
-) -> None:
-    visible = range(max(0, num_computed - window + 1), num_computed + 1)
-    assert LayerGroup(SLIDING, (0,), window).first_visible_block(num_computed) == visible[0] // BLOCK_SIZE
-
-
-@given(window=st.integers(1, 300), chunk=st.integers(1, 300), num_tokens=st.integers(1, 1500))
-def test_the_peak_of_a_sliding_layer_covers_every_chunk_and_no_more_than_window_and_chunk(
-    window: int, chunk: int, num_tokens: int
-) -> None:
-    group = LayerGroup(SLIDING, (0,), window)
-    peak = 0
-    for start in range(0, num_tokens, chunk):
-        end = min(start + chunk, num_tokens)
-        peak = max(peak, -(-end // BLOCK_SIZE) - group.first_visible_block(start))
-    bound = group.peak_blocks(num_tokens, chunk)
-    assert peak <= bound <= -(-(window + chunk) // BLOCK_SIZE) + 1
+def test_a_full_layer_keeps_everything_unless_the_strategy_forgets() -> None:
+    assert LayerGroup(FULL, (0,), None).peak_blocks(100_000, 1, EVERYTHING_KEPT) == 1563

@@ -1,8 +1,9 @@
-"""`Block`: KV of 64 consecutive tokens for all layers of one kind. Knows no arena and no sequence."""
+"""`Block`: KV of 64 consecutive tokens for all layers of one kind. Knows no arena, no file and no sequence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,14 @@ from numpy.typing import NDArray
 from transom.config.kv_size import BLOCK_SIZE
 from transom.config.model_config import LayerKind
 
-__all__ = ["BLOCK_SIZE", "Block", "max_blocks_of_run", "num_blocks"]
+__all__ = ["BLOCK_SIZE", "NO_INDEX", "NO_SLOTS", "Block", "BlockState", "max_blocks_of_run", "num_blocks"]
+
+NO_INDEX = -1
+"""Cold index of a block that has no place in the cold tier."""
+
+NO_SLOTS: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+"""Slots of a block that has no place in RAM."""
+NO_SLOTS.flags.writeable = False
 
 
 def num_blocks(num_tokens: int) -> int:
@@ -23,18 +31,45 @@ def max_blocks_of_run(num_tokens: int) -> int:
     return num_blocks(num_tokens - 1) + 1 if num_tokens else 0
 
 
+class BlockState(Enum):
+    """Where a block's bytes are."""
+
+    DIRTY = "dirty"
+    """In RAM alone."""
+    WRITING = "writing"
+    """In RAM, on the way to the cold tier."""
+    CLEAN = "clean"
+    """In both tiers: the RAM copy can go at once."""
+    COLD = "cold"
+    """In the cold tier alone."""
+
+
 @dataclass(slots=True, eq=False)
 class Block:
     """The unit of allocation and sharing: the positions `start .. start + 64` of every sequence that shares it."""
 
     kind: LayerKind
+    num_layers: int
+    """Of this kind."""
     slots: NDArray[np.int32]
-    """[num_layers of this kind], read-only: where in the arena each layer's share lies."""
+    """[num_layers], read-only: where in the arena each layer's share lies; empty when it is COLD."""
     start: int
     ref_count: int = 1
     sealed: bool = False
     """All its positions are computed; its bytes never change again."""
+    state: BlockState = BlockState.DIRTY
+    cold_index: int = NO_INDEX
+    """Its place in the cold file of its kind, the same for all layers."""
+
+    @property
+    def index(self) -> int:
+        """Which block of its sequence it is."""
+        return self.start // BLOCK_SIZE
 
     @property
     def end(self) -> int:
         return self.start + BLOCK_SIZE
+
+    @property
+    def is_cold(self) -> bool:
+        return self.state is BlockState.COLD

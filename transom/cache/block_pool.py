@@ -7,10 +7,12 @@ allows.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache.block import Block
+from transom.cache.block import NO_SLOTS, Block, BlockState
 from transom.cache.layer_group import LayerGroup
 from transom.config.model_config import LayerKind
 
@@ -60,12 +62,24 @@ class SlotAllocator:
         assert int(self._is_used.sum()) == self.num_used, "a slot is neither free nor in use"
 
 
+class ColdPlaces(Protocol):
+    """What the pool needs of the cold tier."""
+
+    def forget(self, block: Block) -> bool:
+        """The block's place in the cold tier is free. False: a write still reads the block's slots, so they are not."""
+        ...
+
+
 class BlockPool:
     """Blocks by reference count. A block's slots return to the allocator when its last owner lets go."""
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, cold_places: ColdPlaces) -> None:
         self._slots = SlotAllocator(num_slots)
-        self._num_blocks = dict.fromkeys(LayerKind, 0)
+        self._cold_places = cold_places
+        self._num_hot = dict.fromkeys(LayerKind, 0)
+        self._num_cold = dict.fromkeys(LayerKind, 0)
+        self._num_cold_slots = 0
+        self._leaving: set[Block] = set()
 
     @property
     def num_slots(self) -> int:
@@ -79,14 +93,28 @@ class BlockPool:
     def num_used_slots(self) -> int:
         return self._slots.num_used
 
-    def num_blocks(self, kind: LayerKind) -> int:
-        """Blocks in use, a shared one counted once."""
-        return self._num_blocks[kind]
+    @property
+    def num_leaving_slots(self) -> int:
+        """Slots that nobody owns, but a write still reads."""
+        return sum(len(block.slots) for block in self._leaving)
+
+    @property
+    def num_cold_slots(self) -> int:
+        """Slots' worth of blocks in the cold tier alone."""
+        return self._num_cold_slots
+
+    def num_hot_blocks(self, kind: LayerKind) -> int:
+        """Blocks in RAM that somebody owns, a shared one counted once."""
+        return self._num_hot[kind]
+
+    def num_cold_blocks(self, kind: LayerKind) -> int:
+        """Blocks in the cold tier alone, a shared one counted once."""
+        return self._num_cold[kind]
 
     def allocate(self, group: LayerGroup, start: int) -> Block:
         """A fresh block, owned once, for the positions from `start` on. The caller has looked at `num_free_slots`."""
-        self._num_blocks[group.kind] += 1
-        return Block(group.kind, self._slots.allocate(group.num_layers), start)
+        self._num_hot[group.kind] += 1
+        return Block(group.kind, group.num_layers, self._slots.allocate(group.num_layers), start)
 
     def share(self, block: Block) -> Block:
         """The same block with one more owner."""
@@ -95,12 +123,31 @@ class BlockPool:
         return block
 
     def release(self, block: Block) -> None:
-        """One owner lets go."""
+        """One owner lets go. Slots that a write still reads become free with `reclaim`."""
         assert block.ref_count > 0, "a block was released more often than it was owned"
         block.ref_count -= 1
         if block.ref_count == 0:
-            self._num_blocks[block.kind] -= 1
+            self._count_of(block)[block.kind] -= 1
+            self._num_cold_slots -= block.is_cold * block.num_layers
+            self._leaving.add(block)
+            if self._cold_places.forget(block):
+                self.reclaim(block)
+
+    def reclaim(self, block: Block) -> None:
+        """The write of a block is over: if nobody owns it, its slots are free."""
+        if block in self._leaving:
+            self._leaving.remove(block)
             self._slots.release(block.slots)
+
+    def demote(self, block: Block) -> None:
+        """The RAM copy of a block goes; the other one, in the cold tier, stays."""
+        assert block.state is BlockState.CLEAN, f"a block that is {block.state.value} cannot leave RAM"
+        self._slots.release(block.slots)
+        self._num_cold_slots += block.num_layers
+        block.slots = NO_SLOTS
+        block.state = BlockState.COLD
+        self._num_hot[block.kind] -= 1
+        self._num_cold[block.kind] += 1
 
     def check_integrity(self, owned: list[Block]) -> None:
         """`owned` names each block once per owner. Raises AssertionError when a count or a slot does not add up."""
@@ -110,7 +157,13 @@ class BlockPool:
             owners[block] = owners.get(block, 0) + 1
         for block, count in owners.items():
             assert block.ref_count == count, f"a block counts {block.ref_count} owners and has {count}"
-        assert len(owners) == sum(self._num_blocks.values()), "blocks are in use that nobody owns"
-        slots = np.concatenate([block.slots for block in owners]) if owners else np.empty(0, np.int32)
+        assert not self._leaving & owners.keys(), "a block is owned and on its way out"
+        num_counted = sum(self._num_hot.values()) + sum(self._num_cold.values())
+        assert len(owners) == num_counted, "blocks are in use that nobody owns"
+        assert sum(block.is_cold for block in owners) == sum(self._num_cold.values()), "cold blocks are miscounted"
+        slots = np.concatenate([NO_SLOTS, *(block.slots for block in (*owners, *self._leaving))])
         assert len(np.unique(slots)) == len(slots), "two blocks own one slot"
         assert len(slots) == self.num_used_slots, f"{self.num_used_slots} slots in use, {len(slots)} owned by blocks"
+
+    def _count_of(self, block: Block) -> dict[LayerKind, int]:
+        return self._num_cold if block.is_cold else self._num_hot

@@ -1,36 +1,62 @@
-"""`BlockTable`: where one sequence's blocks of one layer group lie. Append-only; positions never move.
+"""`BlockTable`: where one sequence's blocks of one layer group lie, hot or cold. Append-only; positions never move.
 
-The same facts are kept twice, as blocks for whoever owns and frees them and as slot numbers for the attention kernel,
-so that a decode step hands over a view and builds nothing.
+The same facts are kept twice, as blocks for whoever owns and frees them and as numbers for attention, so that a decode
+step hands over views and builds nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache.block import BLOCK_SIZE, Block, num_blocks
+from transom.cache.block import BLOCK_SIZE, NO_INDEX, Block, num_blocks
 from transom.cache.block_pool import BlockPool
+from transom.cache.cold_store import Run
 from transom.cache.layer_group import LayerGroup
+from transom.cache.strategy import FULL, RECENT_BLOCKS, Strategy
 
 NO_SLOT = -1
-"""Table entry of a block that is not there. No visible token may need it; the kernel refuses if one does."""
+"""Table entry of a block that is not in RAM. No visible token may need it when attention runs; the kernel refuses."""
+
+MASS_DECAY = 0.95
+"""What of a block's attention mass is left one step later."""
 
 _FIRST_CAPACITY = 8
 
 
 class BlockTable:
-    """Blocks by index (position // 64). The first ones may be gone, because no later token can see them."""
+    """Blocks by index (position // 64). Some may be gone, because no later token can see them."""
 
-    __slots__ = ("_blocks", "_first_kept", "_slots", "group")
+    __slots__ = (
+        "_attended",
+        "_blocks",
+        "_cold_indices",
+        "_first_hot",
+        "_follows_mass",
+        "_mass",
+        "_num_dead",
+        "_num_kept",
+        "_slots",
+        "group",
+        "num_hot_blocks",
+        "run",
+    )
 
-    def __init__(self, group: LayerGroup) -> None:
+    def __init__(self, group: LayerGroup, strategy: Strategy = FULL) -> None:
         self.group = group
+        self.num_hot_blocks = 0
+        self.run = Run()
+        self._attended = group.attended(strategy)
+        self._follows_mass = strategy.follows_mass and group.is_full
         self._blocks: list[Block | None] = []
-        self._first_kept = 0
+        self._num_kept = 0
+        self._num_dead = 0  # blocks below this index were judged: what is dead of them is gone
+        self._first_hot = 0  # no block below this index is hot
         self._slots = _empty_slots(group.num_layers, _FIRST_CAPACITY)
+        self._cold_indices = np.full(_FIRST_CAPACITY, NO_INDEX, dtype=np.int64)
+        self._mass = np.zeros(_FIRST_CAPACITY, dtype=np.float32)
 
     @property
     def num_tokens(self) -> int:
@@ -39,19 +65,58 @@ class BlockTable:
 
     @property
     def num_kept_blocks(self) -> int:
-        return len(self._blocks) - self._first_kept
+        """Blocks that are there, hot or cold."""
+        return self._num_kept
+
+    @property
+    def num_cold_blocks(self) -> int:
+        return self._num_kept - self.num_hot_blocks
+
+    @property
+    def mass(self) -> NDArray[np.float32]:
+        """[blocks], decayed attention mass of each block; zeros where nobody measures. A view."""
+        return self._mass[: len(self._blocks)]
+
+    @property
+    def num_hot_slots(self) -> int:
+        return self.num_hot_blocks * self.group.num_layers
+
+    def num_missing_blocks(self, num_tokens: int) -> int:
+        """Blocks to be allocated before positions `< num_tokens` have room."""
+        return max(0, num_blocks(num_tokens) - len(self._blocks))
 
     def num_missing_slots(self, num_tokens: int) -> int:
-        """Slots to be allocated before positions `< num_tokens` have room."""
-        return max(0, num_blocks(num_tokens) - len(self._blocks)) * self.group.num_layers
+        """The same in slots."""
+        return self.num_missing_blocks(num_tokens) * self.group.num_layers
 
     def slots(self, num_tokens: int) -> NDArray[np.int32]:
-        """[num_layers, blocks of `num_tokens`], a view; each row is contiguous."""
+        """[num_layers, blocks of `num_tokens`], a view; each row is contiguous. NO_SLOT where a block is not in RAM."""
         return self._slots[:, : num_blocks(num_tokens)]
 
+    def cold_indices(self) -> NDArray[np.int64]:
+        """[blocks], a view: the place of each cold block in the file of its kind, NO_INDEX for all others."""
+        return self._cold_indices[: len(self._blocks)]
+
     def kept_blocks(self) -> Iterator[Block]:
-        """The blocks that are still there, in order of position."""
-        return (block for block in self._blocks[self._first_kept :] if block is not None)
+        """The blocks that are still there, hot or cold, in order of position."""
+        return (block for block in self._blocks if block is not None)
+
+    def hot_blocks(self) -> Iterator[Block]:
+        """The blocks that are in RAM, in order of position."""
+        while self._first_hot < len(self._blocks) and not _is_hot(self._blocks[self._first_hot]):
+            self._first_hot += 1
+        rest = self._blocks[self._first_hot :]
+        return (block for block in rest if block is not None and not block.is_cold)
+
+    def by_worth(self, blocks: Iterable[Block]) -> list[Block]:
+        """These blocks, given in order of position, in the order in which they are to leave: the least needed first."""
+        if not self._follows_mass:
+            return list(blocks)
+        return sorted(blocks, key=lambda block: (self.is_pinned(block), self._mass[block.index], block.start))
+
+    def is_pinned(self, block: Block) -> bool:
+        """The first block and the most recent ones: attention always needs them, whatever was measured so far."""
+        return block.index == 0 or block.index >= len(self._blocks) - RECENT_BLOCKS
 
     def extend(self, pool: BlockPool, num_tokens: int) -> None:
         """Allocates what is missing for positions `< num_tokens`; the caller has made sure that it is there."""
@@ -66,42 +131,76 @@ class BlockTable:
 
     def drop_invisible(self, pool: BlockPool, num_computed_tokens: int) -> None:
         """Frees the blocks that no token from position `num_computed_tokens` on can see."""
-        first_visible = min(self.group.first_visible_block(num_computed_tokens), len(self._blocks))
-        self._drop(pool, range(self._first_kept, first_visible))
-        self._first_kept = max(self._first_kept, first_visible)
+        dead = self._attended.dead_blocks(num_computed_tokens)
+        end = min(dead.stop, len(self._blocks))
+        self.forget(pool, range(max(dead.start, self._num_dead), end))
+        self._num_dead = max(self._num_dead, end)
+
+    def forget(self, pool: BlockPool, indices: Iterable[int]) -> None:
+        """Frees these blocks, as far as they are still there; nobody will see them again."""
+        for index in indices:
+            block = self._blocks[index]
+            if block is not None:
+                self.num_hot_blocks -= not block.is_cold
+                self._num_kept -= 1
+                pool.release(block)
+            self._blocks[index] = None
+            self._slots[:, index] = NO_SLOT
+            self._cold_indices[index] = NO_INDEX
+
+    def demote(self, pool: BlockPool, block: Block) -> None:
+        """The RAM copy of a clean block of this table is given back."""
+        assert self._blocks[block.index] is block, "a block was demoted that is not of this table"
+        pool.demote(block)
+        self.num_hot_blocks -= 1
+        self._slots[:, block.index] = NO_SLOT
+        self._cold_indices[block.index] = block.cold_index
 
     def clear(self, pool: BlockPool) -> None:
         """Frees everything, last block first, so that the head of a sequence is the last to be overwritten."""
-        self._drop(pool, reversed(range(self._first_kept, len(self._blocks))))
+        self.forget(pool, reversed(range(len(self._blocks))))
         self._blocks.clear()
-        self._first_kept = 0
+        self._num_dead = self._first_hot = 0
+
+    def add_mass(self, mass: NDArray[np.float32]) -> None:
+        """Takes in a step's attention mass, [blocks of the step]; earlier steps count less."""
+        self._mass *= MASS_DECAY
+        self._mass[: len(mass)] += mass
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless blocks and slot numbers say the same."""
+        """Raises AssertionError unless blocks and numbers say the same."""
         for index, block in enumerate(self._blocks):
-            slots = self._slots[:, index]
-            if block is None:
-                assert index < self._first_kept, "a block in the middle is missing"
-                assert (slots == NO_SLOT).all(), "a freed block is still in the table"
-            else:
+            slots, cold_index = self._slots[:, index], self._cold_indices[index]
+            assert _is_hot(block) or (slots == NO_SLOT).all(), "the table names slots of a block that is not in RAM"
+            assert (block is not None and block.is_cold) == (cold_index != NO_INDEX), "table and block differ in tier"
+            if block is not None:
                 assert block.start == index * BLOCK_SIZE, f"block {index} says it starts at {block.start}"
-                assert np.array_equal(slots, block.slots), "table and block name different slots"
+                assert block.is_cold or np.array_equal(slots, block.slots), "table and block name different slots"
+                assert not block.is_cold or cold_index == block.cold_index, "table and block name different places"
         assert (self._slots[:, len(self._blocks) :] == NO_SLOT).all(), "the table names slots beyond its last block"
+        kept = list(self.kept_blocks())
+        assert len(kept) == self._num_kept, "the table miscounts its blocks"
+        assert sum(not block.is_cold for block in kept) == self.num_hot_blocks, "the table miscounts its hot blocks"
+        assert sum(1 for _ in self.hot_blocks()) == self.num_hot_blocks, "a hot block lies where nobody looks"
 
     def _append(self, block: Block) -> None:
         index = len(self._blocks)
         if index == self._slots.shape[1]:
-            self._slots = np.concatenate([self._slots, _empty_slots(*self._slots.shape)], axis=1)
+            self._grow()
         self._blocks.append(block)
         self._slots[:, index] = block.slots
+        self.num_hot_blocks += 1
+        self._num_kept += 1
 
-    def _drop(self, pool: BlockPool, indices: range | Iterator[int]) -> None:
-        for index in indices:
-            block = self._blocks[index]
-            if block is not None:
-                pool.release(block)
-            self._blocks[index] = None
-            self._slots[:, index] = NO_SLOT
+    def _grow(self) -> None:
+        capacity = self._slots.shape[1]
+        self._slots = np.concatenate([self._slots, _empty_slots(*self._slots.shape)], axis=1)
+        self._cold_indices = np.concatenate([self._cold_indices, np.full(capacity, NO_INDEX, dtype=np.int64)])
+        self._mass = np.concatenate([self._mass, np.zeros(capacity, dtype=np.float32)])
+
+
+def _is_hot(block: Block | None) -> bool:
+    return block is not None and not block.is_cold
 
 
 def _empty_slots(num_layers: int, capacity: int) -> NDArray[np.int32]:

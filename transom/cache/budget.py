@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transom.cache.block import BLOCK_SIZE
 from transom.cache.layer_group import LayerGroup
+from transom.cache.strategy import FULL, Strategy
 from transom.errors import BudgetExceededError, ConfigError
 
 _MIB = 2**20
@@ -15,21 +16,32 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The KV budget of one model."""
+    """The KV budgets of one model, RAM and SSD."""
 
     groups: Sequence[LayerGroup]
     slot_bytes: int
     """One layer's share of a block: 64 tokens, all KV heads, keys and values."""
     budget_bytes: int
+    """In RAM."""
     chunk: int
-    """The most tokens of one sequence that one step computes."""
+    """The most tokens of one sequence that one step computes while all is in RAM."""
+    num_staging_slots: int = 0
+    """Slots of the arena through which cold blocks pass."""
+    num_cold_slots: int = 0
+    """Slots that fit on SSD."""
+    max_ssd_bytes: int = 0
+    max_hot_blocks: int | None = None
+    """Blocks that one sequence may have in RAM in layers of one kind; None = no such cap."""
 
     def __post_init__(self) -> None:
-        smallest = self.peak_slots(1) * self.slot_bytes
+        least = f"one block of {BLOCK_SIZE} tokens"
+        if self.num_staging_slots:
+            least += f" and a staging ring of {self.num_staging_slots} slots"
+        smallest = (self._num_block_slots + self.num_staging_slots) * self.slot_bytes
         if smallest > self.budget_bytes:
             raise ConfigError(
-                f"kv_cache_ram_mb is {_mib(self.budget_bytes)} MiB, but one block of {BLOCK_SIZE} tokens takes "
-                f"{_mib(smallest)} MiB ({smallest} bytes): the key needs at least {-(-smallest // _MIB)}"
+                f"kv_cache_ram_mb is {_mib(self.budget_bytes)} MiB, but {least} takes {_mib(smallest)} MiB "
+                f"({smallest} bytes): the key needs at least {-(-smallest // _MIB)}"
             )
 
     @property
@@ -37,27 +49,82 @@ class Budget:
         """Slots of the arena: as many whole ones as the budget holds."""
         return self.budget_bytes // self.slot_bytes
 
-    def peak_slots(self, num_tokens: int) -> int:
-        """The most slots that one sequence of `num_tokens` holds at once."""
-        return sum(group.num_layers * group.peak_blocks(num_tokens, self.chunk) for group in self.groups)
+    @property
+    def num_hot_slots(self) -> int:
+        """Slots of the arena that blocks may lie in."""
+        return self.num_slots - self.num_staging_slots
 
-    def peak_bytes(self, num_tokens: int) -> int:
-        return self.peak_slots(num_tokens) * self.slot_bytes
+    @property
+    def has_cold_tier(self) -> bool:
+        return self.num_cold_slots > 0
+
+    @property
+    def capacity_blocks(self) -> int:
+        """Blocks in full-attention layers that both tiers hold of one sequence, when its sliding layers have theirs."""
+        num_layers = sum(group.num_layers for group in self.groups if group.is_full)
+        if num_layers == 0:
+            return 1
+        sliding = sum(
+            self._peak_of(group, 2**31, FULL) * group.num_layers for group in self.groups if not group.is_full
+        )
+        blocks = (self.num_hot_slots + self.num_cold_slots - sliding) // num_layers
+        if self.max_hot_blocks is not None:
+            blocks = min(blocks, self.max_hot_blocks + self.num_cold_slots // num_layers)
+        return max(1, blocks)
+
+    def peak_slots(self, num_tokens: int, strategy: Strategy = FULL) -> int:
+        """The most slots that one sequence of `num_tokens` holds at once, in both tiers together."""
+        return sum(group.num_layers * self._peak_of(group, num_tokens, strategy) for group in self.groups)
+
+    def peak_bytes(self, num_tokens: int, strategy: Strategy = FULL) -> int:
+        return self.peak_slots(num_tokens, strategy) * self.slot_bytes
+
+    def fits(self, num_tokens: int, strategy: Strategy = FULL) -> bool:
+        """Whether a sequence of `num_tokens` has room when it is alone."""
+        if self.peak_slots(num_tokens, strategy) > self.num_hot_slots + self.num_cold_slots:
+            return False
+        return self._num_slots_over_cap(num_tokens, strategy) <= self.num_cold_slots
 
     def max_tokens(self, limit: int) -> int:
-        """The longest sequence, up to `limit` tokens, that fits when it is alone."""
-        return bisect_right(range(1, limit + 1), self.num_slots, key=self.peak_slots)
+        """The longest sequence of which nothing is forgotten, up to `limit` tokens, that fits when it is alone."""
+        return bisect_left(range(1, limit + 1), True, key=lambda num_tokens: not self.fits(num_tokens))
 
-    def check_fits(self, num_tokens: int) -> None:
+    def check_fits(self, num_tokens: int, strategy: Strategy = FULL) -> None:
         """Raises BudgetExceededError when a sequence of `num_tokens` cannot fit, however idle the server is."""
-        if self.peak_slots(num_tokens) <= self.num_slots:
+        if self.fits(num_tokens, strategy):
             return
-        needed = self.peak_bytes(num_tokens)
+        needed = self.peak_bytes(num_tokens, strategy)
         raise BudgetExceededError(
             f"The request needs room for {num_tokens} tokens, {needed} bytes ({_mib(needed)} MiB) of keys and values, "
-            f"and the budget kv_cache_ram_mb is {_mib(self.budget_bytes)} MiB, which holds at most "
-            f"{self.max_tokens(num_tokens)} tokens of one request; shorten the input or lower max_tokens."
+            f"and {self._described()} at most {self.max_tokens(num_tokens)} tokens of one request; shorten the input "
+            "or lower max_tokens."
         )
+
+    @property
+    def _num_block_slots(self) -> int:
+        """Slots of one block of every group."""
+        return sum(group.num_layers for group in self.groups)
+
+    def _peak_of(self, group: LayerGroup, num_tokens: int, strategy: Strategy) -> int:
+        """With a cold tier, chunks become as short as the room demands."""
+        return group.peak_blocks(
+            num_tokens, min(self.chunk, BLOCK_SIZE) if self.has_cold_tier else self.chunk, strategy
+        )
+
+    def _num_slots_over_cap(self, num_tokens: int, strategy: Strategy) -> int:
+        if self.max_hot_blocks is None:
+            return 0
+        peaks = ((group.num_layers, self._peak_of(group, num_tokens, strategy)) for group in self.groups)
+        return sum(num_layers * max(0, peak - self.max_hot_blocks) for num_layers, peak in peaks)
+
+    def _described(self) -> str:
+        """What there is, up to the verb."""
+        ram, ssd = (f"{_mib(num_bytes)} MiB" for num_bytes in (self.budget_bytes, self.max_ssd_bytes))
+        if self.max_hot_blocks is not None:
+            ram += f" (hot_tokens: {self.max_hot_blocks * BLOCK_SIZE} tokens)"
+        if self.has_cold_tier:
+            return f"the budgets kv_cache_ram_mb and max_ssd_mb are {ram} and {ssd}, which hold"
+        return f"the budget kv_cache_ram_mb is {ram}, which holds"
 
 
 def _mib(num_bytes: int) -> str:

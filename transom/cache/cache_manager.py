@@ -6,7 +6,9 @@ tiers, reuse, strategies, is nobody else's business. Used by one thread, the eng
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 from transom import kernels
@@ -14,34 +16,64 @@ from transom.cache.block import BLOCK_SIZE
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.budget import Budget
+from transom.cache.chunking import Chunking
+from transom.cache.cold_setup import open_cold_tier
+from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.demotion import Demotion
+from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.hot_tier import HotTier
-from transom.cache.layer_cache import BatchPart, PagedLayerCache
+from transom.cache.layer_cache import BatchPart, LayerRows, PagedLayerCache
 from transom.cache.layer_group import LayerGroup, layer_groups
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.stats import CacheStats, KindStats, TierStats
+from transom.cache.staging_ring import StagingRing, num_staging_slots
+from transom.cache.stats import CacheStats, KindStats, TierState, TierStats
+from transom.cache.strategy import Strategy, strategy_of
+from transom.cache.tiered_layer_cache import TieredLayerCache
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
+from transom.request import CacheOptions
 
 
 class CacheManager:
-    """Keys and values of all sequences of one model, within `kv_cache_ram_bytes`.
+    """Keys and values of all sequences of one model, within `kv_cache_ram_bytes` and `max_ssd_bytes`.
 
-    Raises ConfigError when not even one block fits.
+    Raises ConfigError when not even one block fits, or the directory of the cold tier cannot be used. With a cold tier
+    it owns threads and a locked directory until `shut_down`.
     """
 
-    def __init__(self, model_config: ModelConfig, engine_config: EngineConfig) -> None:
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        engine_config: EngineConfig,
+        *,
+        file_system: FileSystem | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`file_system` None is the real one; `clock` is monotonic, in seconds."""
         kv_dtype = cast(Literal["f32", "f16"], engine_config.kv_dtype)  # validated there
         layout = kernels.KVLayout(model_config.num_key_value_heads, model_config.head_dim, kv_dtype)
         self._groups = layer_groups(model_config)
-        self._budget = Budget(
-            groups=self._groups,
-            slot_bytes=layout.slot_bytes,
-            budget_bytes=engine_config.kv_cache_ram_bytes,
-            chunk=engine_config.max_num_batched_tokens,
-        )
-        self._pool = BlockPool(self._budget.num_slots)
-        self._hot_tier = HotTier(layout, self._budget.num_slots)
         self._rows = _rows_by_layer(self._groups)
+        self._default_options = engine_config.cache
+        budget = _ram_budget(self._groups, layout.slot_bytes, engine_config)
+        self._hot_tier = HotTier(layout, budget.num_slots)
+        self._cold_tier: ColdTier | NoColdTier = NoColdTier()
+        if engine_config.has_cold_tier and engine_config.ssd_path is not None:
+            self._cold_tier = open_cold_tier(
+                model_config,
+                engine_config,
+                engine_config.ssd_path,
+                groups=self._groups,
+                slot_bytes=layout.slot_bytes,
+                arena=self._hot_tier.arena,
+                file_system=file_system or RealFileSystem(),
+                clock=clock,
+            )
+        self._budget = replace(budget, num_cold_slots=self._cold_tier.num_slots)
+        self._pool = BlockPool(budget.num_hot_slots, self._cold_tier)
+        self._ring = StagingRing(self._cold_tier, budget.num_hot_slots, budget.num_staging_slots, layout.slot_bytes)
+        self._demotion = Demotion(self._pool, self._cold_tier, budget.max_hot_blocks)
+        self._chunking = Chunking(self._budget, self._demotion)
         self._handles: dict[SequenceCache, None] = {}
 
     @property
@@ -49,17 +81,23 @@ class CacheManager:
         """The arithmetic of what fits."""
         return self._budget
 
-    def check_fits(self, num_tokens: int) -> None:
-        """Raises BudgetExceededError when a sequence of `num_tokens` can never fit, however idle the server is."""
-        self._budget.check_fits(num_tokens)
+    @property
+    def is_waiting_for_disk(self) -> bool:
+        """The cold tier takes no blocks for the moment, because its disk is full: room may come later, by itself."""
+        return self._cold_tier.state is TierState.PAUSED
 
-    def open(self, token_ids: TokenIds) -> SequenceCache:
+    def check_fits(self, num_tokens: int, options: CacheOptions | None = None) -> None:
+        """Raises BudgetExceededError when a sequence of `num_tokens` can never fit, however idle the server is."""
+        self._budget.check_fits(num_tokens, self._strategy(options))
+
+    def open(self, token_ids: TokenIds, options: CacheOptions | None = None, name: str = "") -> SequenceCache:
         """A handle for a sequence that begins with `token_ids`.
 
         The cache looks at this very object again later, so tokens that its owner appends are known too. The first
-        `num_cached_tokens` of the handle need no computation. Takes no room. Every handle must be closed.
+        `num_cached_tokens` of the handle need no computation. `options` None are the configured ones; `name` appears in
+        statistics. Takes no room. Every handle must be closed.
         """
-        handle = SequenceCache(self._groups, token_ids)
+        handle = SequenceCache(self._groups, token_ids, self._strategy(options), name)
         self._handles[handle] = None
         return handle
 
@@ -73,14 +111,28 @@ class CacheManager:
         others = [other for other in self._handles if other is not handle]
         if not others:
             return True
-        wanted = sum(self._num_lacking_slots(each) for each in (handle, *others))
-        headroom = len(self._handles) * sum(group.num_layers for group in self._groups)
-        return wanted + headroom <= self._pool.num_free_slots
+        self._demotion.take_in_writes()
+        block_slots = sum(group.num_layers for group in self._groups)
+        headroom = len(self._handles) * block_slots
+        wanted = sum(self._num_lacking_slots(each) for each in (handle, *others)) + headroom
+        return wanted <= self._num_unclaimed_slots() and headroom <= self._pool.num_slots
+
+    def prefill_chunk(self, handle: SequenceCache, wanted: int) -> int:
+        """How many of the next `wanted` tokens one step should compute for this sequence; at least 1.
+
+        More than `max_num_batched_tokens` where cold blocks are read once for the whole chunk; fewer where the room in
+        RAM or the strategy wants it so.
+        """
+        self._demotion.take_in_writes()
+        return self._chunking.chunk(handle, wanted, self._tables())
 
     def reserve(self, handle: SequenceCache, num_tokens: int) -> bool:
-        """Makes room for KV of positions `< num_tokens`: all of it, or none. False = not now, and nothing changed."""
+        """Makes room for KV of positions `< num_tokens`: all of it, or none. False = not now; nothing was reserved.
+
+        With a cold tier other blocks may have to leave RAM for it: waits for their writes, at most DEADLINE_SECONDS.
+        """
         _check_open(handle)
-        if sum(table.num_missing_slots(num_tokens) for table in handle.tables) > self._pool.num_free_slots:
+        if not self._demotion.make_room(self._tables(), handle.tables, num_tokens):
             return False
         for table in handle.tables:
             table.extend(self._pool, num_tokens)
@@ -102,67 +154,114 @@ class CacheManager:
             table.seal(handle.num_computed_tokens, num_tokens)
             table.drop_invisible(self._pool, num_tokens)
         handle.num_computed_tokens = num_tokens
+        handle.drop_least_attended(self._pool)
+        self._cold_tier.trim()
 
     def close(self, handle: SequenceCache) -> None:
-        """Gives everything back at once. Closing again does nothing."""
+        """Gives everything back at once, but for RAM that a write still reads. Closing again does nothing."""
         if not handle.is_open:
             return
         handle.is_open = False
         del self._handles[handle]
         for table in reversed(handle.tables):
             table.clear(self._pool)
+        self._cold_tier.trim()
 
-    def layer_cache(self, parts: Sequence[BatchPart]) -> PagedLayerCache:
+    def layer_cache(self, parts: Sequence[BatchPart]) -> PagedLayerCache | TieredLayerCache:
         """The view of one forward pass over `parts`, at least one: (handle, start, num_tokens) per sequence, in order.
 
         Each part continues its sequence where the last commit ended, inside what was reserved, so attention never reads
-        a position that this sequence has not written; ValueError otherwise.
+        a position that this sequence has not written; ValueError otherwise. Views made before are void. With a cold
+        tier, reading what the pass needs begins here, and so does writing what must make room for the next one.
         """
         for handle, start, num_tokens in parts:
             _check_part(handle, start, num_tokens)
+        self._demotion.take_in_writes()
+        self._chunking.write_ahead(parts, self._tables())
+        if any(handle.needs_rounds for handle, _, _ in parts):
+            return TieredLayerCache(self._hot_tier, self._ring, self._rows, parts)
         return PagedLayerCache(self._hot_tier, self._rows, parts)
+
+    def shut_down(self) -> None:
+        """Ends the cold tier: its files are removed, its directory is free for others. Idempotent; the last call."""
+        self._cold_tier.close()
 
     def stats(self) -> CacheStats:
         """Blocks and bytes, used and total."""
+        num_hot_bytes = self._pool.num_used_slots * self._budget.slot_bytes
+        hot = TierStats("hot", num_hot_bytes, self._hot_tier.num_bytes)
         return CacheStats(
             block_size=BLOCK_SIZE,
             num_sequences=len(self._handles),
             num_tokens=sum(handle.num_computed_tokens for handle in self._handles),
-            tiers=(TierStats("hot", self._pool.num_used_slots * self._budget.slot_bytes, self._hot_tier.num_bytes),),
+            tiers=(hot, *self._cold_tier.tiers()),
             kinds=tuple(self._kind_stats(group) for group in self._groups),
+            sequences=tuple(handle.stats() for handle in self._handles),
         )
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a block is leaked, owned twice or miscounted. Costs a walk over all blocks."""
         for table in self._tables():
             table.check_integrity()
-        self._pool.check_integrity([block for handle in self._handles for block in handle.owned_blocks()])
+        owned = [block for handle in self._handles for block in handle.owned_blocks()]
+        self._pool.check_integrity(owned)
+        self._cold_tier.check_integrity(owned)
+        self._ring.check_integrity()
+        cap = self._budget.max_hot_blocks
+        assert cap is None or all(table.num_hot_blocks <= cap for table in self._tables()), "hot_tokens is exceeded"
         assert self._hot_tier.num_bytes <= self._budget.budget_bytes, "the arena is larger than the budget"
 
-    def _tables(self) -> Iterable[BlockTable]:
-        return (table for handle in self._handles for table in handle.tables)
+    def _strategy(self, options: CacheOptions | None) -> Strategy:
+        return strategy_of(
+            options or self._default_options,
+            capacity_blocks=self._budget.capacity_blocks,
+            chunk=self._budget.chunk,
+            has_cold_tier=self._budget.has_cold_tier,
+        )
+
+    def _tables(self) -> list[BlockTable]:
+        return [table for handle in self._handles for table in handle.tables]
+
+    def _num_unclaimed_slots(self) -> int:
+        """Slots in both tiers that hold no block, or only the second copy of one. While nothing can be written, only
+        those in RAM that are free or can be freed."""
+        num_copies = self._cold_tier.num_placed_slots - self._pool.num_cold_slots
+        can_write = self._cold_tier.state is TierState.ON
+        return self._pool.num_free_slots + num_copies + (self._cold_tier.num_free_slots if can_write else 0)
 
     def _num_lacking_slots(self, handle: SequenceCache) -> int:
         """Slots that the sequence will need, at its peak, beside those it has, for the tokens known so far."""
-        return sum(
-            self._num_lacking_blocks(table, len(handle.token_ids)) * table.group.num_layers for table in handle.tables
-        )
-
-    def _num_lacking_blocks(self, table: BlockTable, num_tokens: int) -> int:
-        return max(0, table.group.peak_blocks(num_tokens, self._budget.chunk) - table.num_kept_blocks)
+        num_kept = sum(table.num_kept_blocks * table.group.num_layers for table in handle.tables)
+        return max(0, self._budget.peak_slots(len(handle.token_ids), handle.strategy) - num_kept)
 
     def _kind_stats(self, group: LayerGroup) -> KindStats:
-        num_blocks_used = self._pool.num_blocks(group.kind)
+        num_blocks_used = self._pool.num_hot_blocks(group.kind)
         return KindStats(
             kind=group.kind,
             num_layers=group.num_layers,
             num_blocks_used=num_blocks_used,
             num_blocks_total=self._pool.num_slots // group.num_layers,
             num_bytes_used=num_blocks_used * group.num_layers * self._budget.slot_bytes,
+            num_cold_blocks=self._pool.num_cold_blocks(group.kind),
         )
 
 
-def _rows_by_layer(groups: Sequence[LayerGroup]) -> dict[int, tuple[int, int]]:
+def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: EngineConfig) -> Budget:
+    """The budget without what the cold tier will have. Raises ConfigError when not even one block fits."""
+    cap = None if engine_config.hot_tokens is None else max(1, engine_config.hot_tokens // BLOCK_SIZE)
+    num_slots = engine_config.kv_cache_ram_bytes // slot_bytes
+    return Budget(
+        groups=groups,
+        slot_bytes=slot_bytes,
+        budget_bytes=engine_config.kv_cache_ram_bytes,
+        chunk=min(engine_config.max_num_batched_tokens, 2**31 if cap is None else max(1, cap // 2) * BLOCK_SIZE),
+        num_staging_slots=num_staging_slots(num_slots, slot_bytes) if engine_config.has_cold_tier else 0,
+        max_ssd_bytes=engine_config.max_ssd_bytes,
+        max_hot_blocks=cap,
+    )
+
+
+def _rows_by_layer(groups: Sequence[LayerGroup]) -> LayerRows:
     """Layer index -> (index of its group, row in the group's tables)."""
     return {
         layer: (group_index, row)

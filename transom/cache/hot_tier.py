@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from transom import kernels
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRule:
+    """What one call of attention computes, apart from the data; see `transom.kernels.attend`."""
+
+    scale: float
+    window: int | None
+    soft_cap: float | None
+    visible: NDArray[np.int64] | None = None
+    """[S, 3], what each sequence's strategy lets its rows see; None = as `window` alone says."""
 
 
 class HotTier:
@@ -17,12 +30,13 @@ class HotTier:
 
     def __init__(self, layout: kernels.KVLayout, num_slots: int) -> None:
         self._layout = layout
-        self._arena = kernels.allocate_arena(num_slots * layout.slot_bytes)
+        self.arena = kernels.allocate_arena(num_slots * layout.slot_bytes)
+        """uint8 [num_bytes]; also read and written by the transfers of the cold tier."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of the arena: every byte of keys and values that this tier can ever hold."""
-        return self._arena.nbytes
+        """Size of the arena: every byte of keys and values that is ever in RAM."""
+        return self.arena.nbytes
 
     def store(
         self,
@@ -33,7 +47,7 @@ class HotTier:
         value: NDArray[np.float32],
     ) -> None:
         """Writes the rows `key` and `value`, each [T, num_key_value_heads, head_dim]. Blocks until done."""
-        kernels.store_kv(self._arena, self._layout, block_slots, sequence_starts, first_positions, key, value)
+        kernels.store_kv(self.arena, self._layout, block_slots, sequence_starts, first_positions, key, value)
 
     def attend(
         self,
@@ -41,19 +55,31 @@ class HotTier:
         sequence_starts: NDArray[np.int32],
         first_positions: NDArray[np.int32],
         query: NDArray[np.float32],
-        scale: float,
-        window: int | None,
-        soft_cap: float | None,
+        rule: AttentionRule,
     ) -> NDArray[np.float32]:
         """Causal attention of the rows `query` [T, heads, head_dim] over stored positions. Blocks until done."""
         return kernels.attend(
-            self._arena,
+            self.arena,
             self._layout,
             block_slots,
             sequence_starts,
             first_positions,
             query,
-            scale,
-            window=window,
-            soft_cap=soft_cap,
+            rule.scale,
+            window=rule.window,
+            soft_cap=rule.soft_cap,
+        )
+
+    def attend_in_rounds(
+        self, first_position: int, query: NDArray[np.float32], rule: AttentionRule
+    ) -> kernels.AttentionState:
+        """The same for the rows of one sequence, to be fed range by range."""
+        return kernels.AttentionState(
+            self._layout,
+            np.array([0, len(query)], np.int32),
+            np.array([first_position], np.int32),
+            query,
+            rule.scale,
+            window=rule.window,
+            soft_cap=rule.soft_cap,
         )

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache.block_table import NO_SLOT
-from transom.cache.hot_tier import HotTier
+from transom.cache.hot_tier import AttentionRule, HotTier
 from transom.cache.sequence_cache import SequenceCache
 
 BatchPart = tuple[SequenceCache, int, int]
 """(handle, start, num_tokens): the rows of one sequence are its positions `start .. start + num_tokens`."""
+
+LayerRows = Mapping[int, tuple[int, int]]
+"""A layer's index -> (index of its group, row of the group's tables)."""
 
 
 class AttentionParameters(Protocol):
@@ -34,19 +37,16 @@ class AttentionParameters(Protocol):
 class PagedLayerCache:
     """Valid for one forward pass; used by one thread. Holds no copy of keys or values."""
 
-    __slots__ = ("_first_positions", "_hot_tier", "_rows", "_sequence_starts", "_tables")
+    __slots__ = ("_first_positions", "_hot_tier", "_rows", "_sequence_starts", "_tables", "_visible")
 
-    def __init__(self, hot_tier: HotTier, rows: Mapping[int, tuple[int, int]], parts: Sequence[BatchPart]) -> None:
-        """`rows` maps a layer's index to (index of its group, row of the group's tables)."""
+    def __init__(self, hot_tier: HotTier, rows: LayerRows, parts: Sequence[BatchPart]) -> None:
         self._hot_tier = hot_tier
         self._rows = rows
         self._sequence_starts = np.cumsum([0, *(count for _, _, count in parts)], dtype=np.int32)
         self._first_positions = np.array([start for _, start, _ in parts], dtype=np.int32)
-        num_groups = len(parts[0][0].tables)
-        self._tables = [
-            _stack([handle.tables[group].slots(start + count) for handle, start, count in parts])
-            for group in range(num_groups)
-        ]
+        groups = range(len(parts[0][0].tables))
+        self._tables = [_stack([h.tables[group].slots(start + count) for h, start, count in parts]) for group in groups]
+        self._visible = [visible_of([handle for handle, _, _ in parts], group) for group in groups]
 
     def attend(
         self,
@@ -61,10 +61,34 @@ class PagedLayerCache:
         `query` is [T, num_attention_heads, head_dim], `key` and `value` are [T, num_key_value_heads, head_dim], all
         f32. Returns a fresh array like `query`. Raises KeyError for a layer that keeps no KV. Blocks until done.
         """
+        self.store(layer_index, key, value)
+        return self.attend_stored(layer_index, query, spec)
+
+    def store(self, layer_index: int, key: NDArray[np.float32], value: NDArray[np.float32]) -> None:
+        """The first half of `attend`."""
         group, row = self._rows[layer_index]
-        where = (self._tables[group][row], self._sequence_starts, self._first_positions)
-        self._hot_tier.store(*where, key, value)
-        return self._hot_tier.attend(*where, query, spec.scale, spec.window, spec.soft_cap)
+        self._hot_tier.store(self._tables[group][row], self._sequence_starts, self._first_positions, key, value)
+
+    def attend_stored(
+        self, layer_index: int, query: NDArray[np.float32], spec: AttentionParameters
+    ) -> NDArray[np.float32]:
+        """The second half: every block that a row sees is in RAM."""
+        group, row = self._rows[layer_index]
+        rule = AttentionRule(spec.scale, spec.window, spec.soft_cap, self._visible[group])
+        table = self._tables[group][row]
+        return self._hot_tier.attend(table, self._sequence_starts, self._first_positions, query, rule)
+
+
+def visible_of(handles: Sequence[SequenceCache], group: int) -> NDArray[np.int64] | None:
+    """What the strategies of these sequences let the layers of a group see, as attention takes it; None = everything.
+
+    Sliding layers have their own window, whatever the strategy.
+    """
+    if not handles[0].tables[group].group.is_full:
+        return None
+    sets = [handle.strategy.attended for handle in handles]
+    rows = [(each.keep_first, each.window or 0, each.window_blocks or 0) for each in sets]
+    return np.array(rows, dtype=np.int64) if any(map(any, rows)) else None
 
 
 def _stack(tables: list[NDArray[np.int32]]) -> NDArray[np.int32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transom.cache.block import BLOCK_SIZE, max_blocks_of_run, num_blocks
+from transom.cache.strategy import AttendedSet, Strategy
 from transom.config.model_config import LayerKind, ModelConfig
 
 
@@ -15,26 +15,26 @@ class LayerGroup:
     kind: LayerKind
     layer_indices: tuple[int, ...]  # ascending, of the model
     window: int | None
-    """Attention window in tokens; None = every earlier position stays visible."""
+    """Attention window in tokens; None = every earlier position stays visible, unless the strategy forgets it."""
 
     @property
     def num_layers(self) -> int:
         return len(self.layer_indices)
 
-    def first_visible_block(self, num_computed_tokens: int) -> int:
-        """The first block that the token at position `num_computed_tokens`, or any later one, can still see."""
-        if self.window is None:
-            return 0
-        return max(0, num_computed_tokens - self.window + 1) // BLOCK_SIZE
+    @property
+    def is_full(self) -> bool:
+        """Whether a cache strategy decides what these layers see; the others have a window of their own."""
+        return self.kind is LayerKind.FULL_ATTENTION
 
-    def peak_blocks(self, num_tokens: int, chunk: int) -> int:
-        """The most blocks a sequence of `num_tokens` ever holds at once when it is computed in chunks of `chunk`.
+    def attended(self, strategy: Strategy) -> AttendedSet:
+        """What these layers see of a sequence with this strategy."""
+        return strategy.attended if self.is_full else AttendedSet(window=self.window)
 
-        A chunk needs its own tokens and what the first of them sees behind itself.
-        """
-        if self.window is None:
-            return num_blocks(num_tokens)
-        return min(num_blocks(num_tokens), max_blocks_of_run(self.window - 1 + chunk))
+    def peak_blocks(self, num_tokens: int, chunk: int, strategy: Strategy) -> int:
+        """The most blocks that a sequence of `num_tokens` ever holds at once when computed in chunks of `chunk`."""
+        if self.is_full:
+            return strategy.peak_blocks(num_tokens, chunk)
+        return self.attended(strategy).peak_blocks(num_tokens, chunk)
 
 
 def layer_groups(model_config: ModelConfig) -> tuple[LayerGroup, ...]:

@@ -3,8 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from transom.config.model_config import LayerKind
+from transom.request import CacheStrategy
+
+
+class TierState(StrEnum):
+    """What a tier is able to do."""
+
+    ON = "on"
+    PAUSED = "paused"
+    """The disk is full: what is there is read, nothing is written for a while."""
+    OFF = "off"
+    """The disk fails again and again: what is there is read, nothing is written for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStats:
+    """Traffic between RAM and a tier on SSD; counted from the tier's birth."""
+
+    num_bytes_read: int = 0
+    read_seconds: float = 0.0
+    """Summed over transfers, which overlap."""
+    num_bytes_written: int = 0
+    write_seconds: float = 0.0
+    num_blocks_written: int = 0
+    stall_seconds: float = 0.0
+    """Time that the engine did nothing but wait for a transfer."""
+    num_checksum_failures: int = 0
+    num_read_errors: int = 0
+    """Reads that failed otherwise."""
+    num_write_errors: int = 0
+    num_pauses: int = 0
+    """How often spilling was stopped, because the disk was full or kept failing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +46,26 @@ class TierStats:
     name: str
     num_bytes_used: int
     num_bytes_total: int
+    num_physical_bytes: int = 0
+    """What the file system counts for everything in the tier's directory; 0 in RAM."""
+    state: TierState = TierState.ON
+    is_direct: bool = True
+    """Nothing of it goes through the page cache."""
+    transfers: TransferStats = TransferStats()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceStats:
+    """One sequence, in tokens of its full-attention layers (of its sliding ones, where it has no others)."""
+
+    request_id: str
+    strategy: CacheStrategy
+    num_tokens: int
+    """Computed ones."""
+    num_hot_tokens: int
+    num_cold_tokens: int
+    num_evicted_tokens: int
+    """Forgotten by the strategy; with hot and cold tokens they make up all, up to whole blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +75,12 @@ class KindStats:
     kind: LayerKind
     num_layers: int
     num_blocks_used: int
+    """Blocks in RAM."""
     num_blocks_total: int
-    """Blocks of this kind that would fit if it had all the room; the kinds share one arena."""
+    """Blocks of this kind that would fit in RAM if it had all the room; the kinds share one arena."""
     num_bytes_used: int
+    num_cold_blocks: int = 0
+    """Blocks that are on SSD alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +93,9 @@ class CacheStats:
     num_tokens: int
     """Tokens of these sequences that are computed."""
     tiers: tuple[TierStats, ...]
+    """The hot one, and the cold one if there is one."""
     kinds: tuple[KindStats, ...]
+    sequences: tuple[SequenceStats, ...] = ()
 
     @property
     def num_blocks_used(self) -> int:

@@ -1,0 +1,158 @@
+"""Which blocks leave RAM, and when. Owns the policy; the cold tier moves the bytes, the pool counts the places.
+
+Sealed blocks are written behind, before their room is needed, so that room is had by letting go of clean ones. Among
+sequences, whoever has most in RAM gives first. Within one, the oldest block goes first or, where attention is measured,
+the block that is attended to least. Used by one thread, which waits only for writes that were started.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from transom.cache.block import Block, BlockState
+from transom.cache.block_pool import BlockPool
+from transom.cache.block_table import BlockTable
+from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.stats import TierState
+
+Tables = Sequence[BlockTable]
+
+
+class Demotion:
+    """Moves blocks of open sequences between the tiers. `max_hot_blocks` caps what one table has in RAM, None = not."""
+
+    def __init__(self, pool: BlockPool, cold_tier: ColdTier | NoColdTier, max_hot_blocks: int | None) -> None:
+        self._pool = pool
+        self._cold_tier = cold_tier
+        self._max_hot_blocks = max_hot_blocks
+
+    def take_in_writes(self) -> None:
+        """Notes which writes are over. Quick."""
+        self._reclaim(self._cold_tier.poll())
+
+    def make_room(self, tables: Tables, own: Tables, num_tokens: int) -> bool:
+        """Gets room for the missing blocks of `own`, one sequence's tables, out of all `tables`; False = not now.
+
+        May wait for writes; allocates nothing.
+        """
+        self.take_in_writes()
+        for table in own:
+            if not self._keep_within_cap(table, table.num_missing_blocks(num_tokens)):
+                return False
+        num_slots = sum(table.num_missing_slots(num_tokens) for table in own)
+        if num_slots <= self._pool.num_free_slots:
+            return True
+        return num_slots <= self.num_obtainable_slots(tables) and self._let_go(
+            tables, lambda: num_slots - self._pool.num_free_slots
+        )
+
+    def num_obtainable_slots(self, tables: Tables) -> int:
+        """Slots that are free, or could be after waiting for writes."""
+        free = self._pool.num_free_slots + self._pool.num_leaving_slots
+        return free + self._num_movable_slots(tables)
+
+    def write_behind(self, tables: Tables, num_slots: int) -> None:
+        """Starts writes so that `num_slots` slots are free, or can be had without waiting once these are over."""
+        num_clean = self._cold_tier.num_placed_slots - self._pool.num_cold_slots
+        missing = num_slots - self._pool.num_free_slots - num_clean
+        if missing > 0:
+            self._write(tables, missing)
+
+    def write_behind_cap(self, table: BlockTable, num_blocks: int) -> None:
+        """The same for the cap of one table, in blocks."""
+        if self._max_hot_blocks is None:
+            return
+        num_clean = sum(block.state is not BlockState.DIRTY for block in table.hot_blocks())
+        missing = table.num_hot_blocks - num_clean + num_blocks - self._max_hot_blocks
+        if missing > 0:
+            self._write([table], missing * table.group.num_layers)
+
+    def _keep_within_cap(self, table: BlockTable, num_new_blocks: int) -> bool:
+        cap = self._max_hot_blocks
+        if cap is None or table.num_hot_blocks + num_new_blocks <= cap:
+            return True
+        num_layers = table.group.num_layers
+        if (table.num_hot_blocks + num_new_blocks - cap) * num_layers > self._num_movable_slots([table]):
+            return False
+        return self._let_go([table], lambda: (table.num_hot_blocks + num_new_blocks - cap) * num_layers)
+
+    def _let_go(self, tables: Tables, num_missing_slots: Callable[[], int]) -> bool:
+        """Until nothing is missing: clean blocks go, dirty ones are written and waited for. False: none are left."""
+        while (missing := num_missing_slots()) > 0:
+            if not self._drop_clean(tables, missing) and not self._wait_for_writes(tables, missing):
+                return False
+        return True
+
+    def _drop_clean(self, tables: Tables, num_slots: int) -> bool:
+        """Lets go of clean blocks with so many slots, as far as there are any; whether there were."""
+        victims = _enough(_in_turn(tables, BlockState.CLEAN), num_slots)
+        for table, block in victims:
+            table.demote(self._pool, block)
+        return bool(victims)
+
+    def _wait_for_writes(self, tables: Tables, num_slots: int) -> bool:
+        """Makes sure that enough is being written, and waits until something of it is over."""
+        num_writing = sum(len(block.slots) for _, block in _movable(tables) if block.state is BlockState.WRITING)
+        self._write(tables, num_slots - num_writing)
+        ended = self._cold_tier.wait()
+        self._reclaim(ended)
+        return bool(ended)
+
+    def _write(self, tables: Tables, num_slots: int) -> None:
+        """Starts to write dirty blocks with so many slots, as far as there are any and the cold tier takes them."""
+        if num_slots <= 0 or self._cold_tier.num_free_slots == 0 or self._cold_tier.state is not TierState.ON:
+            return
+        chosen: dict[BlockTable, list[Block]] = {}
+        for table, block in _enough(_in_turn(tables, BlockState.DIRTY), num_slots):
+            chosen.setdefault(table, []).append(block)
+        for table, blocks in chosen.items():
+            self._cold_tier.write(sorted(blocks, key=lambda block: block.start), table.run)
+
+    def _num_movable_slots(self, tables: Tables) -> int:
+        """Slots of blocks that are in the cold tier too, or could be."""
+        num_dirty = num_safe = 0
+        for _, block in _movable(tables):
+            if block.state is BlockState.DIRTY:
+                num_dirty += len(block.slots)
+            else:
+                num_safe += len(block.slots)
+        can_write = self._cold_tier.state is TierState.ON
+        return num_safe + (min(num_dirty, self._cold_tier.num_free_slots) if can_write else 0)
+
+    def _reclaim(self, ended: Iterable[Block]) -> None:
+        for block in ended:
+            self._pool.reclaim(block)
+
+
+def _movable(tables: Tables) -> Iterator[tuple[BlockTable, Block]]:
+    """Blocks in RAM whose bytes never change again and that are nobody else's."""
+    return ((table, block) for table in tables for block in table.hot_blocks() if block.sealed and block.ref_count == 1)
+
+
+def _in_turn(tables: Tables, state: BlockState) -> Iterator[tuple[BlockTable, Block]]:
+    """The movable blocks of a state, in the order in which they are to leave RAM."""
+    queues = [
+        (table, iter(table.by_worth(block for _, block in _movable([table]) if block.state is state)))
+        for table in tables
+    ]
+    heap = [(-table.num_hot_slots, number) for number, (table, _) in enumerate(queues)]
+    heapq.heapify(heap)
+    while heap:
+        negative_size, number = heap[0]
+        table, blocks = queues[number]
+        block = next(blocks, None)
+        if block is None:
+            heapq.heappop(heap)
+            continue
+        heapq.heapreplace(heap, (negative_size + table.group.num_layers, number))
+        yield table, block
+
+
+def _enough(blocks: Iterator[tuple[BlockTable, Block]], num_slots: int) -> list[tuple[BlockTable, Block]]:
+    """As many of the first as have so many slots."""
+    taken: list[tuple[BlockTable, Block]] = []
+    while num_slots > 0 and (each := next(blocks, None)) is not None:
+        taken.append(each)
+        num_slots -= len(each[1].slots)
+    return taken

@@ -1,0 +1,59 @@
+"""`SpillGate`: whether blocks may be written to the cold tier at the moment. Owns the memory of recent errors.
+
+A full disk stops spilling for half a minute, a broken one for five; serving goes on in both cases, with what is there.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable
+
+from transom.cache.stats import TierState
+
+FULL_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_DISK_SECONDS = 30.0
+
+MAX_ERRORS = 3
+ERROR_WINDOW_SECONDS = 10.0
+BROKEN_DISK_SECONDS = 300.0
+
+
+class SpillGate:
+    """Closed by errors, opened by time. `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._closed_until = clock()
+        self._reason = TierState.PAUSED
+        self._errors: deque[float] = deque(maxlen=MAX_ERRORS)
+        self.num_closed = 0
+        """How often it was closed."""
+
+    @property
+    def state(self) -> TierState:
+        return self._reason if self._clock() < self._closed_until else TierState.ON
+
+    @property
+    def is_open(self) -> bool:
+        return self.state is TierState.ON
+
+    @property
+    def is_paused(self) -> bool:
+        return self.state is TierState.PAUSED
+
+    def note(self, error: int) -> None:
+        """Something failed, with this errno or kernels' negative code."""
+        now = self._clock()
+        if error in FULL_DISK_ERRORS:
+            self._close(now + FULL_DISK_SECONDS, TierState.PAUSED)
+            return
+        self._errors.append(now)
+        if len(self._errors) == MAX_ERRORS and now - self._errors[0] <= ERROR_WINDOW_SECONDS:
+            self._close(now + BROKEN_DISK_SECONDS, TierState.OFF)
+
+    def _close(self, until: float, reason: TierState) -> None:
+        if self.is_open:
+            self.num_closed += 1
+        if until > self._closed_until:
+            self._closed_until, self._reason = until, reason
