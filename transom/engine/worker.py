@@ -21,6 +21,7 @@ from transom.engine.channel import Abort, Configure, Failed, Heartbeat, Message,
 from transom.engine.engine import Engine
 from transom.engine.error_data import error_to_data
 from transom.engine.model_loader import load_engine
+from transom.engine.reports import LoadReport
 from transom.engine.worker_connection import WorkerConnection
 from transom.errors import ChannelError, TransomError
 from transom.request import Request
@@ -39,8 +40,10 @@ def main() -> int:
     _prepare_process()
     connection = WorkerConnection(socket.socket(fileno=int(sys.argv[1])))
     try:
-        engine = _load(connection)
-        serve(connection, engine)
+        engine, report = _load(connection)
+        with contextlib.closing(engine):  # nobody's keys and values stay on disk
+            connection.send(Ready(report))
+            serve(connection, engine)
     except ChannelError as error:
         logger.info("the worker ends: %s", error)
     except TransomError as error:
@@ -82,12 +85,10 @@ class _Pulse:
             self._due = self._clock() + HEARTBEAT_SECONDS
 
 
-def _load(connection: WorkerConnection) -> Engine:
-    """The engine that the first message describes; tells the peer that it is ready."""
+def _load(connection: WorkerConnection) -> tuple[Engine, LoadReport]:
+    """The engine that the first message describes."""
     configuration = _configuration(connection)
-    engine, report = load_engine(configuration.model_config, configuration.engine_config)
-    connection.send(Ready(report))
-    return engine
+    return load_engine(configuration.model_config, configuration.engine_config)
 
 
 def _configuration(connection: WorkerConnection) -> Configure:
