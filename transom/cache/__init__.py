@@ -3,16 +3,21 @@
 from transom.cache.block import BLOCK_SIZE
 from transom.cache.cache_manager import CacheManager
 from transom.cache.layer_cache import PagedLayerCache
+from transom.cache.lost_block import LostBlockError
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.stats import CacheStats, KindStats, TierStats
+from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierState, TierStats, TransferStats
 
 __all__ = [
     "BLOCK_SIZE",
     "CacheManager",
     "CacheStats",
     "KindStats",
+    "LostBlockError",
     "PagedLayerCache",
     "SequenceCache",
+    "SequenceStats",
+    "TierState",
     "TierStats",
     "TokenIds",
+    "TransferStats",
 ]

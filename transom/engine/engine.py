@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from transom.cache import CacheManager
+from transom.cache import CacheManager, LostBlockError
+from transom.cache.file_system import FileSystem
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
 from transom.engine.model_runner import ModelRunner, StepResult
@@ -17,7 +18,9 @@ from transom.engine.reports import EngineStats
 from transom.errors import RequestError
 from transom.models import Model
 from transom.request import FinishReason, Request, RequestOutput
-from transom.scheduler import Scheduler
+from transom.scheduler import Scheduler, SchedulerOutput
+
+_REST_SECONDS = 0.01
 
 
 class Engine:
@@ -31,20 +34,29 @@ class Engine:
         cache: CacheManager,
         vocab_size: int,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._cache = cache
         self._vocab_size = vocab_size
         self._clock = clock
+        self._sleep = sleep
         self._num_steps = 0
         self._step_seconds = 0.0
         self._num_failed = 0
 
     @classmethod
-    def of(cls, model: Model, model_config: ModelConfig, engine_config: EngineConfig) -> Engine:
-        """An engine with a cache and a scheduler of its own. Raises ConfigError when not even one block fits."""
-        cache = CacheManager(model_config, engine_config)
+    def of(
+        cls,
+        model: Model,
+        model_config: ModelConfig,
+        engine_config: EngineConfig,
+        *,
+        file_system: FileSystem | None = None,
+    ) -> Engine:
+        """An engine with a cache and a scheduler of its own. Raises ConfigError as `CacheManager` does."""
+        cache = CacheManager(model_config, engine_config, file_system=file_system)
         scheduler = Scheduler(
             cache,
             eos_token_ids=model_config.eos_token_ids,
@@ -78,11 +90,14 @@ class Engine:
         started = self._clock()
         scheduled = self._scheduler.schedule()
         if scheduled is None:
-            return []
-        result = self._runner.run(scheduled)
-        outputs = self._end_failed(result) + self._scheduler.update(scheduled, result.sampled, result.prompt_logprobs)
+            return self._rest()
+        outputs = self._run(scheduled)
         self._count_step(self._clock() - started)
-        return outputs
+        return self._take_failed() + outputs
+
+    def close(self) -> None:
+        """Gives up the files of the cold tier. Idempotent; the last call."""
+        self._cache.shut_down()
 
     def stats(self) -> EngineStats:
         """A snapshot."""
@@ -97,6 +112,30 @@ class Engine:
     def check_integrity(self) -> None:
         """Raises AssertionError when the cache breaks an invariant."""
         self._cache.check_integrity()
+
+    def _run(self, scheduled: SchedulerOutput | None) -> list[RequestOutput]:
+        """One step. Sequences whose KV is lost leave it, to be computed again later, and the others start it again."""
+        while scheduled is not None:
+            try:
+                result = self._runner.run(scheduled)
+            except LostBlockError as error:
+                scheduled = self._scheduler.give_up_lost(scheduled, error.handles)
+            else:
+                ended = self._end_failed(result)
+                return ended + self._scheduler.update(scheduled, result.sampled, result.prompt_logprobs)
+        return []
+
+    def _rest(self) -> list[RequestOutput]:
+        """Nothing can be computed. If somebody waits for the disk nevertheless, a moment passes."""
+        failed = self._take_failed()
+        if self.has_work() and not failed:
+            self._sleep(_REST_SECONDS)
+        return failed
+
+    def _take_failed(self) -> list[RequestOutput]:
+        failed = self._scheduler.take_failed()
+        self._num_failed += len(failed)
+        return failed
 
     def _end_failed(self, result: StepResult) -> list[RequestOutput]:
         ended = [self._scheduler.fail(request_id, message) for request_id, message in result.failed.items()]

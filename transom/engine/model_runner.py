@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache import SequenceCache
+from transom.cache import LostBlockError, SequenceCache
 from transom.errors import EngineError
 from transom.layers.forward_batch import ForwardBatch, LayerCache
 from transom.models import Model
@@ -55,7 +55,10 @@ class ModelRunner:
         self._eos_token_ids = tuple(eos_token_ids)
 
     def run(self, output: SchedulerOutput) -> StepResult:
-        """Computes every scheduled token, samples where a sequence is complete. Raises nothing of a request's own."""
+        """Computes every scheduled token, samples where a sequence is complete. Raises nothing of a request's own.
+
+        Raises LostBlockError when the cache has lost KV: the sequences it names cannot go on, the step is void.
+        """
         result = StepResult()
         for scheduled, logits in self._compute(output.scheduled, result):
             self._finish(scheduled, logits, result)
@@ -67,6 +70,8 @@ class ModelRunner:
         """The sequences that could be computed, each with its own rows of logits."""
         try:
             return list(zip(scheduled, self._forward(scheduled), strict=True))
+        except LostBlockError:
+            raise
         except Exception as error:
             logger.exception("a step of %d sequences failed", len(scheduled))
             if len(scheduled) == 1:

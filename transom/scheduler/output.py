@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,9 @@ class SchedulerOutput:
     num_tokens: int
     preempted: tuple[str, ...] = ()
     """Ids of sequences that gave up their blocks in this step."""
+
+    def without(self, sequences: Collection[Sequence]) -> SchedulerOutput | None:
+        """The same step for the others; None if there are none."""
+        scheduled = tuple(each for each in self.scheduled if each.sequence not in sequences)
+        num_tokens = sum(each.num_scheduled_tokens for each in scheduled)
+        return SchedulerOutput(scheduled, num_tokens, self.preempted) if scheduled else None

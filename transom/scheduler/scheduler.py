@@ -3,24 +3,31 @@
 Every step mixes one token of each decoding sequence with chunks of prompts. Room is asked for before a token is
 scheduled, never after; when there is none, the sequence that is served last gives up its blocks and is computed again
 later from prompt and generated tokens, losing nothing and saying nothing twice. The sequence that is served first can
-always get all the room, and `check_fits` has passed for it, so every sequence ends. Used by one thread; never blocks.
+always get all the room, and `check_fits` has passed for it, so every sequence ends; unless the disk of the cold tier
+fails, and then the request does. Used by one thread; waits for nothing but what the cache waits for.
 """
 
 from __future__ import annotations
 
 import secrets
 from bisect import insort
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from collections.abc import Sequence as SequenceOf
 from operator import attrgetter
 
-from transom.cache import CacheManager
-from transom.errors import EngineError, QueueFullError, RequestError
+from transom.cache import CacheManager, SequenceCache
+from transom.errors import QueueFullError, RequestError
 from transom.request import FinishReason, Request, RequestOutput, SampledToken, TokenLogprobs
 from transom.scheduler.output import ScheduledSequence, SchedulerOutput
 from transom.scheduler.sequence import Sequence, SequenceStatus
 from transom.scheduler.stats import Counters, SchedulerStats
 from transom.scheduler.step import StepBuilder
+
+MAX_LOSSES = 3
+"""A sequence whose KV is lost more often than this is given up: its disk does not keep what it is given."""
+
+NO_ROOM_MESSAGE = "The SSD tier failed, and keys and values of this request do not fit into RAM alone."
+LOST_MESSAGE = "Keys and values of this request could not be read back from the SSD tier, again and again."
 
 PromptLogprobs = Mapping[str, SequenceOf[TokenLogprobs]]
 
@@ -57,6 +64,7 @@ class Scheduler:
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []  # by rank: whoever was preempted comes before whoever never ran
+        self._failed: list[RequestOutput] = []
         self._num_arrivals = 0
         self._counters = Counters()
 
@@ -75,7 +83,7 @@ class Scheduler:
             raise RequestError("The prompt holds no tokens.", param="prompt")
         if request.request_id in self._sequences:
             raise RequestError(f"A request with the id '{request.request_id}' is running.", param="request_id")
-        self._cache.check_fits(len(request.prompt_token_ids) + request.sampling.max_tokens)
+        self._cache.check_fits(len(request.prompt_token_ids) + request.sampling.max_tokens, request.cache)
         if len(self._sequences) >= self._max_num_unfinished:
             raise QueueFullError(f"{len(self._sequences)} requests are running or waiting, which is the limit.")
         seed = request.sampling.seed
@@ -94,14 +102,33 @@ class Scheduler:
         return self._end(request_id, FinishReason.ERROR, message)
 
     def schedule(self) -> SchedulerOutput | None:
-        """Plans the next step and reserves its room; None when no sequence is unfinished.
+        """Plans the next step and reserves its room; None when no sequence is unfinished, or none can go on for now.
 
-        Every output must be followed by `update` with it before the next call.
+        Every output must be followed by `update` with it, or what `give_up_lost` left of it, before the next call.
         """
         step = StepBuilder(self._max_num_batched_tokens)
         self._schedule_running(step)
         self._start_waiting(step)
         return step.output()
+
+    def give_up_lost(self, output: SchedulerOutput, handles: Container[SequenceCache]) -> SchedulerOutput | None:
+        """KV of these sequences is lost: they are preempted, to be computed again from their tokens.
+
+        What is left of the step, which must be computed again, for nothing of it was committed; None: nothing is left.
+        """
+        lost = [each.sequence for each in output.scheduled if each.sequence.cache in handles]
+        for sequence in lost:
+            sequence.num_losses += 1
+            if sequence.num_losses > MAX_LOSSES:
+                self._fail_later(sequence, LOST_MESSAGE)
+            else:
+                self._preempt(sequence)
+        return output.without(lost)
+
+    def take_failed(self) -> list[RequestOutput]:
+        """The last outputs of requests that the scheduler itself had to give up since the last call."""
+        failed, self._failed = self._failed, []
+        return failed
 
     def update(
         self,
@@ -137,7 +164,7 @@ class Scheduler:
             self._schedule_one(self._running[-1], step)
 
     def _start(self, sequence: Sequence) -> bool:
-        handle = self._cache.open(sequence.tokens)
+        handle = self._cache.open(sequence.tokens, sequence.request.cache, sequence.request_id)
         if not self._cache.can_start(handle):
             self._cache.close(handle)
             return False
@@ -150,9 +177,15 @@ class Scheduler:
         return True
 
     def _schedule_one(self, sequence: Sequence, step: StepBuilder) -> None:
-        scheduled = step.plan(sequence)
+        scheduled = step.plan(sequence, self._chunk(sequence))
         if scheduled is not None and self._make_room(scheduled, step):
             step.add(scheduled)
+
+    def _chunk(self, sequence: Sequence) -> int:
+        """The most tokens that a step should compute for this sequence."""
+        if sequence.is_decoding or sequence.cache is None:
+            return 1
+        return self._cache.prefill_chunk(sequence.cache, sequence.num_uncomputed_tokens)
 
     def _make_room(self, scheduled: ScheduledSequence, step: StepBuilder) -> bool:
         """Preempts from the last in rank upwards until the room is there; False if that was the sequence itself."""
@@ -161,16 +194,28 @@ class Scheduler:
             if self._cache.reserve(sequence.cache, scheduled.end):
                 return True
             if self._running == [sequence]:
-                raise EngineError(f"no room for {scheduled.end} tokens of the only running sequence")
-            self._preempt(max(self._running, key=_BY_RANK), step)
+                self._wait_or_fail(sequence)
+                return False
+            last = max(self._running, key=_BY_RANK)
+            step.preempt(last)
+            self._preempt(last)
         return False
 
-    def _preempt(self, sequence: Sequence, step: StepBuilder) -> None:
-        step.preempt(sequence)
+    def _wait_or_fail(self, sequence: Sequence) -> None:
+        """The only running sequence has no room: the disk's fault. One that is full may have room later."""
+        if not self._cache.is_waiting_for_disk:
+            self._fail_later(sequence, NO_ROOM_MESSAGE)
+
+    def _preempt(self, sequence: Sequence) -> None:
         self._counters.num_preemptions += 1
         self._running.remove(sequence)
         self._give_back(sequence, SequenceStatus.WAITING)
         insort(self._waiting, sequence, key=_BY_RANK)
+
+    def _fail_later(self, sequence: Sequence, message: str) -> None:
+        """Ends a sequence in the middle of a step; its output is for `take_failed`."""
+        output = self._end(sequence.request_id, FinishReason.ERROR, message)
+        self._failed += [output] if output is not None else []
 
     def _end(self, request_id: str, reason: FinishReason, error: str | None = None) -> RequestOutput | None:
         sequence = self._sequences.get(request_id)

@@ -57,6 +57,12 @@ class Sequence:
     cache: SequenceCache | None = None
     """The handle for `CacheManager`, while the status is RUNNING."""
     has_started: bool = False
+    num_losses: int = 0
+    """How often KV of it was lost, and it was preempted for that."""
+    num_evicted_tokens: int = 0
+    """Tokens that the cache had forgotten when the sequence last ran."""
+    is_lossy: bool = False
+    """The cache may forget tokens of it."""
     num_prompt_logprobs: int = 0
     """How many prompt log probabilities have been computed; they survive preemption."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -116,13 +122,20 @@ class Sequence:
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.num_prompt_tokens, self.num_generated_tokens, self.num_cached_tokens)
+        return Usage(
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_completion_tokens=self.num_generated_tokens,
+            num_cached_tokens=self.num_cached_tokens,
+            num_evicted_tokens=self.num_evicted_tokens if self.cache is None else self.cache.num_evicted_tokens,
+            is_lossy=self.is_lossy,
+        )
 
     def start(self, cache: SequenceCache) -> None:
         """Begins, or begins again after a preemption, with what the cache already has."""
         self.status = SequenceStatus.RUNNING
         self.cache = cache
         self.num_computed_tokens = cache.num_cached_tokens
+        self.is_lossy = cache.is_lossy
         if not self.has_started:
             self.has_started = True
             self.num_cached_tokens = cache.num_cached_tokens
@@ -130,6 +143,8 @@ class Sequence:
     def leave(self, status: SequenceStatus) -> SequenceCache | None:
         """Stops running; returns the handle that the caller has to close. Tokens and results so far are kept."""
         cache, self.cache = self.cache, None
+        if cache is not None:
+            self.num_evicted_tokens = cache.num_evicted_tokens
         self.status = status
         self.num_computed_tokens = 0
         return cache

@@ -10,26 +10,33 @@ MAX_PROMPT_LOGPROB_ROWS = 64
 
 
 class StepBuilder:
-    """Shares out the tokens of one step. Never plans more than `max_num_tokens` of them."""
+    """Shares out the tokens of one step: `max_num_tokens`, and beyond that the rest of one chunk that is longer."""
 
     def __init__(self, max_num_tokens: int) -> None:
         self._scheduled: dict[Sequence, ScheduledSequence] = {}
         self._preempted: list[str] = []
-        self._num_tokens_left = max_num_tokens
+        self._max_num_tokens = max_num_tokens
+        self._num_tokens = 0
         self._num_logprob_rows_left = MAX_PROMPT_LOGPROB_ROWS
 
     @property
     def is_full(self) -> bool:
-        return self._num_tokens_left == 0
+        return self._num_tokens >= self._max_num_tokens
 
     @property
     def has_preempted(self) -> bool:
         return bool(self._preempted)
 
-    def plan(self, sequence: Sequence) -> ScheduledSequence | None:
-        """The next tokens of a sequence, as many as the step still takes; None if it takes none."""
+    def plan(self, sequence: Sequence, chunk: int) -> ScheduledSequence | None:
+        """The next tokens of a sequence, at most `chunk` and as many as the step still takes; None if it takes none.
+
+        What a chunk is longer than `max_num_tokens` does not count: it costs less than reading in two.
+        """
+        if self.is_full:
+            return None
         start = sequence.num_computed_tokens
-        num_tokens = min(sequence.num_uncomputed_tokens, self._num_tokens_left)
+        num_tokens_left = max(self._max_num_tokens, chunk) - self._num_tokens
+        num_tokens = min(sequence.num_uncomputed_tokens, chunk, num_tokens_left)
         num_rows = 0
         if sequence.num_prompt_logprobs < sequence.num_prompt_logprobs_wanted:
             num_tokens, num_rows = self._plan_prompt_logprobs(sequence, num_tokens)
@@ -40,7 +47,7 @@ class StepBuilder:
 
     def add(self, scheduled: ScheduledSequence) -> None:
         self._scheduled[scheduled.sequence] = scheduled
-        self._num_tokens_left -= scheduled.num_scheduled_tokens
+        self._num_tokens += scheduled.num_scheduled_tokens
         self._num_logprob_rows_left -= scheduled.num_prompt_logprob_rows
 
     def preempt(self, sequence: Sequence) -> None:
@@ -48,7 +55,7 @@ class StepBuilder:
         self._preempted.append(sequence.request_id)
         scheduled = self._scheduled.pop(sequence, None)
         if scheduled is not None:
-            self._num_tokens_left += scheduled.num_scheduled_tokens
+            self._num_tokens -= scheduled.num_scheduled_tokens
             self._num_logprob_rows_left += scheduled.num_prompt_logprob_rows
 
     def output(self) -> SchedulerOutput | None:
