@@ -14,9 +14,9 @@ struct DtypeFacts {
 };
 
 const DtypeFacts& facts_of(Dtype dtype) {
-  static constexpr DtypeFacts kFacts[] = {
-      {"float32", "f", 4}, {"float16", "e", 2}, {"uint16 (bfloat16)", "H", 2}, {"int32", "i", 4},
-      {"uint8", "B", 1},   {"int64", "lq", 8},  {"uint64", "LQ", 8}};
+  static constexpr DtypeFacts kFacts[] = {{"float32", "f", 4}, {"float16", "e", 2}, {"uint16 (bfloat16)", "H", 2},
+                                          {"int32", "i", 4},   {"uint8", "B", 1},   {"int64", "lq", 8},
+                                          {"uint64", "LQ", 8}};
   return kFacts[static_cast<int>(dtype)];
 }
 
