@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from transom.config.model_config import ModelConfig
 from transom.config.registry_config import ModelEntry
 from transom.layers.forward_batch import AttentionSpec, ForwardBatch
 from transom.models import Model, build
+from transom.request import CacheOptions
 from transom.weights.loader import WeightLoader
 from transom.weights.safetensors import open_checkpoint
 
@@ -31,7 +33,16 @@ class Stream:
 class Harness:
     """Computes chosen chunks of chosen streams and returns the logits of every row."""
 
-    def __init__(self, directory: Path, *, kv_dtype: str = "f32", kv_cache_ram_mb: int = 64) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        kv_dtype: str = "f32",
+        kv_cache_ram_mb: int = 64,
+        architecture: Mapping[str, Any] | None = None,
+        **limits: Any,
+    ) -> None:
+        """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig."""
         entry = ModelEntry.model_validate(
             {
                 "id": "under-test",
@@ -39,13 +50,15 @@ class Harness:
                 "tier_config": {"kv_dtype": kv_dtype, "kv_cache_ram_mb": kv_cache_ram_mb},
             }
         )
-        self.model_config, self.engine_config = resolve(entry, ModelConfig.from_hf(directory), num_threads=2)
+        own_config = replace(ModelConfig.from_hf(directory), **(architecture or {}))
+        self.model_config, engine_config = resolve(entry, own_config, num_threads=2)
+        self.engine_config = replace(engine_config, **limits)
         self.model: Model = build(self.model_config, WeightLoader(open_checkpoint(directory)))
         self.cache = CacheManager(self.model_config, self.engine_config)
 
-    def open(self) -> Stream:
-        """A new, empty stream."""
-        return Stream(self.cache.open(()))
+    def open(self, token_ids: Sequence[int] = (), options: CacheOptions | None = None) -> Stream:
+        """A new, empty stream; `token_ids` are what the cache may know of its future."""
+        return Stream(self.cache.open(token_ids, options))
 
     def close(self, stream: Stream) -> None:
         """Gives the stream's blocks back."""
