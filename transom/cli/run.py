@@ -107,8 +107,7 @@ class _Terminal:
         prompt = tuple(ids)
         if not prompt:
             raise RequestError("The prompt is empty.", param=param)
-        max_tokens = self._served.llm.check_context(len(prompt), self._sampling.max_tokens, param)
-        request = Request(f"run-{next(self._numbers)}", prompt, self._params(max_tokens))
+        request = Request(f"run-{next(self._numbers)}", prompt, self._params(self._max_tokens(prompt, param)))
         texts: list[str] = []
         async with contextlib.aclosing(self._served.llm.generate(GenerationRequest(request))) as deltas:
             async for delta in deltas:
@@ -116,6 +115,14 @@ class _Terminal:
                 print(delta.text, end="", flush=True)
         print()
         return "".join(texts)
+
+    def _max_tokens(self, prompt: tuple[int, ...], param: str) -> int:
+        """As given, or what the context window and the KV budgets leave."""
+        room = self._served.llm.check_context(len(prompt), self._sampling.max_tokens, param)
+        if self._sampling.max_tokens is not None:
+            return room
+        held = self._served.max_request_tokens(self._served.engine_config.cache) - len(prompt)
+        return min(room, max(1, held))
 
     def _params(self, max_tokens: int) -> SamplingParams:
         given, model = self._sampling, self._served.generation_defaults
