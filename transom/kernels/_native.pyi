@@ -101,13 +101,19 @@ def attend(
     scale: float,
     window: int | None = None,
     soft_cap: float | None = None,
+    visible: NDArray[np.int64] | None = None,
+    allow_missing: bool = False,
 ) -> NDArray[np.float32]:
     """Causal attention of query [T, H, head_dim] over each row's sequence -> [T, H, head_dim].
 
     Rows and blocks as in `store_kv`, which comes first; the rows' stride is free, H is a multiple of
-    num_key_value_heads, and consecutive query heads share a KV head. The row at position p sees p - window + 1 .. p;
-    scores are multiplied by scale, then become soft_cap * tanh(score / soft_cap). Entries of blocks that no row sees
-    may be anything. ValueError for a slot outside the arena.
+    num_key_value_heads, and consecutive query heads share a KV head. Scores are multiplied by scale, then become
+    soft_cap * tanh(score / soft_cap).
+
+    The row at position p sees the last `window` tokens, itself included. `visible` [S, 3] narrows this for each sequence:
+    keep_first, window, window_blocks, 0 = no such limit. Then p sees what both windows leave, of that the last
+    window_blocks blocks, its own included; and, whatever these say, positions below keep_first. Entries of blocks that no row sees may be anything. With `allow_missing` nobody sees the blocks whose
+    entry is -1; those of the rows themselves must be there. ValueError for a slot outside the arena.
     """
 
 class AttentionState:
@@ -126,6 +132,9 @@ class AttentionState:
         scale: float,
         window: int | None = None,
         soft_cap: float | None = None,
+        visible: NDArray[np.int64] | None = None,
+        allow_missing: bool = False,
+        measure_mass: bool = False,
     ) -> None: ...
     def attend_splits(
         self, arena: NDArray[np.uint8], block_slots: NDArray[np.int32], first_split: int, num_splits: int
@@ -137,6 +146,13 @@ class AttentionState:
 
     def finish(self) -> NDArray[np.float32]:
         """[T, H, head_dim], once every split was attended to. ValueError if none was."""
+
+    def mass(self) -> NDArray[np.float32]:
+        """Then, with measure_mass: [S, B], the share of attention that each sequence's last row gives to each block.
+
+        The mean over heads; sums to 1 for a sequence, 0 for one without rows. B is the number of blocks of the longest
+        sequence. ValueError if it was not measured or no split was attended to.
+        """
 
 def measure_read_bandwidth(num_bytes: int) -> float:
     """Bytes per second at which all threads read so much fresh huge-page memory once: the limit of decode.

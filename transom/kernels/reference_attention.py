@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_TOKENS = 64
+NO_SLOT = -1
+"""The table's entry of a block that is nowhere."""
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -114,28 +116,78 @@ def attend(
     scale: float,
     window: int | None = None,
     soft_cap: float | None = None,
+    visible: NDArray[np.int64] | None = None,
+    allow_missing: bool = False,
 ) -> Floats:
     """Causal attention of query [T, H, head_dim] over each row's sequence -> [T, H, head_dim]."""
     output = np.empty(query.shape, np.float32)
     group = query.shape[1] // layout.num_key_value_heads
     for row in _rows(sequence_starts, first_positions):
-        first = 0 if window is None else max(0, row.position - window + 1)
+        slots = block_slots[row.sequence]
+        seen = _seen(row, slots, window, visible, allow_missing)
         for head in range(query.shape[1]):
-            keys, values = _gather(arena, layout, block_slots[row.sequence], head // group, first, row.position + 1)
-            weights = _softmax(_capped(keys @ query[row.index, head].astype(np.float64) * scale, soft_cap))
-            output[row.index, head] = weights @ values
+            keys, values = _gather(arena, layout, slots, head // group, seen)
+            output[row.index, head] = _weights(keys, query[row.index, head], scale, soft_cap) @ values
     return output
 
 
+def mass(
+    arena: NDArray[np.uint8],
+    layout: Layout,
+    block_slots: Integers,
+    sequence_starts: Integers,
+    first_positions: Integers,
+    query: Floats,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    visible: NDArray[np.int64] | None = None,
+    allow_missing: bool = False,
+) -> Floats:
+    """What `AttentionState.mass` tells: shares of attention per block [S, B], last rows only, mean over heads."""
+    ends = first_positions + np.diff(sequence_starts)
+    shares = np.zeros((len(first_positions), -(-int(ends.max(initial=0)) // BLOCK_TOKENS)), np.float32)
+    num_heads = query.shape[1]
+    for row in _rows(sequence_starts, first_positions):
+        if row.position + 1 != ends[row.sequence]:
+            continue
+        slots = block_slots[row.sequence]
+        seen = _seen(row, slots, window, visible, allow_missing)
+        for head in range(num_heads):
+            keys, _ = _gather(arena, layout, slots, head * layout.num_key_value_heads // num_heads, seen)
+            weights = _weights(keys, query[row.index, head], scale, soft_cap)
+            np.add.at(shares[row.sequence], seen // BLOCK_TOKENS, (weights / num_heads).astype(np.float32))
+    return shares
+
+
+def _seen(
+    row: _Row, slots: Integers, window: int | None, visible: NDArray[np.int64] | None, allow_missing: bool
+) -> NDArray[np.int64]:
+    """The positions the row sees, in order."""
+    keep_first, own_window, window_blocks = (0, 0, 0) if visible is None else visible[row.sequence]
+    positions = np.arange(row.position + 1)
+    recent = np.ones(len(positions), bool)
+    for width in (window, own_window):
+        if width:
+            recent &= positions > row.position - width
+    if window_blocks:
+        recent &= positions // BLOCK_TOKENS > row.position // BLOCK_TOKENS - window_blocks
+    present = slots[positions // BLOCK_TOKENS] != NO_SLOT if allow_missing else True
+    return np.flatnonzero((recent | (positions < keep_first)) & present)
+
+
 def _gather(
-    arena: NDArray[np.uint8], layout: Layout, slots: Integers, head: int, first: int, end: int
+    arena: NDArray[np.uint8], layout: Layout, slots: Integers, head: int, seen: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Keys and values [end - first, head_dim] of positions first .. end."""
-    blocks = range(first // BLOCK_TOKENS, (end - 1) // BLOCK_TOKENS + 1)
-    keys = np.concatenate([keys_of(arena, layout, int(slots[block]), head).T for block in blocks])
-    values = np.concatenate([values_of(arena, layout, int(slots[block]), head) for block in blocks])
-    visible = slice(first - blocks[0] * BLOCK_TOKENS, end - blocks[0] * BLOCK_TOKENS)
-    return keys[visible].astype(np.float64), values[visible].astype(np.float64)
+    """Keys and values [len(seen), head_dim] of these positions."""
+    places = [(int(slots[block]), column) for block, column in zip(*divmod(seen, BLOCK_TOKENS), strict=True)]
+    keys = np.array([keys_of(arena, layout, slot, head)[:, column] for slot, column in places])
+    values = np.array([values_of(arena, layout, slot, head)[column] for slot, column in places])
+    return keys.astype(np.float64), values.astype(np.float64)
+
+
+def _weights(keys: NDArray[np.float64], query: Floats, scale: float, soft_cap: float | None) -> NDArray[np.float64]:
+    return _softmax(_capped(keys @ query.astype(np.float64) * scale, soft_cap))
 
 
 def _capped(scores: NDArray[np.float64], soft_cap: float | None) -> NDArray[np.float64]:

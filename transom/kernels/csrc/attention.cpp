@@ -14,19 +14,40 @@ namespace transom::TRANSOM_ISA {
 namespace {
 
 constexpr float kInfinity = __builtin_inff();
+constexpr float kLowest = -3.40282347e+38f;
 
-inline Range block_range(int block) { return {block * kBlockTokens, (block + 1) * kBlockTokens}; }
+inline Range block_range(int64_t block) { return {block * kBlockTokens, (block + 1) * kBlockTokens}; }
 
 // ---- What a row sees ------------------------------------------------------------------------------------------------
 
-inline Range visible_tokens(const AttentionTile& tile, const AttentionRule& rule, int64_t split_position, int64_t row) {
-  const int64_t end = tile.first_position + row + 1 - split_position;
-  return {clamped(end - rule.window, 0, kSplitTokens), clamped(end, 0, kSplitTokens)};
+inline Range visible_tokens(const AttentionTile& tile, Part part, int64_t split_position, int64_t row) {
+  const int64_t position = tile.first_position + row, recent = first_recent(tile.visible, position);
+  const Range seen = part == Part::recent ? Range{recent, position + 1}
+                                          : Range{0, recent > 0 ? tile.visible.keep_first : 0};
+  return {clamped(seen.begin - split_position, 0, kSplitTokens), clamped(seen.end - split_position, 0, kSplitTokens)};
 }
 
-inline Range visible_rows(const AttentionTile& tile, const AttentionRule& rule, int64_t split_position) {
-  const int64_t offset = split_position - tile.first_position;
-  return {clamped(offset, 0, tile.num_rows), clamped(offset + kSplitTokens - 1 + rule.window, 0, tile.num_rows)};
+// The first row whose recent part begins at this position or later; num_rows if none does.
+inline int64_t first_row_without(const AttentionTile& tile, int64_t position) {
+  Range rows = {0, tile.num_rows};
+  while (!rows.empty()) {
+    const int64_t row = (rows.begin + rows.end) / 2;
+    if (first_recent(tile.visible, tile.first_position + row) < position) {
+      rows.begin = row + 1;
+    } else {
+      rows.end = row;
+    }
+  }
+  return rows.begin;
+}
+
+inline Range visible_rows(const AttentionTile& tile, Part part, int64_t split_position) {
+  if (part == Part::recent) {
+    return {clamped(split_position - tile.first_position, 0, tile.num_rows),
+            first_row_without(tile, split_position + kSplitTokens)};
+  }
+  if (tile.visible.keep_first <= split_position) return {0, 0};
+  return {first_row_without(tile, 1), tile.num_rows};
 }
 
 inline AttentionTile rows_of(const AttentionTile& tile, Range rows) {
@@ -94,33 +115,49 @@ struct Task {
   const AttentionRule& rule;
   const SplitMemory& split;
   int64_t lines() const { return static_cast<int64_t>(tile.num_rows) * tile.group; }
-  Range visible(int64_t row) const { return visible_tokens(tile, rule, split.first_position, row); }
+  Range visible(int64_t row) const { return visible_tokens(tile, split.part, split.first_position, row); }
   Range visible_to_any() const { return {visible(0).begin, visible(tile.num_rows - 1).end}; }
   Range visible_to_all() const { return {visible(tile.num_rows - 1).begin, visible(0).end}; }
 };
 
 // The keys and values of a split are read block by block: first all keys, then all values, then the next split. Where
 // nothing follows, what is just being read is asked for again, which costs nothing.
-template <class T>
-Ahead<T> after_keys(const Task& task, int block) {
-  if (block + 1 < kSplitBlocks && task.split.blocks[block + 1] != nullptr)
-    return {keys_of<T>(task.split.blocks[block + 1])};
-  const int64_t first = task.visible_to_any().begin / kBlockTokens;
-  return {values_of<T>(task.split.blocks[first], task.tile.head_dim)};
+inline const void* block_from(const SplitMemory& split, int64_t block) {
+  while (block < kSplitBlocks && split.blocks[block] == nullptr) ++block;
+  return block < kSplitBlocks ? split.blocks[block] : nullptr;
 }
 
 template <class T>
-Ahead<T> after_values(const Task& task, int block) {
-  if (block + 1 < kSplitBlocks && task.split.blocks[block + 1] != nullptr)
-    return {values_of<T>(task.split.blocks[block + 1], task.tile.head_dim)};
+Ahead<T> after_keys(const Task& task, int64_t block) {
+  const void* following = block_from(task.split, block + 1);
+  if (following != nullptr) return {keys_of<T>(following)};
+  return {values_of<T>(block_from(task.split, 0), task.tile.head_dim)};
+}
+
+template <class T>
+Ahead<T> after_values(const Task& task, int64_t block) {
+  const void* following = block_from(task.split, block + 1);
+  if (following != nullptr) return {values_of<T>(following, task.tile.head_dim)};
   return {keys_of<T>(task.split.next != nullptr ? task.split.next : task.split.blocks[block])};
+}
+
+// Calls visit(block, tokens of the range in it) for the blocks that are there.
+template <class Visit>
+void for_each_block(const SplitMemory& split, Range tokens, const Visit& visit) {
+  for (int64_t block = tokens.begin / kBlockTokens; block * kBlockTokens < tokens.end; ++block)
+    if (split.blocks[block] != nullptr) visit(block, intersection(tokens, block_range(block)));
+}
+
+inline Range in_block(Range tokens, int64_t block) {
+  return {tokens.begin - block * kBlockTokens, tokens.end - block * kBlockTokens};
 }
 
 // Lanes behind the mask get whatever their keys give.
 template <class T>
-void score_block(const Task& task, int block, Range tokens, const Scratch& scratch) {
+void score_block(const Task& task, int64_t block, Range tokens, const Scratch& scratch) {
   const AttentionTile& tile = task.tile;
-  const Range panels = {tokens.begin / kLanes, (tokens.end + kLanes - 1) / kLanes};
+  const Range within = in_block(tokens, block);
+  const Range panels = {within.begin / kLanes, (within.end + kLanes - 1) / kLanes};
   const Lines queries = {const_cast<float*>(tile.query), tile.head_dim};
   const Lines scores = scratch.scores.from(0, block * kBlockTokens);
   const T* keys = keys_of<T>(task.split.blocks[block]);
@@ -152,48 +189,74 @@ inline f32x16 masked(f32x16 scores, Range visible, int64_t first) {
   return select_first(begun, hidden, static_cast<int>(clamped(visible.end - first, 0, kLanes)));
 }
 
-inline float mask_and_maximum(float* scores, Range visible, const AttentionRule& rule) {
+inline float mask_and_maximum(const Task& task, float* scores, Range visible) {
   f32x16 highest = broadcast(-kInfinity);
-  for (int64_t first = visible.begin / kLanes * kLanes; first < visible.end; first += kLanes) {
-    const f32x16 lanes = masked(final_scores(load(scores + first), rule), visible, first);
-    store(scores + first, lanes);
-    highest = max(highest, lanes);
-  }
+  for_each_block(task.split, visible, [&](int64_t, Range tokens) {
+    for (int64_t first = tokens.begin / kLanes * kLanes; first < tokens.end; first += kLanes) {
+      const f32x16 lanes = masked(final_scores(load(scores + first), task.rule), tokens, first);
+      store(scores + first, lanes);
+      highest = max(highest, lanes);
+    }
+  });
   return reduce_max(highest);
 }
 
-// Turns scores into weights exp(score - maximum); returns their sum. Each block is summed from zero, so that attention
-// mass per block is there for the taking.
-inline float weigh(float* scores, Range visible, float maximum) {
+// Turns scores into weights exp(score - maximum); returns their sum. Each block is summed from zero, and its sum is
+// handed on: kept(block, lanes).
+template <class Keep>
+inline float weigh(const Task& task, float* scores, Range visible, float maximum, const Keep& keep) {
   const f32x16 highest = broadcast(maximum);
   f32x16 total = zero();
-  for (int64_t first = visible.begin / kLanes * kLanes; first < visible.end;) {
+  for_each_block(task.split, visible, [&](int64_t block, Range tokens) {
     f32x16 block_total = zero();
-    const int64_t block_end = smaller((first / kBlockTokens + 1) * kBlockTokens, visible.end);
-    for (; first < block_end; first += kLanes) {
+    for (int64_t first = tokens.begin / kLanes * kLanes; first < tokens.end; first += kLanes) {
       const f32x16 weights = exp(load(scores + first) - highest);
       store(scores + first, weights);
       block_total = block_total + weights;
     }
     total = total + block_total;
-  }
+    keep(block, block_total);
+  });
   return reduce_add(total);
+}
+
+void softmax_row(const Task& task, int64_t row, const Scratch& scratch, AttentionSums partial) {
+  const Range visible = task.visible(row);
+  for (int64_t line = row * task.tile.group; line < (row + 1) * task.tile.group; ++line) {
+    float* scores = scratch.scores.from(line, 0).first;
+    partial.maximum[line] = mask_and_maximum(task, scores, visible);
+    partial.sum[line] = weigh(task, scores, visible, partial.maximum[line], [](int64_t, f32x16) {});
+  }
+}
+
+// The same bits, and the sums of the blocks.
+void softmax_measured_row(const Task& task, int64_t row, const Scratch& scratch, AttentionSums partial) {
+  const Range visible = task.visible(row);
+  const BlockSums& measured = task.split.block_sums;
+  for (int64_t head = 0; head < task.tile.group; ++head) {
+    const int64_t line = row * task.tile.group + head;
+    float* scores = scratch.scores.from(line, 0).first;
+    float* sums = measured.sums + head * measured.stride * kSplitBlocks;
+    partial.maximum[line] = mask_and_maximum(task, scores, visible);
+    partial.sum[line] = weigh(task, scores, visible, partial.maximum[line],
+                              [&](int64_t block, f32x16 lanes) { sums[block] = reduce_add(lanes); });
+    measured.maximum[head * measured.stride] = partial.maximum[line];
+  }
 }
 
 void softmax(const Task& task, const Scratch& scratch, AttentionSums partial) {
   for (int64_t row = 0; row < task.tile.num_rows; ++row) {
-    const Range visible = task.visible(row);
-    for (int64_t line = row * task.tile.group; line < (row + 1) * task.tile.group; ++line) {
-      float* scores = scratch.scores.from(line, 0).first;
-      partial.maximum[line] = mask_and_maximum(scores, visible, task.rule);
-      partial.sum[line] = weigh(scores, visible, partial.maximum[line]);
+    if (task.tile.first_position + row == task.split.block_sums.position) {
+      softmax_measured_row(task, row, scratch, partial);
+    } else {
+      softmax_row(task, row, scratch, partial);
     }
   }
 }
 
 // Adds the weighted values of some tokens of a block to some rows, which must all see them.
 template <class T, class Fetch>
-void add_values(const Task& task, Range rows, Range tokens, int block, Panels<T> values, const Scratch& scratch,
+void add_values(const Task& task, Range rows, Range tokens, int64_t block, Panels<T> values, const Scratch& scratch,
                 AttentionSums partial, Fetch ahead) {
   const int64_t line = rows.begin * task.tile.group;
   const int64_t lines = (rows.end - rows.begin) * task.tile.group;
@@ -205,7 +268,7 @@ void add_values(const Task& task, Range rows, Range tokens, int block, Panels<T>
 
 // Rows of a tile see different tokens only near its diagonal and the window's edge: there each row goes alone.
 template <class T, class Fetch>
-void add_block(const Task& task, int block, Panels<T> values, const Scratch& scratch, AttentionSums partial,
+void add_block(const Task& task, int64_t block, Panels<T> values, const Scratch& scratch, AttentionSums partial,
                Fetch ahead) {
   const Range shared = intersection(task.visible_to_all(), block_range(block));
   const Range all_rows = {0, task.tile.num_rows};
@@ -224,36 +287,31 @@ void add_block(const Task& task, int block, Panels<T> values, const Scratch& scr
 }
 
 template <class T>
-void weigh_block(const Task& task, int block, Range tokens, const Scratch& scratch, AttentionSums partial) {
+void weigh_block(const Task& task, int64_t block, Range tokens, const Scratch& scratch, AttentionSums partial) {
   const int head_dim = task.tile.head_dim;
   const T* values = values_of<T>(task.split.blocks[block], head_dim);
   const Ahead<T> ahead = after_values<T>(task, block);
   if (task.lines() <= kMaxDirectLines && head_dim % kLanes == 0) {
     add_block(task, block, Panels<T>{values, head_dim, kLanes}, scratch, partial, ahead);
   } else {
-    add_block(task, block, pack_values(values, head_dim, tokens, scratch.packed), scratch, partial, ahead);
+    add_block(task, block, pack_values(values, head_dim, in_block(tokens, block), scratch.packed), scratch, partial, ahead);
   }
 }
 
 template <class T>
 void attend_visible_rows(const Task& task, const Scratch& scratch, AttentionSums partial) {
   const Range visible = task.visible_to_any();
-  const Range blocks = {visible.begin / kBlockTokens, (visible.end + kBlockTokens - 1) / kBlockTokens};
-  const auto tokens_of = [&](int64_t block) {
-    const Range tokens = intersection(visible, block_range(static_cast<int>(block)));
-    return Range{tokens.begin - block * kBlockTokens, tokens.end - block * kBlockTokens};
-  };
-  for (int64_t block = blocks.begin; block < blocks.end; ++block)
-    score_block<T>(task, static_cast<int>(block), tokens_of(block), scratch);
+  for_each_block(task.split, visible,
+                 [&](int64_t block, Range tokens) { score_block<T>(task, block, tokens, scratch); });
   softmax(task, scratch, partial);
   std::memset(partial.values, 0, static_cast<size_t>(task.lines() * padded(task.tile.head_dim)) * sizeof(float));
-  for (int64_t block = blocks.begin; block < blocks.end; ++block)
-    weigh_block<T>(task, static_cast<int>(block), tokens_of(block), scratch, partial);
+  for_each_block(task.split, visible,
+                 [&](int64_t block, Range tokens) { weigh_block<T>(task, block, tokens, scratch, partial); });
 }
 
 void attend_split(const AttentionTile& tile, const AttentionRule& rule, const SplitMemory& split, float* memory,
                   AttentionSums partial) {
-  const Range rows = visible_rows(tile, rule, split.first_position);
+  const Range rows = visible_rows(tile, split.part, split.first_position);
   if (rows.empty()) return;
   const AttentionTile part = rows_of(tile, rows);
   const Task task = {part, rule, split};
@@ -273,11 +331,12 @@ inline void add_scaled(float* values, float old_factor, const float* added, floa
     store(values + i, fma(load(added + i), broadcast(added_factor), load(values + i) * broadcast(old_factor)));
 }
 
-// At most sixteen lines, one lane each. An empty running state (maximum -infinity, sum 0) takes the partial as it is.
+// At most sixteen lines, one lane each. An empty state (maximum -infinity, sum 0) leaves the other as it is; the lowest
+// finite maximum keeps two of them from being not a number.
 inline void merge_lines(AttentionSums partial, AttentionSums running, int count, int head_dim) {
   const f32x16 old_maximum = load_first(running.maximum, count);
   const f32x16 new_maximum = load_first(partial.maximum, count);
-  const f32x16 maximum = max(old_maximum, new_maximum);
+  const f32x16 maximum = max(broadcast(kLowest), max(old_maximum, new_maximum));
   const f32x16 old_factor = exp(old_maximum - maximum);
   const f32x16 new_factor = exp(new_maximum - maximum);
   const f32x16 old_sum = load_first(running.sum, count) * old_factor;
@@ -287,17 +346,33 @@ inline void merge_lines(AttentionSums partial, AttentionSums running, int count,
   store(old_factors, old_factor);
   store(new_factors, new_factor);
   const int64_t stride = padded(head_dim);
-  for (int i = 0; i < count; ++i)
+  for (int i = 0; i < count; ++i) {
+    if (partial.sum[i] == 0.0f) continue;
     add_scaled(running.values + i * stride, old_factors[i], partial.values + i * stride, new_factors[i], stride);
+  }
 }
 
-void merge_split(const AttentionTile& tile, const AttentionRule& rule, int64_t split_position, AttentionSums partial,
+void merge_split(const AttentionTile& tile, Part part, int64_t split_position, AttentionSums partial,
                  AttentionSums running) {
-  const Range rows = visible_rows(tile, rule, split_position);
+  const Range rows = visible_rows(tile, part, split_position);
   const int64_t end = rows.end * tile.group;
   for (int64_t line = rows.begin * tile.group; line < end; line += kLanes) {
     merge_lines(lines_from(partial, line, tile.head_dim), lines_from(running, line, tile.head_dim),
                 static_cast<int>(smaller(kLanes, end - line)), tile.head_dim);
+  }
+}
+
+void add_mass(const float* maxima, const float* sums, int64_t splits, float maximum, float weight, float* mass) {
+  const int64_t count = splits * kParts;
+  for (int64_t first = 0; first < count; first += kLanes) {
+    const int lanes = static_cast<int>(smaller(kLanes, count - first));
+    float factors[kLanes];
+    store(factors, exp(load_first(maxima + first, lanes) - broadcast(maximum)) * broadcast(weight));
+    for (int64_t i = 0; i < lanes; ++i) {
+      float* blocks = mass + (first + i) / kParts * kSplitBlocks;
+      for (int64_t block = 0; block < kSplitBlocks; ++block)
+        blocks[block] += factors[i] * sums[(first + i) * kSplitBlocks + block];
+    }
   }
 }
 
@@ -343,6 +418,7 @@ void store_piece(const StorePiece& piece) {
 
 }  // namespace
 
-extern const AttentionKernels attention_kernels = {&scratch_floats, &attend_split, &merge_split, &finish, &store_piece};
+extern const AttentionKernels attention_kernels = {&scratch_floats, &attend_split, &merge_split,
+                                                   &add_mass,       &finish,       &store_piece};
 
 }  // namespace transom::TRANSOM_ISA

@@ -24,11 +24,32 @@ enum class KVType { f32, f16 };
 struct AttentionRule {
   float scale;     // factor on the scores
   float soft_cap;  // scores become soft_cap * tanh(score / soft_cap); 0 = they stay
-  int64_t window;  // position p sees p - window + 1 .. p; at most 2^32, which hides nothing
 };
+
+// What position p sees: the first part, positions below keep_first, and the recent part, first_recent(p) .. p. Where the
+// two meet, everything is the recent part. Each part is attended to by itself, so that a row sees one interval at a time.
+enum class Part { first, recent };
+static constexpr int64_t kParts = 2;
+
+struct VisibleSet {
+  int64_t keep_first;
+  int64_t window;         // p - window + 1 .. p; at most kNoWindow, which hides nothing
+  int64_t window_blocks;  // so many blocks, p's own included; at most kNoWindow
+};
+
+static constexpr int64_t kNoWindow = int64_t{1} << 32;  // wider than positions can be apart
+
+// Where the recent part begins; never less for a later position.
+static inline int64_t first_recent(const VisibleSet& visible, int64_t position) {
+  const int64_t by_tokens = position + 1 - visible.window;
+  const int64_t by_blocks = (position / kBlockTokens + 1 - visible.window_blocks) * kBlockTokens;
+  const int64_t first = by_tokens > by_blocks ? by_tokens : by_blocks;
+  return first > visible.keep_first ? first : 0;
+}
 
 struct AttentionTile {
   const float* query;  // [num_rows * group][head_dim]
+  VisibleSet visible;
   int64_t first_position;
   int num_rows;
   int group;
@@ -36,16 +57,26 @@ struct AttentionTile {
   KVType type;
 };
 
-// One KV head's share of a split: per block, keys [head_dim][64] and then values [64][head_dim].
+// Where the sums of a split's blocks go, for the group of one row.
+struct BlockSums {
+  int64_t position = -1;     // of that row
+  float* maximum = nullptr;  // [group][stride]: the sums are relative to exp(maximum)
+  float* sums = nullptr;     // [group][stride][kSplitBlocks]
+  int64_t stride = 0;
+};
+
+// One KV head's share of a part of a split: per block, keys [head_dim][64] and then values [64][head_dim].
 struct SplitMemory {
-  int64_t first_position;            // a multiple of kSplitTokens
-  const void* blocks[kSplitBlocks];  // null where the tile sees no token
+  int64_t first_position;  // a multiple of kSplitTokens
+  Part part;
+  const void* blocks[kSplitBlocks];  // null where the tile sees no token, or the block is missing: nobody sees it
   const void* next;                  // what this thread will read after this split, or null: a hint
+  BlockSums block_sums;
 };
 
 // Running or partial softmax of a tile's lines: sum and values are relative to exp(maximum).
 struct AttentionSums {
-  float* maximum;  // [lines]
+  float* maximum;  // [lines]; -infinity where nothing was seen
   float* sum;      // [lines]
   float* values;   // [lines][padded(head_dim)], weighted by exp(score - maximum)
 };
@@ -66,12 +97,14 @@ struct StorePiece {
 struct AttentionKernels {
   // Floats of scratch one attend_split needs.
   int64_t (*scratch_floats)(int64_t lines, int head_dim);
-  // Writes the sums of one split for the rows that see any of it, at their lines; other lines are left alone.
+  // Writes the sums of a part of a split for the rows that see any of it, at their lines; other lines are left alone.
   void (*attend_split)(const AttentionTile&, const AttentionRule&, const SplitMemory&, float* scratch,
                        AttentionSums partial);
-  // running += partial for the rows that see any of the split. Splits are merged in order of position.
-  void (*merge_split)(const AttentionTile&, const AttentionRule&, int64_t split_first_position, AttentionSums partial,
+  // running += partial for the rows that see any of it. Splits are merged in order of position, first parts first.
+  void (*merge_split)(const AttentionTile&, Part, int64_t split_first_position, AttentionSums partial,
                       AttentionSums running);
+  // mass[b] += weight * exp(-maximum) * the sum of block b, given [splits][kParts] sums as `BlockSums` has them.
+  void (*add_mass)(const float* maxima, const float* sums, int64_t splits, float maximum, float weight, float* mass);
   // output[line][head_dim] = values / sum
   void (*finish)(AttentionSums running, int64_t lines, int head_dim, float* output);
   void (*store_piece)(const StorePiece&);

@@ -18,7 +18,8 @@ void Sequences::check(int64_t rows) const {
     if (first_positions[s] < 0) throw std::invalid_argument("first_positions must not be negative");
 }
 
-void BlockTable::check(const KVLayout& layout, int64_t sequence, int64_t first_block, int64_t end_block) const {
+void BlockTable::check(const KVLayout& layout, int64_t sequence, int64_t first_block, int64_t end_block,
+                       bool allow_missing) const {
   const int64_t num_slots = arena_bytes / layout.slot_bytes();
   if (end_block > blocks_per_sequence) {
     throw std::invalid_argument("sequence " + std::to_string(sequence) + " needs " + std::to_string(end_block) +
@@ -27,6 +28,7 @@ void BlockTable::check(const KVLayout& layout, int64_t sequence, int64_t first_b
   for (int64_t block = first_block; block < end_block; ++block) {
     const int64_t slot = slots[sequence * blocks_per_sequence + block];
     if (0 <= slot && slot < num_slots) continue;
+    if (allow_missing && slot == kNoSlot) continue;
     throw std::invalid_argument("block " + std::to_string(block) + " of sequence " + std::to_string(sequence) +
                                 " lies in slot " + std::to_string(slot) + ", but the arena has slots 0 .. " +
                                 std::to_string(num_slots - 1));

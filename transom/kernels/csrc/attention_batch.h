@@ -31,6 +31,8 @@ struct Sequences {
   void check(int64_t num_rows) const;
 };
 
+constexpr int32_t kNoSlot = -1;  // of a block that is nowhere
+
 // slots[s][b] is where block b of sequence s lies, in slots from the arena's start.
 struct BlockTable {
   std::byte* arena;
@@ -38,8 +40,13 @@ struct BlockTable {
   const int32_t* slots;
   int64_t blocks_per_sequence;
 
-  // Throws std::invalid_argument unless these blocks of the sequence are in the table and in the arena.
-  void check(const KVLayout& layout, int64_t sequence, int64_t first_block, int64_t end_block) const;
+  // Throws std::invalid_argument unless these blocks of the sequence are in the table and in the arena, or missing where
+  // that is allowed.
+  void check(const KVLayout& layout, int64_t sequence, int64_t first_block, int64_t end_block,
+             bool allow_missing = false) const;
+  bool is_missing(int64_t sequence, int64_t block) const {
+    return slots[sequence * blocks_per_sequence + block] == kNoSlot;
+  }
   std::byte* block(const KVLayout& layout, int64_t sequence, int64_t block, int head) const {
     const int64_t slot = slots[sequence * blocks_per_sequence + block];
     return arena + slot * layout.slot_bytes() + head * layout.head_bytes();

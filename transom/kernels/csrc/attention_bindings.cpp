@@ -7,6 +7,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "arrays.h"
 #include "attention_run.h"
@@ -15,8 +16,6 @@ namespace nb = nanobind;
 
 namespace transom {
 namespace {
-
-constexpr int64_t kNoWindow = int64_t{1} << 32;  // wider than positions can be apart
 
 KVLayout make_layout(int num_key_value_heads, int head_dim, const std::string& dtype) {
   if (num_key_value_heads < 1 || num_key_value_heads > 65536) {
@@ -106,25 +105,48 @@ int num_heads_of(const RowsArray& query, const KVLayout& layout) {
   return static_cast<int>(num_heads);
 }
 
-AttentionRule make_rule(float scale, std::optional<int64_t> window, std::optional<float> soft_cap) {
-  if (window && *window < 1) throw std::invalid_argument("window must be at least 1");
+AttentionRule make_rule(float scale, std::optional<float> soft_cap) {
   if (soft_cap && !(*soft_cap > 0.0f && std::isfinite(*soft_cap))) {
     throw std::invalid_argument("soft_cap must be positive and finite");
   }
-  return {scale, soft_cap.value_or(0.0f), std::min(window.value_or(kNoWindow), kNoWindow)};
+  return {scale, soft_cap.value_or(0.0f)};
+}
+
+int64_t narrower(int64_t window, int64_t limit) { return limit == 0 ? window : std::min(window, limit); }
+
+// What each sequence sees: the window of all, and its own row of visible[S, 3] (keep_first, window, window_blocks; 0 = no
+// such limit).
+std::vector<VisibleSet> make_visible(std::optional<int64_t> window, nb::handle visible, int64_t num_sequences) {
+  if (window && *window < 1) throw std::invalid_argument("window must be at least 1");
+  const VisibleSet common = {0, std::min(window.value_or(kNoWindow), kNoWindow), kNoWindow};
+  std::vector<VisibleSet> result(static_cast<size_t>(num_sequences), common);
+  if (visible.is_none()) return result;
+  const ArrayView rows(visible, "visible", Dtype::i64, 2);
+  rows.expect_size(0, num_sequences);
+  rows.expect_size(1, 3);
+  const int64_t* row = rows.data<int64_t>();
+  for (VisibleSet& own : result) {
+    if (row[0] < 0 || row[1] < 0 || row[2] < 0) throw std::invalid_argument("visible must not be negative");
+    own = {std::min(row[0], kNoWindow), narrower(own.window, row[1]), narrower(own.window_blocks, row[2])};
+    row += 3;
+  }
+  return result;
 }
 
 // Attention in steps. Holds its arrays; they must not be written to before finish() has returned.
 class AttentionState {
  public:
   AttentionState(const KVLayout& layout, nb::handle sequence_starts, nb::handle first_positions, nb::handle query,
-                 float scale, std::optional<int64_t> window, std::optional<float> soft_cap)
+                 float scale, std::optional<int64_t> window, std::optional<float> soft_cap, nb::handle visible,
+                 bool allow_missing, bool measure_mass)
       : query_(query, "query", layout.head_dim),
         batch_(sequence_starts, first_positions),
         sequences_(batch_.sequences(query_.num_rows())),
         num_heads_(num_heads_of(query_, layout)),
         head_dim_(layout.head_dim),
-        run_(layout, sequences_, query_.rows(), num_heads_, make_rule(scale, window, soft_cap)) {}
+        run_(layout, sequences_, query_.rows(), num_heads_,
+             {make_rule(scale, soft_cap), make_visible(window, visible, sequences_.count), allow_missing,
+              measure_mass}) {}
 
   nb::object attend(nb::handle arena, nb::handle block_slots) {
     const TableArrays arrays(arena, block_slots, Access::read);
@@ -147,6 +169,14 @@ class AttentionState {
     return write_output([&](float* output) { run_.finish(output); });
   }
 
+  nb::object mass() {
+    nb::object result = new_array({sequences_.count, run_.most_blocks()});
+    const ArrayView mass(result, "mass", Dtype::f32, 2, Access::write);
+    nb::gil_scoped_release release;
+    run_.mass(mass.mutable_data<float>());
+    return result;
+  }
+
  private:
   template <class Write>
   nb::object write_output(Write write) {
@@ -167,8 +197,9 @@ class AttentionState {
 
 nb::object attend(nb::handle arena, const KVLayout& layout, nb::handle block_slots, nb::handle sequence_starts,
                   nb::handle first_positions, nb::handle query, float scale, std::optional<int64_t> window,
-                  std::optional<float> soft_cap) {
-  return AttentionState(layout, sequence_starts, first_positions, query, scale, window, soft_cap)
+                  std::optional<float> soft_cap, nb::handle visible, bool allow_missing) {
+  return AttentionState(layout, sequence_starts, first_positions, query, scale, window, soft_cap, visible,
+                        allow_missing, false)
       .attend(arena, block_slots);
 }
 
@@ -191,14 +222,16 @@ void bind_attention(nb::module_& module) {
   module.def("store_kv", &store, "arena"_a, "layout"_a, "block_slots"_a, "sequence_starts"_a, "first_positions"_a,
              "key"_a, "value"_a);
   module.def("attend", &attend, "arena"_a, "layout"_a, "block_slots"_a, "sequence_starts"_a, "first_positions"_a,
-             "query"_a, "scale"_a, "window"_a = nb::none(), "soft_cap"_a = nb::none());
+             "query"_a, "scale"_a, "window"_a = nb::none(), "soft_cap"_a = nb::none(), "visible"_a = nb::none(),
+             "allow_missing"_a = false);
   nb::class_<AttentionState>(module, "AttentionState")
       .def(nb::init<const KVLayout&, nb::handle, nb::handle, nb::handle, float, std::optional<int64_t>,
-                    std::optional<float>>(),
+                    std::optional<float>, nb::handle, bool, bool>(),
            "layout"_a, "sequence_starts"_a, "first_positions"_a, "query"_a, "scale"_a, "window"_a = nb::none(),
-           "soft_cap"_a = nb::none())
+           "soft_cap"_a = nb::none(), "visible"_a = nb::none(), "allow_missing"_a = false, "measure_mass"_a = false)
       .def("attend_splits", &AttentionState::attend_splits, "arena"_a, "block_slots"_a, "first_split"_a, "num_splits"_a)
-      .def("finish", &AttentionState::finish);
+      .def("finish", &AttentionState::finish)
+      .def("mass", &AttentionState::mass);
 }
 
 }  // namespace transom

@@ -85,16 +85,18 @@ struct AttentionRun::Step {
   float* kept;    // running sums go here; null: to the output
   float* output;  // null unless this step is the last
   bool resumes;   // kept holds what earlier steps left
+  float* maxima = nullptr;  // what is measured; null: nothing
+  float* block_sums = nullptr;
 };
 
 AttentionRun::AttentionRun(const KVLayout& layout, const Sequences& sequences, TokenRows query, int num_heads,
-                           const AttentionRule& rule)
+                           AttentionOptions options)
     : layout_(layout),
       sequences_(sequences),
       query_(query),
       num_heads_(num_heads),
       group_(num_heads / layout.num_key_value_heads),
-      rule_(rule) {
+      options_(std::move(options)) {
   build_tiles();
 }
 
@@ -110,24 +112,40 @@ void AttentionRun::build_tiles() {
   }
   const SplitRange all = {0, std::numeric_limits<int64_t>::max()};
   std::stable_sort(tiles_.begin(), tiles_.end(),
-                   [&](const Tile& a, const Tile& b) { return splits_of(a, all).size() > splits_of(b, all).size(); });
+                   [&](const Tile& a, const Tile& b) { return parts_of(a, all).size() > parts_of(b, all).size(); });
 }
 
-// Splits of the range of which the tile sees some token.
-AttentionRun::SplitRange AttentionRun::splits_of(const Tile& tile, SplitRange wanted) const {
-  const int64_t first_seen = std::max<int64_t>(0, tile.first_position - rule_.window + 1);
-  const int64_t last_seen = tile.first_position + tile.num_rows - 1;
-  return {std::max(wanted.first, first_seen / kSplitTokens), std::min(wanted.end, last_seen / kSplitTokens + 1)};
+// Blocks of which the tile sees some token.
+AttentionRun::BlockRange AttentionRun::blocks_of(const Tile& tile, Part part) const {
+  const VisibleSet& visible = options_.visible[static_cast<size_t>(tile.sequence)];
+  const int64_t last = tile.first_position + tile.num_rows - 1;
+  if (part == Part::recent) return {first_recent(visible, tile.first_position) / kBlockTokens, last / kBlockTokens + 1};
+  if (first_recent(visible, last) == 0) return {0, 0};
+  return {0, (visible.keep_first + kBlockTokens - 1) / kBlockTokens};
+}
+
+AttentionRun::SplitParts AttentionRun::parts_of(const Tile& tile, SplitRange wanted) const {
+  const auto splits_of = [&](BlockRange blocks) {
+    return SplitRange{std::max(wanted.first, blocks.first / kSplitBlocks),
+                      std::min(wanted.end, (blocks.end + kSplitBlocks - 1) / kSplitBlocks)};
+  };
+  return {splits_of(blocks_of(tile, Part::first)), splits_of(blocks_of(tile, Part::recent))};
 }
 
 void AttentionRun::check(const BlockTable& table, SplitRange wanted) const {
   for (int64_t s = 0; s < sequences_.count; ++s) {
     if (sequences_.rows_of(s) == 0) continue;
-    const int64_t first_seen = std::max<int64_t>(0, sequences_.first_positions[s] - rule_.window + 1);
-    const int64_t end_seen = sequences_.end_position(s);
-    const int64_t first = std::max(first_seen / kBlockTokens, wanted.first * kSplitBlocks);
-    const int64_t end = std::min((end_seen - 1) / kBlockTokens + 1, wanted.end * kSplitBlocks);
-    if (first < end) table.check(layout_, s, first, end);
+    const int64_t first_position = sequences_.first_positions[s];
+    const Tile rows = {s, sequences_.starts[s], first_position, static_cast<int>(sequences_.rows_of(s)), 0};
+    const auto check_blocks = [&](BlockRange blocks, bool allow_missing) {
+      const int64_t first = std::max(blocks.first, wanted.first * kSplitBlocks);
+      const int64_t end = std::min(blocks.end, wanted.end * kSplitBlocks);
+      if (first < end) table.check(layout_, s, first, end, allow_missing);
+    };
+    const BlockRange recent = blocks_of(rows, Part::recent);
+    check_blocks(blocks_of(rows, Part::first), options_.allow_missing);
+    check_blocks(recent, options_.allow_missing);
+    check_blocks({first_position / kBlockTokens, recent.end}, false);  // every row sees itself
   }
 }
 
@@ -138,7 +156,9 @@ int64_t AttentionRun::most_lines(const Items& items) const {
 }
 
 AttentionTile AttentionRun::tile_of(Item item, const float* queries) const {
-  return {queries, item.tile->first_position, item.tile->num_rows, group_, layout_.head_dim, layout_.type};
+  const Tile& tile = *item.tile;
+  const VisibleSet& visible = options_.visible[static_cast<size_t>(tile.sequence)];
+  return {queries, visible, tile.first_position, tile.num_rows, group_, layout_.head_dim, layout_.type};
 }
 
 AttentionTile AttentionRun::gather(Item item, float* queries) const {
@@ -149,16 +169,25 @@ AttentionTile AttentionRun::gather(Item item, float* queries) const {
   return tile_of(item, queries);
 }
 
-SplitMemory AttentionRun::memory_of(const Step& step, Item item, int64_t split) const {
-  const Tile& tile = *item.tile;
-  SplitMemory memory = {split * kSplitTokens, {}, nullptr};
-  const int64_t first_seen = std::max<int64_t>(0, tile.first_position - rule_.window + 1);
-  const int64_t last_seen = tile.first_position + tile.num_rows - 1;
-  const int64_t first = std::max(first_seen / kBlockTokens, split * kSplitBlocks);
-  const int64_t end = std::min(last_seen / kBlockTokens + 1, (split + 1) * kSplitBlocks);
-  for (int64_t block = first; block < end; ++block)
-    memory.blocks[block % kSplitBlocks] = step.table.block(layout_, tile.sequence, block, item.head);
+SplitMemory AttentionRun::memory_of(const Step& step, Item item, SplitPart part) const {
+  const int64_t sequence = item.tile->sequence;
+  SplitMemory memory = {part.split * kSplitTokens, part.part, {}, nullptr, block_sums_at(step, item, part)};
+  const BlockRange blocks = blocks_of(*item.tile, part.part);
+  const int64_t end = std::min(blocks.end, (part.split + 1) * kSplitBlocks);
+  for (int64_t block = std::max(blocks.first, part.split * kSplitBlocks); block < end; ++block) {
+    if (step.table.is_missing(sequence, block)) continue;
+    memory.blocks[block % kSplitBlocks] = step.table.block(layout_, sequence, block, item.head);
+  }
   return memory;
+}
+
+// The last row of the sequence is measured.
+BlockSums AttentionRun::block_sums_at(const Step& step, Item item, SplitPart part) const {
+  if (step.maxima == nullptr) return {};
+  const int64_t head = item.tile->sequence * num_heads_ + int64_t{item.head} * group_;
+  const int64_t at = (head * most_splits_ + part.split) * kParts + static_cast<int64_t>(part.part);
+  return {sequences_.end_position(item.tile->sequence) - 1, step.maxima + at, step.block_sums + at * kSplitBlocks,
+          most_splits_ * kParts};
 }
 
 void AttentionRun::attend(const BlockTable& table, float* output) {
@@ -171,16 +200,65 @@ void AttentionRun::attend_splits(const BlockTable& table, int64_t first, int64_t
   const SplitRange wanted = {first, first + count};
   check(table, wanted);
   const bool resumes = !kept_.empty();
+  if (!resumes) begin_steps();
+  run({TRANSOM_PICK(attention_kernels), table, wanted, kept_.data(), nullptr, resumes,
+       options_.measure_mass ? maxima_.data() : nullptr, block_sums_.data()});
+}
+
+void AttentionRun::begin_steps() {
   kept_.resize(static_cast<size_t>(kept_floats_));
-  run({TRANSOM_PICK(attention_kernels), table, wanted, kept_.data(), nullptr, resumes});
+  if (!options_.measure_mass) return;
+  most_splits_ = (most_blocks() + kSplitBlocks - 1) / kSplitBlocks;
+  const auto count = static_cast<size_t>(sequences_.count * num_heads_ * most_splits_ * kParts);
+  maxima_.assign(count, -std::numeric_limits<float>::infinity());
+  block_sums_.assign(count * kSplitBlocks, 0.0f);
+}
+
+int64_t AttentionRun::most_blocks() const {
+  int64_t blocks = 0;
+  for (int64_t s = 0; s < sequences_.count; ++s)
+    blocks = std::max(blocks, (sequences_.end_position(s) + kBlockTokens - 1) / kBlockTokens);
+  return blocks;
+}
+
+void AttentionRun::mass(float* mass) const {
+  if (!options_.measure_mass) throw std::invalid_argument("attention mass was not measured: measure_mass is false");
+  check_attended();
+  const int64_t blocks = most_blocks();
+  std::fill_n(mass, sequences_.count * blocks, 0.0f);
+  std::vector<float> whole_splits(static_cast<size_t>(most_splits_ * kSplitBlocks));
+  for (const Tile& tile : tiles_) {
+    if (tile.first_row + tile.num_rows != sequences_.starts[tile.sequence + 1]) continue;
+    std::fill(whole_splits.begin(), whole_splits.end(), 0.0f);
+    for (int head = 0; head < layout_.num_key_value_heads; ++head) add_mass({&tile, head}, whole_splits.data());
+    std::copy_n(whole_splits.data(), blocks, mass + tile.sequence * blocks);
+  }
+}
+
+// The shares of the heads of an item whose last row is its sequence's.
+void AttentionRun::add_mass(Item item, float* mass) const {
+  const AttentionKernels& kernels = TRANSOM_PICK(attention_kernels);
+  const int64_t last_line = lines_of(*item.tile) - group_;
+  const AttentionSums sums = sums_at(const_cast<float*>(kept_.data()) + kept_at(item), lines_of(*item.tile));
+  for (int64_t i = 0; i < group_; ++i) {
+    const int64_t head = item.tile->sequence * num_heads_ + int64_t{item.head} * group_ + i;
+    const int64_t at = head * most_splits_ * kParts;
+    kernels.add_mass(maxima_.data() + at, block_sums_.data() + at * kSplitBlocks, most_splits_,
+                     sums.maximum[last_line + i], 1.0f / (sums.sum[last_line + i] * static_cast<float>(num_heads_)),
+                     mass);
+  }
 }
 
 int64_t AttentionRun::kept_at(Item item) const {
   return item.tile->kept + item.head * sums_floats(lines_of(*item.tile), layout_.head_dim);
 }
 
-void AttentionRun::finish(float* output) const {
+void AttentionRun::check_attended() const {
   if (kept_.size() != static_cast<size_t>(kept_floats_)) throw std::invalid_argument("no split was attended to");
+}
+
+void AttentionRun::finish(float* output) const {
+  check_attended();
   for (const Tile& tile : tiles_)
     for (int head = 0; head < layout_.num_key_value_heads; ++head)
       write_output({&tile, head}, kept_.data() + kept_at({&tile, head}), output);
@@ -235,13 +313,13 @@ class AttentionRun::WholeTiles {
     const AttentionTile tile = run_.gather(item, workers_.queries(worker));
     const AttentionSums partial = sums_at(workers_.partial(worker), lines);
     const AttentionSums running = sums_at(workers_.running(worker), lines);
-    const SplitRange splits = run_.splits_of(*item.tile, step_.splits);
+    const SplitParts parts = run_.parts_of(*item.tile, step_.splits);
     run_.open(step_, item, workers_.running(worker));
-    for (int64_t split = splits.first; split < splits.end; ++split) {
-      SplitMemory memory = run_.memory_of(step_, item, split);
-      if (split + 1 < splits.end) memory.next = first_block(run_.memory_of(step_, item, split + 1));
-      step_.kernels.attend_split(tile, run_.rule_, memory, workers_.kernel(worker), partial);
-      step_.kernels.merge_split(tile, run_.rule_, memory.first_position, partial, running);
+    for (int64_t i = 0; i < parts.size(); ++i) {
+      SplitMemory memory = run_.memory_of(step_, item, parts.at(i));
+      if (i + 1 < parts.size()) memory.next = first_block(run_.memory_of(step_, item, parts.at(i + 1)));
+      step_.kernels.attend_split(tile, run_.options_.rule, memory, workers_.kernel(worker), partial);
+      step_.kernels.merge_split(tile, memory.part, memory.first_position, partial, running);
     }
     run_.close(step_, item, workers_.running(worker));
   }
@@ -262,27 +340,26 @@ class AttentionRun::CutTiles {
         items_(items),
         num_items_(static_cast<int64_t>(items.size())),
         workers_(step.kernels, run.most_lines(items), run.layout_.head_dim) {
-    all_ = {std::numeric_limits<int64_t>::max(), 0};
     for (const Item& item : items) {
-      const SplitRange splits = run.splits_of(*item.tile, step.splits);
-      all_ = {std::min(all_.first, splits.first), std::max(all_.end, splits.end)};
+      parts_.push_back(run.parts_of(*item.tile, step.splits));
+      most_parts_ = std::max(most_parts_, parts_.back().size());
     }
-    splits_per_round_ = std::clamp<int64_t>(kPartialFloats / (num_items_ * workers_.sums), 1, all_.size());
-    const int64_t pieces = all_.size() * num_items_ / (kPiecesPerThread * workers_.count);
+    parts_per_round_ = std::clamp<int64_t>(kPartialFloats / (num_items_ * workers_.sums), 1, most_parts_);
+    const int64_t pieces = most_parts_ * num_items_ / (kPiecesPerThread * workers_.count);
     items_per_piece_ = std::clamp<int64_t>(pieces, 1, run.layout_.num_key_value_heads);
     workers_.memory =
-        reserve_scratch(workers_.count * workers_.floats + num_items_ * (1 + splits_per_round_) * workers_.sums);
+        reserve_scratch(workers_.count * workers_.floats + num_items_ * (1 + parts_per_round_) * workers_.sums);
     running_ = workers_.memory + workers_.count * workers_.floats;
     partials_ = running_ + num_items_ * workers_.sums;
   }
 
   void attend() {
     for (int64_t i = 0; i < num_items_; ++i) run_.open(step_, items_[i], running(i));
-    for (int64_t first = all_.first; first < all_.end; first += splits_per_round_) {
-      round_ = {first, std::min(all_.end, first + splits_per_round_)};
-      const int64_t pieces_per_split = (num_items_ + items_per_piece_ - 1) / items_per_piece_;
-      for_each_index(round_.size() * pieces_per_split, workers_.count, [&](int64_t piece, int worker) {
-        attend_piece(round_.first + piece / pieces_per_split, piece % pieces_per_split * items_per_piece_, worker);
+    for (int64_t first = 0; first < most_parts_; first += parts_per_round_) {
+      round_ = {first, std::min(most_parts_, first + parts_per_round_)};
+      const int64_t pieces_per_part = (num_items_ + items_per_piece_ - 1) / items_per_piece_;
+      for_each_index(round_.size() * pieces_per_part, workers_.count, [&](int64_t piece, int worker) {
+        attend_piece(round_.first + piece / pieces_per_part, piece % pieces_per_part * items_per_piece_, worker);
       });
       for_each_index(num_items_, workers_.count, [this](int64_t i, int) { merge(i); });
     }
@@ -291,33 +368,33 @@ class AttentionRun::CutTiles {
 
  private:
   float* running(int64_t i) const { return running_ + i * workers_.sums; }
-  float* partial(int64_t i, int64_t split) const {
-    return partials_ + ((split - round_.first) * num_items_ + i) * workers_.sums;
+  float* partial(int64_t i, int64_t part) const {
+    return partials_ + ((part - round_.first) * num_items_ + i) * workers_.sums;
   }
-  bool sees(int64_t i, int64_t split) const {
-    const SplitRange splits = run_.splits_of(*items_[i].tile, step_.splits);
-    return splits.first <= split && split < splits.end;
+  SplitMemory memory_of(int64_t i, int64_t part) const {
+    return run_.memory_of(step_, items_[i], parts_[i].at(part));
   }
 
   // Items of one tile follow each other, and so does their memory.
-  void attend_piece(int64_t split, int64_t first, int worker) {
+  void attend_piece(int64_t part, int64_t first, int worker) {
     const int64_t end = std::min(num_items_, first + items_per_piece_);
     for (int64_t i = first; i < end; ++i) {
-      if (!sees(i, split)) continue;
-      SplitMemory memory = run_.memory_of(step_, items_[i], split);
-      if (i + 1 < end && sees(i + 1, split)) memory.next = first_block(run_.memory_of(step_, items_[i + 1], split));
+      if (part >= parts_[i].size()) continue;
+      SplitMemory memory = memory_of(i, part);
+      if (i + 1 < end && part < parts_[i + 1].size()) memory.next = first_block(memory_of(i + 1, part));
       const AttentionTile tile = run_.gather(items_[i], workers_.queries(worker));
-      step_.kernels.attend_split(tile, run_.rule_, memory, workers_.kernel(worker),
-                                 sums_at(partial(i, split), run_.lines_of(*items_[i].tile)));
+      step_.kernels.attend_split(tile, run_.options_.rule, memory, workers_.kernel(worker),
+                                 sums_at(partial(i, part), run_.lines_of(*items_[i].tile)));
     }
   }
 
   void merge(int64_t i) {
     const int64_t lines = run_.lines_of(*items_[i].tile);
     const AttentionTile tile = run_.tile_of(items_[i], nullptr);
-    const SplitRange splits = run_.splits_of(*items_[i].tile, round_);
-    for (int64_t split = splits.first; split < splits.end; ++split) {
-      step_.kernels.merge_split(tile, run_.rule_, split * kSplitTokens, sums_at(partial(i, split), lines),
+    const int64_t end = std::min(round_.end, parts_[i].size());
+    for (int64_t part = round_.first; part < end; ++part) {
+      const SplitPart at = parts_[i].at(part);
+      step_.kernels.merge_split(tile, at.part, at.split * kSplitTokens, sums_at(partial(i, part), lines),
                                 sums_at(running(i), lines));
     }
   }
@@ -327,9 +404,10 @@ class AttentionRun::CutTiles {
   const Items& items_;
   int64_t num_items_;
   Workers workers_;
-  SplitRange all_;
-  SplitRange round_ = {0, 0};
-  int64_t splits_per_round_;
+  std::vector<SplitParts> parts_;  // of each item
+  int64_t most_parts_ = 0;
+  SplitRange round_ = {0, 0};  // of the items' parts, by number
+  int64_t parts_per_round_;
   int64_t items_per_piece_;
   float* running_;
   float* partials_;
@@ -339,12 +417,12 @@ class AttentionRun::CutTiles {
 // a split one after the other is reading memory in order.
 void AttentionRun::run(const Step& step) const {
   int64_t work = 0;
-  for (const Tile& tile : tiles_) work += splits_of(tile, step.splits).size() * layout_.num_key_value_heads;
+  for (const Tile& tile : tiles_) work += parts_of(tile, step.splits).size() * layout_.num_key_value_heads;
   Items whole, few_lines, too_long;
   for (const Tile& tile : tiles_) {
-    const int64_t splits = splits_of(tile, step.splits).size();
-    const bool holds_up = splits * kPiecesPerThread * num_threads() > work;
-    Items& items = splits <= 1 ? whole : lines_of(tile) <= kFewLines ? few_lines : holds_up ? too_long : whole;
+    const int64_t parts = parts_of(tile, step.splits).size();
+    const bool holds_up = parts * kPiecesPerThread * num_threads() > work;
+    Items& items = parts <= 1 ? whole : lines_of(tile) <= kFewLines ? few_lines : holds_up ? too_long : whole;
     for (int head = 0; head < layout_.num_key_value_heads; ++head) items.push_back({&tile, head});
   }
   if (!too_long.empty()) CutTiles(*this, step, too_long).attend();

@@ -9,10 +9,17 @@
 
 namespace transom {
 
+struct AttentionOptions {
+  AttentionRule rule;
+  std::vector<VisibleSet> visible;  // of each sequence
+  bool allow_missing = false;       // nobody sees blocks whose slot is kNoSlot
+  bool measure_mass = false;        // only in steps
+};
+
 class AttentionRun {
  public:
   AttentionRun(const KVLayout& layout, const Sequences& sequences, TokenRows query, int num_heads,
-               const AttentionRule& rule);
+               AttentionOptions options);
 
   // The whole attention: output[rows][num_heads][head_dim]. Throws std::invalid_argument (a slot number),
   // std::bad_alloc.
@@ -21,6 +28,10 @@ class AttentionRun {
   // once; then the output. The table needs to name only the blocks of these splits.
   void attend_splits(const BlockTable& table, int64_t first, int64_t count);
   void finish(float* output) const;
+  // Then, if measured: mass[sequences][most_blocks()], the share of its attention that each sequence's last row gives to
+  // each block, mean over heads. Throws std::invalid_argument if it was not measured.
+  void mass(float* mass) const;
+  int64_t most_blocks() const;
 
  private:
   struct Tile {
@@ -30,10 +41,28 @@ class AttentionRun {
     int num_rows;
     int64_t kept;  // where in kept_ its sums begin
   };
+  struct BlockRange {
+    int64_t first;
+    int64_t end;
+  };
   struct SplitRange {
     int64_t first;
     int64_t end;
     int64_t size() const { return end > first ? end - first : 0; }
+  };
+  struct SplitPart {
+    int64_t split;
+    Part part;
+  };
+  // What a tile sees, in the order of merging.
+  struct SplitParts {
+    SplitRange first;
+    SplitRange recent;
+    int64_t size() const { return first.size() + recent.size(); }
+    SplitPart at(int64_t i) const {
+      return i < first.size() ? SplitPart{first.first + i, Part::first}
+                              : SplitPart{recent.first + i - first.size(), Part::recent};
+    }
   };
   struct Step;  // what one call of attend or attend_splits works on
   struct Item {
@@ -49,12 +78,17 @@ class AttentionRun {
   int64_t lines_of(const Tile& tile) const { return int64_t{tile.num_rows} * group_; }
   int64_t most_lines(const Items& items) const;
   int64_t kept_at(Item item) const;
-  SplitRange splits_of(const Tile& tile, SplitRange wanted) const;
+  void begin_steps();
+  void check_attended() const;
+  BlockRange blocks_of(const Tile& tile, Part part) const;
+  SplitParts parts_of(const Tile& tile, SplitRange wanted) const;
   void check(const BlockTable& table, SplitRange wanted) const;
 
   AttentionTile tile_of(Item item, const float* queries) const;
   AttentionTile gather(Item item, float* queries) const;
-  SplitMemory memory_of(const Step& step, Item item, int64_t split) const;
+  SplitMemory memory_of(const Step& step, Item item, SplitPart part) const;
+  BlockSums block_sums_at(const Step& step, Item item, SplitPart part) const;
+  void add_mass(Item item, float* mass) const;
 
   void run(const Step& step) const;
   void open(const Step& step, Item item, float* running) const;
@@ -66,10 +100,14 @@ class AttentionRun {
   TokenRows query_;
   int num_heads_;
   int group_;
-  AttentionRule rule_;
+  AttentionOptions options_;
   std::vector<Tile> tiles_;  // those with most splits first
   int64_t kept_floats_ = 0;
   std::vector<float> kept_;  // running sums between steps; empty until there is one
+  int64_t most_splits_ = 0;
+  // What is measured, as `BlockSums` has it: [sequences][num_heads][most_splits_][kParts], and as many blocks' sums.
+  std::vector<float> maxima_;
+  std::vector<float> block_sums_;
 };
 
 }  // namespace transom
