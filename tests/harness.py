@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache import CacheManager, SequenceCache
+from transom.cache.file_system import FileSystem
 from transom.config.engine_config import resolve
 from transom.config.model_config import ModelConfig
 from transom.config.registry_config import ModelEntry
@@ -40,6 +42,8 @@ class Harness:
         kv_dtype: str = "f32",
         kv_cache_ram_mb: int = 64,
         architecture: Mapping[str, Any] | None = None,
+        file_system: FileSystem | None = None,
+        clock: Callable[[], float] = time.monotonic,
         **limits: Any,
     ) -> None:
         """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig."""
@@ -54,7 +58,7 @@ class Harness:
         self.model_config, engine_config = resolve(entry, own_config, num_threads=2)
         self.engine_config = replace(engine_config, **limits)
         self.model: Model = build(self.model_config, WeightLoader(open_checkpoint(directory)))
-        self.cache = CacheManager(self.model_config, self.engine_config)
+        self.cache = CacheManager(self.model_config, self.engine_config, file_system=file_system, clock=clock)
 
     def open(self, token_ids: Sequence[int] = (), options: CacheOptions | None = None) -> Stream:
         """A new, empty stream; `token_ids` are what the cache may know of its future."""
