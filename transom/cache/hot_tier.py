@@ -19,6 +19,8 @@ class AttentionRule:
     soft_cap: float | None
     visible: NDArray[np.int64] | None = None
     """[S, 3], what each sequence's strategy lets its rows see; None = as `window` alone says."""
+    allow_missing: bool = False
+    """Blocks that are not there are not seen, instead of being a mistake."""
 
 
 class HotTier:
@@ -68,10 +70,12 @@ class HotTier:
             rule.scale,
             window=rule.window,
             soft_cap=rule.soft_cap,
+            visible=rule.visible,
+            allow_missing=rule.allow_missing,
         )
 
     def attend_in_rounds(
-        self, first_position: int, query: NDArray[np.float32], rule: AttentionRule
+        self, first_position: int, query: NDArray[np.float32], rule: AttentionRule, *, measure_mass: bool
     ) -> kernels.AttentionState:
         """The same for the rows of one sequence, to be fed range by range."""
         return kernels.AttentionState(
@@ -82,4 +86,7 @@ class HotTier:
             rule.scale,
             window=rule.window,
             soft_cap=rule.soft_cap,
+            visible=rule.visible,
+            allow_missing=rule.allow_missing,
+            measure_mass=measure_mass,
         )

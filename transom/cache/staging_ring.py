@@ -24,18 +24,22 @@ from transom.config.model_config import LayerKind
 
 logger = logging.getLogger(__name__)
 
-MIN_STAGING_SLOTS = 2 * BLOCKS_PER_SPLIT
-"""One split is read while one is attended to."""
-
+_BUSY_DISK_BYTES = 4 * 2**20
 _MAX_STAGING_BYTES = 32 * 2**20
-_STAGING_SHARE = 8  # of the arena, one part in so many
+_TINY_ARENA_SLOTS = 32
 _ROUND_BYTES = 2 * 2**20
 _POLL_SECONDS = 0.001
 
 
 def num_staging_slots(num_slots: int, slot_bytes: int) -> int:
-    """How large a ring should be in an arena of `num_slots`: enough to keep a disk busy while a layer is computed."""
-    return max(MIN_STAGING_SLOTS, min(num_slots // _STAGING_SHARE, _MAX_STAGING_BYTES // slot_bytes))
+    """How large a ring should be in an arena of `num_slots`: enough to keep a disk busy while a layer is computed.
+
+    Where the arena is not tiny, one split can be read while one is attended to.
+    """
+    least = BLOCKS_PER_SPLIT if num_slots < _TINY_ARENA_SLOTS else 2 * BLOCKS_PER_SPLIT
+    busy = min(num_slots // 4, _BUSY_DISK_BYTES // slot_bytes)
+    ample = min(num_slots // 8, _MAX_STAGING_BYTES // slot_bytes)
+    return max(least, busy, ample)
 
 
 class ColdReader(Protocol):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.cache.block_table import BlockTable
 from transom.cache.hot_tier import AttentionRule, HotTier
 from transom.cache.layer_cache import AttentionParameters, BatchPart, LayerRows, PagedLayerCache, visible_of
 from transom.cache.layer_group import LayerGroup
@@ -21,6 +22,22 @@ from transom.cache.sequence_cache import SequenceCache
 from transom.cache.staging_ring import StagingRing
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class _MeasuredMass:
+    """What the layers of a pass paid attention to in one sequence; the mean over them goes to its table."""
+
+    table: BlockTable
+    total: Floats | None = None
+    num_added: int = 0
+
+    def add(self, mass: Floats) -> None:
+        """Takes in one layer's mass [blocks]."""
+        self.total = mass if self.total is None else self.total + mass
+        self.num_added += 1
+        if self.num_added == self.table.group.num_layers:
+            self.table.add_mass(self.total / np.float32(self.num_added))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +51,16 @@ class _StagedPart:
     block_slots: NDArray[np.int32]  # [num_layers, B]
     rounds: tuple[Round, ...]
     visible: NDArray[np.int64] | None
+    measured: _MeasuredMass | None
 
     @property
     def group(self) -> LayerGroup:
         return self.handle.tables[self.group_index].group
+
+    @property
+    def allows_missing(self) -> bool:
+        """Blocks may be gone that a position could see: attention decided, not positions."""
+        return self.measured is not None and self.handle.strategy.capacity_blocks is not None
 
     def units(self, row: int) -> list[ReadUnit]:
         """What is read for one layer."""
@@ -95,8 +118,8 @@ class TieredLayerCache:
         return [unit for part in self._plans[group].staged for unit in part.units(row)]
 
     def _attend_part(self, part: _StagedPart, row: int, query: Floats, spec: AttentionParameters) -> Floats:
-        rule = AttentionRule(spec.scale, spec.window, spec.soft_cap, part.visible)
-        state = self._hot_tier.attend_in_rounds(part.start, query, rule)
+        rule = AttentionRule(spec.scale, spec.window, spec.soft_cap, part.visible, part.allows_missing)
+        state = self._hot_tier.attend_in_rounds(part.start, query, rule, measure_mass=part.measured is not None)
         table = part.block_slots[row : row + 1].copy()
         for each in part.rounds:
             slots = self._stage(part, ReadUnit(part.group.kind, row, each))
@@ -105,7 +128,10 @@ class TieredLayerCache:
                 state.attend_splits(self._hot_tier.arena, table, each.first_split, each.num_splits)
             finally:
                 self._ring.give_back(slots)
-        return state.finish()
+        attended = state.finish()
+        if part.measured is not None:
+            part.measured.add(state.mass()[0])
+        return attended
 
     def _stage(self, part: _StagedPart, unit: ReadUnit) -> NDArray[np.int32]:
         """The staging slots of the round's cold blocks, whose bytes are right."""
@@ -133,7 +159,12 @@ def _plan(
 
 
 def _goes_alone(handle: SequenceCache, group: int) -> bool:
-    return handle.tables[group].num_cold_blocks > 0
+    """Whether some of it is cold in these layers, or their attention is measured."""
+    return handle.tables[group].num_cold_blocks > 0 or _is_measured(handle, group)
+
+
+def _is_measured(handle: SequenceCache, group: int) -> bool:
+    return handle.strategy.follows_mass and handle.tables[group].group.is_full
 
 
 def _staged_part(part: BatchPart, group: int, rows: slice, max_round_slots: int) -> _StagedPart:
@@ -141,4 +172,5 @@ def _staged_part(part: BatchPart, group: int, rows: slice, max_round_slots: int)
     table = handle.tables[group]
     block_slots = table.slots(start + count)
     rounds = rounds_of(table.cold_indices()[: block_slots.shape[1]], max_round_slots)
-    return _StagedPart(handle, group, rows, start, block_slots, rounds, visible_of([handle], group))
+    measured = _MeasuredMass(table) if _is_measured(handle, group) else None
+    return _StagedPart(handle, group, rows, start, block_slots, rounds, visible_of([handle], group), measured)
