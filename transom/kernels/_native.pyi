@@ -110,10 +110,11 @@ def attend(
     num_key_value_heads, and consecutive query heads share a KV head. Scores are multiplied by scale, then become
     soft_cap * tanh(score / soft_cap).
 
-    The row at position p sees the last `window` tokens, itself included. `visible` [S, 3] narrows this for each sequence:
-    keep_first, window, window_blocks, 0 = no such limit. Then p sees what both windows leave, of that the last
-    window_blocks blocks, its own included; and, whatever these say, positions below keep_first. Entries of blocks that no row sees may be anything. With `allow_missing` nobody sees the blocks whose
-    entry is -1; those of the rows themselves must be there. ValueError for a slot outside the arena.
+    The row at position p sees the last `window` tokens, itself included. `visible` [S, 3] narrows this for each
+    sequence: keep_first, window, window_blocks, 0 = no such limit. Then p sees what both windows leave, of that the
+    last window_blocks blocks, its own included; and, whatever these say, positions below keep_first. Entries of blocks
+    that no row sees may be anything. With `allow_missing` nobody sees the blocks whose entry is -1; those of the rows
+    themselves must be there. ValueError for a slot outside the arena.
     """
 
 class AttentionState:
