@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from transom.cache import BLOCK_SIZE, CacheManager
+from transom.cache.file_system import FileSystem
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import LayerKind, ModelConfig
 from transom.config.rope_config import RopeConfig
@@ -63,8 +65,16 @@ def make_cache(
     kv_dtype: KVDtype = "f32",
     chunk: int = 128,
     spare_bytes: int = 0,
+    max_ssd_bytes: int = 0,
+    ssd_path: Path | None = None,
+    hot_tokens: int | None = None,
+    file_system: FileSystem | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> CacheManager:
-    """A cache whose budget holds exactly `num_slots` slots (and `spare_bytes` that are good for nothing)."""
+    """A cache whose budget holds exactly `num_slots` slots (and `spare_bytes` that are good for nothing).
+
+    With a cold tier some of the slots are its staging ring.
+    """
     engine_config = EngineConfig(
         model_path=Path("no-weights"),
         context_window=8192,
@@ -73,5 +83,9 @@ def make_cache(
         max_ram_bytes=None,
         num_threads=1,
         max_num_batched_tokens=chunk,
+        max_ssd_bytes=max_ssd_bytes,
+        ssd_path=ssd_path,
+        hot_tokens=hot_tokens,
     )
-    return CacheManager(make_model_config(layer_types, sliding_window), engine_config)
+    model_config = make_model_config(layer_types, sliding_window)
+    return CacheManager(model_config, engine_config, file_system=file_system, clock=clock)

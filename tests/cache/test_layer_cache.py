@@ -2,87 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from tests.cache.small_models import FULL, SLIDING, KVDtype, make_cache
-from transom.cache import CacheManager, SequenceCache
-from transom.layers.forward_batch import AttentionSpec, LayerCache
-
-Floats = NDArray[np.float32]
-
-NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 4, 2, 8
-WINDOW = 90
-LAYERS = (FULL, SLIDING, FULL)
-SPECS = tuple(AttentionSpec(HEAD_DIM**-0.5, WINDOW if kind is SLIDING else None) for kind in LAYERS)
-
-
-def dense_attention(query: Floats, keys: Floats, values: Floats, position: int, spec: AttentionSpec) -> Floats:
-    """One row [heads, D] at `position`, over keys and values [tokens, kv_heads, D], in float64."""
-    first = 0 if spec.window is None else max(0, position - spec.window + 1)
-    group = NUM_HEADS // NUM_KV_HEADS
-    seen_keys = np.repeat(keys[first : position + 1].astype(np.float64), group, axis=1)
-    seen_values = np.repeat(values[first : position + 1].astype(np.float64), group, axis=1)
-    scores = np.einsum("hd,nhd->hn", query.astype(np.float64), seen_keys) * spec.scale
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
-    attended: Floats = np.einsum("hn,nhd->hd", weights, seen_values).astype(np.float32)
-    return attended
-
-
-@dataclass
-class Stream:
-    """A sequence and a copy of all it stored, by layer."""
-
-    handle: SequenceCache
-    keys: list[list[Floats]] = field(default_factory=lambda: [[] for _ in LAYERS])
-    values: list[list[Floats]] = field(default_factory=lambda: [[] for _ in LAYERS])
-    length: int = 0
-
-
-@dataclass
-class Driver:
-    """Runs forward passes of random rows over several streams and compares every row."""
-
-    cache: CacheManager
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
-    tolerance: float = 1e-5
-
-    def open(self) -> Stream:
-        return Stream(self.cache.open([]))
-
-    def rows(self, count: int, heads: int) -> Floats:
-        return self.rng.standard_normal((count, heads, HEAD_DIM), dtype=np.float32)
-
-    def step(self, parts: list[tuple[Stream, int]]) -> None:
-        for stream, count in parts:
-            assert self.cache.reserve(stream.handle, stream.length + count)
-        layer_cache: LayerCache = self.cache.layer_cache([(s.handle, s.length, count) for s, count in parts])
-        for layer in range(len(LAYERS)):
-            self.check_layer(layer_cache, layer, parts)
-        for stream, count in parts:
-            stream.length += count
-            self.cache.commit(stream.handle, stream.length)
-        self.cache.check_integrity()
-
-    def check_layer(self, layer_cache: LayerCache, layer: int, parts: list[tuple[Stream, int]]) -> None:
-        num_rows = sum(count for _, count in parts)
-        query = self.rows(num_rows, NUM_HEADS)
-        key, value = self.rows(num_rows, NUM_KV_HEADS), self.rows(num_rows, NUM_KV_HEADS)
-        got = layer_cache.attend(layer, query, key, value, SPECS[layer])
-        ends = itertools.accumulate(count for _, count in parts)
-        for (stream, count), end in zip(parts, ends, strict=True):
-            stream.keys[layer].append(key[end - count : end])
-            stream.values[layer].append(value[end - count : end])
-            keys, values = np.concatenate(stream.keys[layer]), np.concatenate(stream.values[layer])
-            for row in range(count):
-                index = end - count + row
-                expected = dense_attention(query[index], keys, values, stream.length + row, SPECS[layer])
-                np.testing.assert_allclose(got[index], expected, atol=self.tolerance)
+from tests.cache.dense_driver import HEAD_DIM, LAYERS, NUM_HEADS, NUM_KV_HEADS, SPECS, WINDOW, Driver
+from tests.cache.small_models import SLIDING, KVDtype, make_cache
+from transom.cache import PagedLayerCache
+from transom.layers.forward_batch import AttentionSpec
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 63, 64, 65, 128])
@@ -155,6 +81,8 @@ def test_one_sequence_alone_hands_over_its_table_without_a_copy() -> None:
     handle = cache.open([])
     assert cache.reserve(handle, 64 * 30)
     table = handle.tables[0].slots(64 * 30)
-    view = cache.layer_cache([(handle, 0, 64 * 30)])._tables[0]
+    layer_cache = cache.layer_cache([(handle, 0, 64 * 30)])
+    assert isinstance(layer_cache, PagedLayerCache)
+    view = layer_cache._tables[0]
     assert np.shares_memory(table, view)
     assert view[1].flags.c_contiguous
