@@ -117,7 +117,6 @@ struct Task {
   int64_t lines() const { return static_cast<int64_t>(tile.num_rows) * tile.group; }
   Range visible(int64_t row) const { return visible_tokens(tile, split.part, split.first_position, row); }
   Range visible_to_any() const { return {visible(0).begin, visible(tile.num_rows - 1).end}; }
-  Range visible_to_all() const { return {visible(tile.num_rows - 1).begin, visible(0).end}; }
 };
 
 // The keys and values of a split are read block by block: first all keys, then all values, then the next split. Where
@@ -266,24 +265,22 @@ void add_values(const Task& task, Range rows, Range tokens, int64_t block, Panel
            channels, tokens.end - tokens.begin, Lines{partial.values + line * stride, stride}, true, ahead);
 }
 
-// Rows of a tile see different tokens only near its diagonal and the window's edge: there each row goes alone.
+// Rows of a tile see different tokens only near its diagonal and the window's edge. What all of them see they take
+// together; what comes before and after it, each half of them by itself, and so on.
 template <class T, class Fetch>
-void add_block(const Task& task, int64_t block, Panels<T> values, const Scratch& scratch, AttentionSums partial,
-               Fetch ahead) {
-  const Range shared = intersection(task.visible_to_all(), block_range(block));
-  const Range all_rows = {0, task.tile.num_rows};
-  for (int64_t row = 0; row < task.tile.num_rows; ++row) {
-    Range own = intersection(task.visible(row), block_range(block));
-    if (!shared.empty()) own.end = shared.begin;
-    add_values(task, {row, row + 1}, own, block, values, scratch, partial, NothingAhead{});
-  }
-  if (shared.empty()) return;
-  add_values(task, all_rows, shared, block, values, scratch, partial, ahead);
-  for (int64_t row = 0; row < task.tile.num_rows; ++row) {
-    Range own = intersection(task.visible(row), block_range(block));
-    own.begin = shared.end;
-    add_values(task, {row, row + 1}, own, block, values, scratch, partial, NothingAhead{});
-  }
+void add_block(const Task& task, Range rows, Range tokens, int64_t block, Panels<T> values, const Scratch& scratch,
+               AttentionSums partial, Fetch ahead) {
+  const Range shared = intersection({task.visible(rows.end - 1).begin, task.visible(rows.begin).end}, tokens);
+  const int64_t half = (rows.begin + rows.end) / 2;
+  const auto add_halves = [&](Range part) {
+    if (rows.begin == half || part.empty()) return;
+    add_block(task, {rows.begin, half}, part, block, values, scratch, partial, NothingAhead{});
+    add_block(task, {half, rows.end}, part, block, values, scratch, partial, NothingAhead{});
+  };
+  if (shared.empty()) return add_halves(tokens);
+  add_halves({tokens.begin, shared.begin});
+  add_values(task, rows, shared, block, values, scratch, partial, ahead);
+  add_halves({shared.end, tokens.end});
 }
 
 template <class T>
@@ -291,10 +288,12 @@ void weigh_block(const Task& task, int64_t block, Range tokens, const Scratch& s
   const int head_dim = task.tile.head_dim;
   const T* values = values_of<T>(task.split.blocks[block], head_dim);
   const Ahead<T> ahead = after_values<T>(task, block);
+  const Range rows = {0, task.tile.num_rows};
   if (task.lines() <= kMaxDirectLines && head_dim % kLanes == 0) {
-    add_block(task, block, Panels<T>{values, head_dim, kLanes}, scratch, partial, ahead);
+    add_block(task, rows, tokens, block, Panels<T>{values, head_dim, kLanes}, scratch, partial, ahead);
   } else {
-    add_block(task, block, pack_values(values, head_dim, in_block(tokens, block), scratch.packed), scratch, partial, ahead);
+    const Panels<float> packed = pack_values(values, head_dim, in_block(tokens, block), scratch.packed);
+    add_block(task, rows, tokens, block, packed, scratch, partial, ahead);
   }
 }
 
