@@ -1,0 +1,125 @@
+"""kill -9 of a worker with cold blocks, again and again, at random moments: nothing wrong is said or left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from transom.config.engine_config import MIB, EngineConfig
+from transom.config.model_config import ModelConfig
+from transom.engine import EngineClient, EngineState
+from transom.errors import EngineRestartingError
+from transom.request import Request, SamplingParams
+
+RECALL = Path(__file__).parents[2] / "transom" / "models_builtin" / "recall"
+MAX_SSD_BYTES = 24 * MIB
+RESTART_SECONDS = 5.0
+
+IN_RAM = EngineConfig(
+    model_path=RECALL,
+    context_window=32768,
+    kv_dtype="f16",
+    kv_cache_ram_bytes=64 * MIB,
+    max_ram_bytes=None,
+    num_threads=2,
+)
+MAX_TOKENS = 20
+SAMPLING = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.0, ignore_eos=True)
+
+
+def prompt(number: int) -> tuple[int, ...]:
+    """3000 tokens, of which the last six occurred before: there is something to recall."""
+    tokens = random.Random(number).choices(range(2, 4096), k=2994)
+    return (*tokens, *tokens[1000:1006])
+
+
+PROMPTS = [prompt(number) for number in range(3)]
+
+
+def physical_bytes(directory: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in (directory, *directory.iterdir()))
+
+
+def client_of(engine_config: EngineConfig) -> EngineClient:
+    return EngineClient(ModelConfig.from_hf(RECALL), engine_config, name="recall", restart_delays_seconds=(0.0,))
+
+
+async def ask(client: EngineClient, number: int, name: str, said: list[int]) -> bool:
+    """Collects what is said; False if the worker died meanwhile."""
+    try:
+        async for output in client.generate(Request(name, PROMPTS[number], SAMPLING)):
+            assert output.error is None
+            said += output.token_ids
+    except EngineRestartingError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[int]]:
+    async def ask_all() -> list[list[int]]:
+        client = client_of(IN_RAM)
+        await client.start()
+        answers: list[list[int]] = [[] for _ in PROMPTS]
+        for number, said in enumerate(answers):
+            assert await ask(client, number, f"in-ram-{number}", said)
+        await client.close()
+        return answers
+
+    return asyncio.run(ask_all())
+
+
+@pytest.fixture
+async def tiered(tmp_path: Path) -> AsyncIterator[EngineClient]:
+    """A sixth of one request in RAM."""
+    tiers = replace(IN_RAM, kv_cache_ram_bytes=MIB, ssd_path=tmp_path / "recall", max_ssd_bytes=MAX_SSD_BYTES)
+    client = client_of(tiers)
+    await client.start()
+    yield client
+    await client.close()
+
+
+async def kill_under_load(client: EngineClient, number: int, expected: list[list[int]], delay: float) -> None:
+    """Three requests run, or some of them do already, when the worker is killed."""
+    said: list[list[int]] = [[] for _ in PROMPTS]
+    async with asyncio.TaskGroup() as load:
+        for index, tokens in enumerate(said):
+            load.create_task(ask(client, index, f"doomed-{number}-{index}", tokens))
+        await asyncio.sleep(delay)
+        assert client.process_id is not None
+        os.kill(client.process_id, signal.SIGKILL)
+    for tokens, right in zip(said, expected, strict=True):
+        assert tokens == right[: len(tokens)]
+
+
+async def wait_for_restart(client: EngineClient, num_restarts: int) -> None:
+    deadline = time.monotonic() + RESTART_SECONDS
+    while client.num_restarts < num_restarts or client.status.state is not EngineState.READY:
+        assert time.monotonic() < deadline, client.status
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("num_kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+async def test_after_every_kill_a_worker_is_back_in_time_and_says_what_ram_alone_says(
+    tiered: EngineClient, expected: list[list[int]], tmp_path: Path, num_kills: int
+) -> None:
+    moments = random.Random(1)
+    for number in range(num_kills):
+        await kill_under_load(tiered, number, expected, delay=moments.uniform(0.0, 0.8))
+        await wait_for_restart(tiered, number + 1)
+        said: list[int] = []
+        assert await ask(tiered, number % 3, f"after-{number}", said)
+        assert said == expected[number % 3]
+        assert physical_bytes(tmp_path / "recall") <= MAX_SSD_BYTES
+    assert tiered.num_restarts == num_kills
+    stats = tiered.stats()
+    assert stats is not None and stats.cache.tiers[-1].transfers.num_bytes_written > 0
