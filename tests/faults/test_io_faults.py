@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -60,16 +63,16 @@ def check(answers: list[Answer], expected: list[Answer], what: str) -> None:
             assert answer == right, what
 
 
-def fail_every_call(model: Path, ssd_path: Path, requests: list[Request], kind: Kind) -> int:
-    """Runs the requests once for each n, until there is no n-th call; how many calls there were."""
+def fail_every_call(model: Path, ssd_path: Path, requests: list[Request], kind: Kind, stride: int = 1) -> int:
+    """Runs the requests once for each n, or each `stride`-th one, until there is no n-th call; the last n."""
     expected = in_ram(model, requests)
-    for nth in itertools.count(1):
+    for nth in itertools.count(1, stride):
         fault = IOFault(nth, kind)
         answers = run(model, ssd_path, requests, fault)
         check(answers, expected, f"{kind} at call {nth}")
         assert all(answer.finish_reason is FinishReason.LENGTH for answer in answers), f"{kind} at call {nth}"
         if fault.num_calls < nth:
-            return nth - 1
+            return nth
     raise AssertionError("unreachable")
 
 
@@ -91,7 +94,7 @@ def test_whichever_call_fails_every_request_ends_with_the_tokens_of_ram(
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_with_three_requests_that_take_turns(model: Path, tmp_path: Path, kind: Kind) -> None:
-    assert fail_every_call(model, tmp_path, LONG, kind) > 200
+    assert fail_every_call(model, tmp_path, LONG, kind, stride=11) > 200
 
 
 @pytest.mark.parametrize("kind", ["EIO", "ENOSPC", "corrupt"])
@@ -104,3 +107,66 @@ def test_a_disk_that_fails_for_good_from_any_call_on_makes_no_token_wrong(
     for nth in range(1, whole.num_calls + 1, 3):
         answers = run(model, tmp_path, QUICK, IOFault(nth, kind, True))
         check(answers, expected, f"{kind} from call {nth} on")
+
+
+def test_one_flipped_bit_in_a_cold_file_costs_time_and_no_token(model: Path, tmp_path: Path) -> None:
+    expected, num_noticed = in_ram(model, LONG), 0
+    for moment in range(3, 60, 4):
+        engine = FaultyEngine(model, ssd_path=tmp_path)
+        steps = itertools.count()
+
+        def flip_at_the_moment(steps: Iterator[int] = steps, moment: int = moment) -> None:
+            if next(steps) == moment:
+                damage_file(tmp_path / "cold-full.kv", "flip", random.Random(moment))
+
+        assert engine.answers(LONG, after_step=flip_at_the_moment) == expected
+        num_noticed += num_damages_noticed(engine)
+        engine.close()
+    assert num_noticed > 5
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "punch"])
+def test_a_cold_file_that_is_damaged_all_the_time_makes_no_token_wrong(
+    model: Path, tmp_path: Path, damage: str
+) -> None:
+    engine = FaultyEngine(model, ssd_path=tmp_path)
+    rng = random.Random(5)
+    answers = engine.answers(LONG, after_step=lambda: damage_file(tmp_path / "cold-full.kv", damage, rng))
+    assert num_damages_noticed(engine) > 0
+    engine.close()
+    check(answers, in_ram(model, LONG), damage)
+
+
+def num_damages_noticed(engine: FaultyEngine) -> int:
+    transfers = engine.cache.stats().tiers[-1].transfers
+    return transfers.num_checksum_failures + transfers.num_read_errors
+
+
+def damage_file(path: Path, damage: str, rng: random.Random) -> None:
+    """One bit anywhere where there are bytes; or the second half of the file is gone, or became zeros."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        if damage == "flip":
+            place = rng.choice(places_with_bytes(file.fileno(), size) or [0])
+            file.seek(place)
+            [byte] = file.read(1)
+            file.seek(place)
+            file.write(bytes([byte ^ 1 << rng.randrange(8)]))
+        else:
+            file.truncate(size // 2)
+            if damage == "punch":
+                file.truncate(size)
+
+
+def places_with_bytes(descriptor: int, size: int) -> list[int]:
+    """Offsets in the file, some in each stretch that is not a hole."""
+    places: list[int] = []
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError:
+            break
+        offset = os.lseek(descriptor, start, os.SEEK_HOLE)
+        places += range(start + 777, offset, 4096)
+    return places
