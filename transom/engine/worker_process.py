@@ -142,6 +142,7 @@ async def _create_process(socket_fd: int) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **_ENVIRONMENT},
+        start_new_session=True,  # what a terminal sends to its foreground group is for the parent alone
     )
 
 
