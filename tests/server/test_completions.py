@@ -260,11 +260,23 @@ async def test_an_unknown_field_is_ignored_where_the_operator_says_so() -> None:
     assert (await complete(app, suffix="x")).status == 400
 
 
-async def test_an_absent_model_is_filled_by_the_operators_choice_only() -> None:
-    refused = await ask(make_app(), "POST", "/v1/completions", {"prompt": "x"})
+BODIES_WITHOUT_A_MODEL: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/tokenize": {"prompt": "x"},
+}
+
+
+@pytest.mark.parametrize("path", BODIES_WITHOUT_A_MODEL)
+async def test_an_absent_model_means_the_only_one_or_the_operators_choice(path: str) -> None:
+    body = BODIES_WITHOUT_A_MODEL[path]
+    assert (await ask(make_app(), "POST", path, body)).status == 200
+    engines = (RecitingEngine(), RecitingEngine())
+    refused = await ask(make_app(*engines), "POST", path, body)
     assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "missing_parameter", "model")
-    app = make_app(settings=ServerSettings(default_model="tiny"))
-    assert (await ask(app, "POST", "/v1/completions", {"prompt": "x"})).status == 200
+    assert "tiny, tiny-1" in refused.error["message"]
+    app = make_app(*engines, settings=ServerSettings(default_model="tiny-1"))
+    assert (await ask(app, "POST", path, body)).status == 200
 
 
 def test_the_recited_text_has_characters_of_several_bytes() -> None:

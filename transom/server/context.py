@@ -37,11 +37,23 @@ class ServerContext:
         return served
 
     def named_model(self, body: Mapping[str, Any]) -> ServedModel:
-        """The model that a body names, whatever its state. Raises `RequestError` for none or an unknown one."""
+        """The model that a body names, whatever its state; the only one, if that is what there is, when it names none.
+
+        Raises `RequestError` for an unknown one, and for none where there are several to choose from.
+        """
         name = body.get("model")
         name = self.settings.default_model if name is None else name
         if name is None:
-            raise RequestError("Missing required parameter: 'model'.", param="model", code="missing_parameter")
+            return self._only_model()
         if not isinstance(name, str):
             raise RequestError("Invalid value for 'model': must be a text.", param="model")
         return self.registry.get(name)
+
+    def _only_model(self) -> ServedModel:
+        served = self.registry.models()
+        if len(served) < 2:
+            return self.registry.first()
+        names = ", ".join(model.id for model in served)
+        raise RequestError(
+            f"Missing required parameter: 'model'. Served models: {names}.", param="model", code="missing_parameter"
+        )
