@@ -140,7 +140,7 @@ def check_depth(body: bytes) -> None:
         if depths.max() > MAX_DEPTH:
             raise _bad(f"The body is nested deeper than {MAX_DEPTH} levels.")
         depth = int(depths[-1])
-        num_containers += np.count_nonzero(steps > 0)
+        num_containers += int(np.count_nonzero(steps > 0))
     if num_containers > MAX_CONTAINERS:
         raise _bad(f"The body holds {num_containers} lists and objects; {MAX_CONTAINERS} are allowed.")
 
