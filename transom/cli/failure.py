@@ -26,7 +26,7 @@ def told_in_one_line(reworded: Callable[[str], str] = str) -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()
+        print(end="", flush=True)  # a reader that is gone is noticed here at the latest
     except ConfigError as error:
         say(reworded(str(error)))
         raise typer.Exit(EXIT_BAD_SETTINGS) from None
