@@ -235,12 +235,12 @@ async def test_every_sampling_field_reaches_the_engine() -> None:
         max_tokens=9,
         presence_penalty=0.5,
         frequency_penalty=-0.5,
-        priority=-4,
+        priority=4,
         n_predict=9,
     )
     [request] = engine.requests
     sampling = request.sampling
-    assert request.priority == -4
+    assert request.priority == 4
     assert sampling.logit_bias == {97: -100.0, 3: 1.5}
     assert sampling.stop_token_ids == (3,)
     assert sampling.allowed_token_ids == (1, 2)

@@ -2,7 +2,8 @@
 
 The one rule of what may cross a process border: dataclasses, enums of strings, paths, integers, floats, strings,
 booleans, None, tuples, and dictionaries of these. A dataclass travels as the list of its fields in order, a
-`Sequence[int]` packed, as the bytes of `TokenIds`. Nothing is ever constructed that the expected type does not name. Knows no frames and no messages.
+`Sequence[int]` packed, as the bytes of `TokenIds`. Nothing is ever constructed that the expected type does not name.
+Knows no frames and no messages.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from transom.request import TokenIds
 class TokenBuffer:
     """Token ids that only ever grow: int32, amortised O(1) append, slices without a copy.
 
-    The first ones are not copied before there are more. The cache is handed this object itself, not a snapshot: tokens that are generated later are seen through it.
+    The first ones are not copied before there are more. The cache is handed this object itself, not a snapshot: tokens
+    that are generated later are seen through it.
     """
 
     __slots__ = ("_array", "_length")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -23,6 +24,8 @@ class ServerContext:
     metrics: MetricsCollector
     settings: ServerSettings
     lifecycle: Lifecycle
+    large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whose turn it is to be parsed."""
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The loaded model that a body names, noted for the metrics.

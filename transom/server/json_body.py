@@ -34,23 +34,25 @@ _PIECE_BYTES = 2**18
 Parsed = TypeVar("Parsed")
 
 
-async def read_json_object(request: Request) -> dict[str, Any]:
-    """The body of `request` as a dictionary. Raises as `read_body`."""
-    return await read_body(request, dict)
+async def read_json_object(request: Request, turn: asyncio.Lock) -> dict[str, Any]:
+    """The body of `request` as a dictionary. Waits and raises as `read_body`."""
+    return await read_body(request, turn, dict)
 
 
-async def read_body(request: Request, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed:
-    """What `parse` makes of the body of `request`. Large bodies are read by another thread.
+async def read_body(request: Request, turn: asyncio.Lock, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed:
+    """What `parse` makes of the body of `request`.
 
-    Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body that takes too
-    long (408), and `RequestError` for everything that is not one JSON object with finite numbers, unique keys and
-    Unicode text; and what `parse` raises.
+    Large bodies are parsed by another thread, one at a time, in turns taken by `turn`: for a moment each becomes many
+    times its size. Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body
+    that takes too long (408), `RequestError` for everything that is not one JSON object with finite numbers, unique
+    keys and Unicode text, and what `parse` raises.
     """
     _check_headers(request)
     body = await _read_bytes(request)
     if len(body) < _LARGE_BODY_BYTES:
         return parse(parse_json_object(body))
-    return await asyncio.to_thread(lambda: parse(parse_json_object(body)))
+    async with turn:
+        return await asyncio.to_thread(lambda: parse(parse_json_object(body)))
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def tokenize_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def tokenize(request: Request) -> Response:
-        raw = await read_json_object(request)
+        raw = await read_json_object(request, context.large_bodies)
         served = context.named_model(raw)
         if "messages" in raw:
             chat = ChatPromptBody.parse(raw)
@@ -34,7 +34,7 @@ def tokenize_router(context: ServerContext) -> APIRouter:
         return json_response(_tokens(served, await _encode(served, text), text))
 
     async def detokenize(request: Request) -> Response:
-        raw = await read_json_object(request)
+        raw = await read_json_object(request, context.large_bodies)
         body = DetokenizeBody.parse(raw)
         served = context.named_model(raw)
         served.llm.check_token_ids(body.tokens, "tokens")
@@ -42,7 +42,7 @@ def tokenize_router(context: ServerContext) -> APIRouter:
         return json_response({"content": text, "prompt": text})
 
     async def apply_template(request: Request) -> Response:
-        raw = await read_json_object(request)
+        raw = await read_json_object(request, context.large_bodies)
         body = ChatPromptBody.parse(raw)
         return json_response({"prompt": await render_chat(context.named_model(raw), body)})
 
