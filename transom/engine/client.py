@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from transom.config.engine_config import EngineConfig
@@ -38,6 +38,8 @@ RESTART_DELAYS_SECONDS = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Waiting times before the first, second, ... restart in a row; the last one is repeated."""
 _HEALTHY_AFTER_SECONDS = 30.0
 """A worker that lived so long has paid for its restart: the next one is quick again."""
+_SILENT_AFTER_SECONDS = 60.0
+"""A worker is silent for the length of a step; none should take so long."""
 
 
 class EngineState(StrEnum):
@@ -96,7 +98,10 @@ class EngineClient:
 
     @property
     def status(self) -> EngineStatus:
-        """Where the engine stands now."""
+        """Where the engine stands now. READY with a reason: it is there, but has been silent for too long."""
+        seconds = self.seconds_since_sign_of_life
+        if self._status.state is EngineState.READY and seconds > _SILENT_AFTER_SECONDS:
+            return replace(self._status, reason=f"The worker has given no sign of life for {seconds:.0f} seconds.")
         return self._status
 
     @property
@@ -149,7 +154,7 @@ class EngineClient:
         mailbox = self._open_mailbox(request.request_id)
         is_finished = False
         try:
-            self._send(Submit(request))
+            await self._submit(request)
             while not is_finished:
                 output = await mailbox.take()
                 is_finished = output.finish_reason is not None
@@ -259,6 +264,10 @@ class EngineClient:
     def _fail_requests(self, error: TransomError) -> None:
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
+
+    async def _submit(self, request: Request) -> None:
+        if self._worker is not None:
+            await self._worker.send_in_turn(Submit(request))
 
     def _send(self, message: Message) -> None:
         if self._worker is not None:
