@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx2 as httpx
 import pytest
@@ -18,12 +20,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def serving(port: int) -> Iterator[subprocess.Popen[str]]:
+def serving(port: int, stdout: IO[str] | int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """A server that has begun, in a process group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "transom", "serve", "tolstoy", "--port", str(port), "-t", "1"],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -54,6 +56,31 @@ def test_a_signal_while_models_load_ends_the_server_with_one_line(number: signal
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "transom: stopped\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_standard_output_does_not_end_the_server() -> None:
+    port = free_port()
+    with Path("/dev/full").open("w") as full, serving(port, stdout=full) as process:
+        deadline = time.monotonic() + 30
+        while not is_ready(port):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert (
+        errors.splitlines()[0] == "transom: standard output cannot be written and stays silent: No space left on device"
+    )
+    assert errors.splitlines()[1:] == ["transom: stopped"]
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_the_end_says_what_it_waits_for() -> None:

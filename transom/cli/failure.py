@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
@@ -38,6 +38,20 @@ def told_in_one_line(reworded: Callable[[str], str] = str) -> Iterator[None]:
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def even_unheard() -> Iterator[None]:
+    """For what a server says on standard output: a full disk behind it is no reason to end the server."""
+    try:
+        yield
+        print(end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _write_nowhere()
+        with suppress(OSError):
+            say(f"standard output cannot be written and stays silent: {error.strerror}")
 
 
 def say(message: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from transom.cli.banner import show_banner, show_failures, wide_console
-from transom.cli.failure import EXIT_FAILED, say
+from transom.cli.failure import EXIT_FAILED, even_unheard, say
 from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
@@ -99,7 +99,9 @@ async def _run(
 
 
 def _say_loading(registry: ModelRegistry) -> None:
-    if registry.models():
+    if not registry.models():
+        return
+    with even_unheard():
         wide_console().print(f"Loading {', '.join(served.id for served in registry.models())} ...")
 
 
@@ -109,8 +111,9 @@ def _say_ready(registry: ModelRegistry, settings: ServerSettings, listener: sock
     if not ready:
         return False
     console, url = wide_console(), f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
-    show_banner(console, ready, url, needs_key=bool(settings.api_keys))
-    console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
+    with even_unheard():
+        show_banner(console, ready, url, needs_key=bool(settings.api_keys))
+        console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
     return True
 
 
