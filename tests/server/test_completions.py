@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
 
-from tests.server.asgi import ask, complete
+from tests.fakes import small_engine_config
+from tests.server.asgi import Exchange, ask, complete
 from tests.server.served import RECITED, TEXT, RecitingEngine, make_app, served_model
 from transom.config.model_config import GenerationDefaults
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
+from transom.server.protocol import MAX_PROMPTS
 from transom.server.settings import ServerSettings
 
 
@@ -59,6 +63,51 @@ async def test_a_prompt_may_be_a_text_token_ids_or_lists_of_them(prompt: Any, pr
     assert [bytes(request.prompt_token_ids) for request in engine.requests] == prompts
     assert [choice["index"] for choice in answer.json()["choices"]] == list(range(len(prompts)))
     assert answer.json()["usage"]["prompt_tokens"] == sum(map(len, prompts))
+
+
+async def test_as_many_prompts_as_the_limit_allows_are_served() -> None:
+    answer = await complete(make_app(), prompt=["ab"] * MAX_PROMPTS, max_tokens=1)
+    assert answer.status == 200
+    assert [choice["index"] for choice in answer.json()["choices"]] == list(range(MAX_PROMPTS))
+    assert answer.json()["usage"]["prompt_tokens"] == 2 * MAX_PROMPTS
+    assert answer.json()["usage"]["completion_tokens"] == MAX_PROMPTS
+
+
+async def test_a_streamed_list_of_prompts_equals_the_answer_in_one_piece() -> None:
+    asked: dict[str, Any] = {
+        "prompt": [chr(97 + index % 26) for index in range(40)],
+        "n": 2,
+        "seed": 3,
+        "max_tokens": 5,
+    }
+    whole = (await complete(make_app(), **asked)).json()
+    events = (await complete(make_app(), **asked, stream=True, stream_options={"include_usage": True})).events()[:-1]
+    texts = [""] * 80
+    for choice in (choice for event in events for choice in event["choices"]):
+        texts[choice["index"]] += choice["text"]
+    assert texts == [choice["text"] for choice in whole["choices"]]
+    assert events[-1]["usage"] == whole["usage"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts_of_a_client_that_has_gone_never_reach_the_engine(stream: bool) -> None:
+    engine = RecitingEngine(holds_after=1)
+    body = {"model": "tiny", "prompt": ["ab"] * 100, "max_tokens": 9, "stream": stream}
+    exchange = Exchange(make_app(engine), "POST", "/v1/completions", json.dumps(body).encode())
+    async with asyncio.timeout(5):
+        while len(engine.running) < small_engine_config().max_num_seqs:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    exchange.gone.set()
+    await asyncio.wait({exchange.task}, timeout=5)
+    assert len(engine.requests) == small_engine_config().max_num_seqs
+    assert not engine.running
+
+
+async def test_prompts_share_what_is_long_in_their_sampling() -> None:
+    engine = RecitingEngine()
+    await complete(make_app(engine), prompt=["a", "bc"], allowed_token_ids=list(range(100)), n=2)
+    assert len({id(request.sampling.allowed_token_ids) for request in engine.requests}) == 1
 
 
 async def test_choices_are_numbered_prompt_by_prompt_and_a_prompt_counts_once() -> None:

@@ -134,7 +134,7 @@ async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, 
 
 
 async def _make_plan(served: ServedModel, body: CompletionBody, cap: int | None) -> Plan:
-    prompts = [await _encode(served, prompt, body.add_special_tokens) for prompt in body.prompts]
+    prompts = await asyncio.to_thread(_encode_all, served, body)
     given = body.given_max_tokens
     limits = [
         limit_tokens(served, len(prompt), given, param="prompt", default=DEFAULT_MAX_TOKENS, cap=cap)
@@ -154,11 +154,16 @@ async def _make_plan(served: ServedModel, body: CompletionBody, cap: int | None)
     )
 
 
-async def _encode(served: ServedModel, prompt: str | TokenIds, add_special_tokens: bool) -> TokenIds:
+def _encode_all(served: ServedModel, body: CompletionBody) -> list[TokenIds]:
+    """Blocks for as long as the texts are long."""
+    return [_encode(served, prompt, body.add_special_tokens) for prompt in body.prompts]
+
+
+def _encode(served: ServedModel, prompt: str | TokenIds, add_special_tokens: bool) -> TokenIds:
     if not isinstance(prompt, str):
-        await asyncio.to_thread(served.llm.check_token_ids, prompt, "prompt")
+        served.llm.check_token_ids(prompt, "prompt")
         return prompt
-    ids = await asyncio.to_thread(served.llm.encode, prompt, add_special_tokens=add_special_tokens)
+    ids = served.llm.encode(prompt, add_special_tokens=add_special_tokens)
     if not ids:
         raise RequestError("'prompt' is empty, and this model has no token to begin with.", param="prompt")
     return TokenIds(ids)
