@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: help tools serve test check format parity bench sanitize wheel clean
 
 help:
-	@echo "make serve     build everything and serve the bundled models on 127.0.0.1:9632 (ARGS=... for flags)"
+	@echo "make serve     build everything and serve the bundled models on 127.0.0.1:9632 (ARGS=\"--port N\" and other flags)"
 	@echo "make test      the test suite, from nothing"
 	@echo "make check     formatting, lint, types, import rules"
 	@echo "make parity    compare with torch + transformers, the reference implementations"
@@ -30,18 +30,19 @@ $(VENV)/created: | tools
 
 # The package in editable form; built again when native sources or dependencies change.
 $(VENV)/installed: $(VENV)/created $(NATIVE)
-	@echo "building the native kernels and installing transom (about a minute the first time)"
+	@echo "installing packages: what the build needs"
 	@$(PIP) install "scikit-build-core>=0.11" "nanobind>=2.7" "cmake>=3.22" "ninja>=1.11"
+	@echo "compiling the kernels and installing transom with its packages (about a minute)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	@echo "installing the tools of the tests"
+	@echo "installing packages: what the tests need"
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation --editable ".[dev]"
 	@touch $@
 
 $(VENV)/installed-parity: $(VENV)/installed-dev
-	@echo "installing the oracles (torch, transformers)"
+	@echo "installing packages: the oracles, torch and transformers (minutes)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation --editable ".[dev,parity]"
 	@touch $@
 

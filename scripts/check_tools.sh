@@ -3,7 +3,10 @@
 python=$1
 missing=""
 if ! command -v "$python" >/dev/null 2>&1; then
-  missing="$missing python3 (>= 3.11),"
+  case $python in
+    python3) missing="$missing python3 (>= 3.11)," ;;
+    *) missing="$missing $python (given as PYTHON; needs python >= 3.11)," ;;
+  esac
 elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   missing="$missing python >= 3.11 (found $("$python" -c 'import platform; print(platform.python_version())'); try make PYTHON=python3.11),"
 elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then

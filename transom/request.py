@@ -5,8 +5,67 @@ Made by `transom.llm`, carried over the channel, consumed by the engine; results
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import overload
+
+
+class TokenIds(Sequence[int]):
+    """Token ids that never change, in 4 bytes each: prompts are long, and they wait and travel in large numbers.
+
+    Equal to tuples of the same numbers. Made from numbers of -2**31 .. 2**31 - 1, OverflowError for others.
+    """
+
+    __slots__ = ("_ids",)
+
+    def __init__(self, token_ids: Iterable[int] = ()) -> None:
+        self._ids = memoryview(array("i", token_ids).tobytes()).cast("i")
+
+    @classmethod
+    def of(cls, token_ids: Iterable[int]) -> TokenIds:
+        """`token_ids` themselves when they are packed already, else a packed copy."""
+        return token_ids if isinstance(token_ids, cls) else cls(token_ids)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> TokenIds:
+        """The inverse of `packed`, without a copy; ValueError unless it holds whole numbers."""
+        token_ids = cls()
+        try:
+            token_ids._ids = memoryview(packed).cast("i")
+        except TypeError:
+            raise ValueError(f"{len(packed)} bytes are no packed token ids") from None
+        return token_ids
+
+    @property
+    def packed(self) -> memoryview[int]:
+        """The ids as int32 of this machine's byte order: for `numpy.frombuffer`, read-only and without a copy."""
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> TokenIds: ...
+    def __getitem__(self, index: int | slice) -> int | TokenIds:
+        return TokenIds(self._ids[index]) if isinstance(index, slice) else self._ids[index]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TokenIds):
+            return self._ids == other._ids
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"TokenIds({list(self)})"
 
 
 class FinishReason(StrEnum):
@@ -20,6 +79,10 @@ class FinishReason(StrEnum):
     """The caller went away or asked for the end."""
     ERROR = "error"
     """The engine failed; `RequestOutput.error` says how."""
+
+
+_FIXED_COST = 256
+_BIAS_COST = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +104,8 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
-    allowed_token_ids: tuple[int, ...] | None = None
+    allowed_token_ids: Sequence[int] | None = None
+    """Kept as `TokenIds`, whatever sequence was given."""
     stop_token_ids: tuple[int, ...] = ()
     """Stop tokens of the request, beside the model's own end-of-sequence tokens."""
     ignore_eos: bool = False
@@ -49,6 +113,10 @@ class SamplingParams:
     """No stop or end-of-sequence token is sampled before so many tokens."""
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.allowed_token_ids is not None:
+            object.__setattr__(self, "allowed_token_ids", TokenIds.of(self.allowed_token_ids))
 
 
 class CacheStrategy(StrEnum):
@@ -84,12 +152,23 @@ class Request:
     """One sequence to be generated. `n` of the HTTP interface becomes several of these."""
 
     request_id: str
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: Sequence[int]
+    """Kept as `TokenIds`, whatever sequence was given."""
     sampling: SamplingParams
     priority: int = 0
     """Lower is sooner."""
     cache: CacheOptions | None = None
     """None = as the model is configured."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_token_ids", TokenIds.of(self.prompt_token_ids))
+
+    @property
+    def size_in_tokens(self) -> int:
+        """What keeping this request costs, as the number of packed tokens (4 bytes) that would take as much memory."""
+        sampling = self.sampling
+        listed = len(self.prompt_token_ids) + len(sampling.allowed_token_ids or ())
+        return listed + _BIAS_COST * len(sampling.logit_bias) + _FIXED_COST
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ def run(*arguments: str, text: str | None = None, **environment: str) -> subproc
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TRANSOM_")}
     return subprocess.run(
         [sys.executable, "-m", "transom", *arguments],
-        input=text,
+        input="" if text is None else text,
         capture_output=True,
         text=True,
         timeout=60,
@@ -59,13 +59,17 @@ def test_both_spellings_of_a_flag_are_in_the_help() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason", "code"),
     [
-        (["serve", "/no/such/directory"], "neither a directory nor a bundled model", 2),
+        (["serve", "/no/such/directory"], "no such directory", 2),
+        (["serve", "org/name"], "downloads nothing", 2),
+        (["serve", "--config", "tests"], "is a directory", 2),
+        (["serve", "--config", "transom/models_builtin/tolstoy/config.json"], "looks like a model's config.json", 2),
+        (["list", "--config", "/no/such/file.json"], "No such file", 2),
         (["serve", "--config", "README.md"], "not valid JSON", 2),
         (["serve", "--config", "/no/such/file.json"], "No such file", 2),
         (["serve", "tolstoy", "--host", "0.0.0.0"], "API key", 2),
         (["serve", "tests"], "config.json", 1),
-        (["serve", "tolstoy", "--port", "0", "-c", "99999"], "may only lower", 1),
-        (["serve", "tolstoy", "--port", "0", "--kv-cache-ram-mb", "4", "--max-ram-mb", "5"], "max_ram", 1),
+        (["serve", "tolstoy", "--port", "0", "-c", "99999"], "tolstoy is not served: --max-model-len 99999: may", 1),
+        (["serve", "tolstoy", "--port", "0", "--kv-cache-ram-mb", "4", "--max-ram-mb", "5"], "--max-ram-mb 5: ", 1),
         (["run", "nothing", "x"], "neither a directory nor a bundled model", 2),
         (["run", "tests", "x"], "config.json", 2),
         (["run", "tolstoy", "x", "--max-tokens", "9000"], "maximum context length is 8192", 1),
@@ -79,7 +83,7 @@ def test_both_spellings_of_a_flag_are_in_the_help() -> None:
         (["cache", "verify", "--ssd-path", "/no/such"], "/no/such is not a directory", 2),
         (["cache", "stats", "--url", "nowhere"], "not the address of a server", 2),
     ],
-    ids=range(19),
+    ids=range(23),
 )
 def test_a_mistake_is_one_line_on_standard_error(arguments: list[str], reason: str, code: int) -> None:
     result = run(*arguments)
@@ -96,7 +100,9 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded() -> None:
         port = taken.getsockname()[1]
         result = run("serve", "--port", str(port))
     assert result.returncode == 2
-    assert one_line(result.stderr) == f"transom: cannot listen on 127.0.0.1 port {port}: Address already in use"
+    told = one_line(result.stderr)
+    assert told.startswith(f"transom: cannot listen on 127.0.0.1 port {port}: Address already in use; choose another")
+    assert "--port N" in told
     assert result.stdout == ""
 
 
@@ -134,6 +140,22 @@ def test_the_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Pat
     assert port("--port", "3333", TRANSOM_PORT="2222") == 3333
 
 
+def test_every_problem_of_a_registry_file_is_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"models": [{"id": "UPPER", "path": "x", "lod": 1}]}))
+    result = run("serve", "--config", str(file))
+    lines = result.stderr.splitlines()
+    assert result.returncode == 2
+    assert len(lines) == 2
+    assert all(line.startswith(f"transom: {file}: models[0].") for line in lines)
+
+
+def test_the_spellings_of_other_servers_for_the_default_are_accepted() -> None:
+    shown = json.loads(run("serve", "tolstoy", "-c", "0", "-ctk", "auto", "--print-config").stdout)
+    assert shown["registry"]["models"][0]["max_position_embeddings"] is None
+    assert shown["registry"]["models"][0]["tier_config"]["kv_dtype"] == "f16"
+
+
 def test_models_are_listed_for_people_and_for_programs() -> None:
     listed = json.loads(run("models", "--json").stdout)
     assert [row["id"] for row in listed] == ["tolstoy", "tolstoy-window", "recall"]
@@ -154,3 +176,31 @@ def test_a_text_is_completed_from_an_argument_or_a_pipe_alike() -> None:
     assert argued.stdout == piped.stdout
     assert len(argued.stdout.split()) > 5
     assert argued.stderr == ""
+
+
+def test_what_is_piped_stands_before_the_prompt_without_its_last_newline() -> None:
+    arguments = ["--temp", "0", "-n", "8", "--threads", "1"]
+    whole = run("run", "tolstoy", "Prince Andrew\n\nNatasha", *arguments).stdout
+    assert run("run", "tolstoy", "Natasha", *arguments, text="Prince Andrew\n").stdout == whole
+    assert run("run", "tolstoy", "-", *arguments, text="Prince Andrew\n\nNatasha\n").stdout == whole
+
+
+def test_a_limit_that_nobody_asked_for_is_said() -> None:
+    result = run("run", "tolstoy", "", "--temp", "0", "--threads", "1")
+    assert result.returncode == 0
+    assert "512 tokens" in one_line(result.stderr)
+    assert len(result.stdout.split()) > 50
+
+
+def test_a_reader_that_goes_away_ends_the_program_without_a_word() -> None:
+    command = f"{sys.executable} -m transom run tolstoy x -t 1 -n 2000 | head -c 20"
+    script = ["bash", "-c", f"{command}; code=${{PIPESTATUS[0]}}; echo; echo $code"]
+    result = subprocess.run(script, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-1] == "141"
+
+
+def test_an_interrupt_while_importing_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    result = run("--version", PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stderr) == (130, "")

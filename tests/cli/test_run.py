@@ -22,9 +22,15 @@ class Terminal:
 
     def __init__(self, *arguments: str) -> None:
         self._own_end, other_end = pty.openpty()
-        command = [sys.executable, "-m", "transom", "run", "tolstoy", "--temp", "0", "-n", "6", "-t", "1", *arguments]
+        command = [sys.executable, "-m", "transom", "run", "tolstoy", "--temp", "0", "-t", "1", *arguments]
         self.process = subprocess.Popen(
-            command, stdin=other_end, stdout=other_end, stderr=other_end, cwd=ROOT, start_new_session=True
+            command,
+            stdin=other_end,
+            stdout=other_end,
+            stderr=other_end,
+            cwd=ROOT,
+            env={**os.environ, "TERM": "dumb"},
+            start_new_session=True,
         )
         os.close(other_end)
         self.shown = ""
@@ -48,7 +54,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    opened = Terminal()
+    opened = Terminal("-n", "6")
     yield opened
     opened.close()
 
@@ -83,3 +89,29 @@ def test_an_interrupt_ends_the_program_and_its_worker_without_a_traceback(termin
     os.killpg(terminal.process.pid, signal.SIGINT)
     assert terminal.process.wait(timeout=10) == 130
     assert "Traceback" not in terminal.shown
+
+
+def test_the_first_lines_say_who_answers_and_how_to_stop_it_and_bye_leaves(terminal: Terminal) -> None:
+    terminal.wait_for("> ")
+    assert "tolstoy (completion), context window 8192 tokens, attention window full" in terminal.shown
+    assert "Ctrl-C stops an answer, Ctrl-D leaves, /bye too" in terminal.shown
+    assert "every line is completed on its own" in terminal.shown
+    terminal.type("/help\n")
+    terminal.wait_for("/bye, /exit")
+    terminal.type("/bye\n")
+    assert terminal.process.wait(timeout=10) == 0
+
+
+def test_an_interrupt_during_an_answer_stops_the_answer_only() -> None:
+    terminal = Terminal("-n", "0")
+    try:
+        terminal.wait_for("> ")
+        terminal.type("Prince Andrew\n")
+        terminal.wait_for("the", 5)
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.wait_for("> ", 2)
+        terminal.type("/exit\n")
+        assert terminal.process.wait(timeout=10) == 0
+        assert "died" not in terminal.shown
+    finally:
+        terminal.close()

@@ -30,10 +30,29 @@ def test_a_model_is_a_bundled_id_or_a_directory() -> None:
     assert (entry.id, entry.path) == ("tolstoy", TOLSTOY.resolve())
 
 
-@pytest.mark.parametrize("model", ["nothing", "/no/such/directory", "", "../x"])
-def test_anything_else_is_refused_with_the_bundled_ids(model: str) -> None:
-    with pytest.raises(ConfigError, match="tolstoy, tolstoy-window, recall"):
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("nothing", "neither a directory nor a bundled model"),
+        ("", "neither a directory nor a bundled model"),
+        ("/no/such/directory", "no such directory"),
+        ("../x", "no such directory"),
+        ("~/x", "no such directory"),
+        ("org/name-7B.v1", "downloads nothing"),
+        (str(TOLSTOY / "config.json"), "give a model's directory"),
+        (str(TOLSTOY / "tokenizer.json"), "is a file"),
+    ],
+)
+def test_anything_else_is_refused_with_the_reason_and_the_bundled_ids(model: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"{reason}.*tolstoy, tolstoy-window, recall"):
         load_registry(ModelOptions(model=model))
+
+
+def test_a_gguf_file_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.touch()
+    with pytest.raises(ConfigError, match="GGUF file, which is not supported yet"):
+        load_registry(ModelOptions(model=str(file)))
 
 
 def test_a_registry_file_is_served_and_excludes_a_model(tmp_path: Path) -> None:

@@ -201,6 +201,18 @@ def test_weights_kv_and_workspace_must_fit_into_the_cap(tmp_path: Path) -> None:
         check_memory(config, engine_config, room + 1)
 
 
+def test_prompts_that_wait_are_part_of_the_workspace(tmp_path: Path) -> None:
+    config, engine_config = resolved(read(tmp_path))
+    longer = replace(engine_config, max_waiting_tokens=engine_config.max_waiting_tokens + MIB)
+    assert workspace_bytes(config, longer) == workspace_bytes(config, engine_config) + 4 * MIB
+
+
+def test_prompts_that_fill_a_long_context_window_may_wait(tmp_path: Path) -> None:
+    _, engine_config = resolved(read(tmp_path))
+    assert replace(engine_config, context_window=10**6).waiting_token_limit == 4 * 10**6
+    assert replace(engine_config, context_window=1).waiting_token_limit == engine_config.max_waiting_tokens
+
+
 def test_without_a_cap_any_weights_fit(tmp_path: Path) -> None:
     config, engine_config = resolved(read(tmp_path))
     check_memory(config, engine_config, 2**50)
@@ -231,3 +243,5 @@ def test_impossible_limits_are_refused(tmp_path: Path, field: str, value: Any) -
         replace(engine_config, **{field: value})
     with pytest.raises(ConfigError, match="max_num_waiting is -1"):
         replace(engine_config, max_num_waiting=-1)
+    with pytest.raises(ConfigError, match="max_waiting_tokens is -1"):
+        replace(engine_config, max_waiting_tokens=-1)

@@ -207,6 +207,14 @@ def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path
         load(tmp_path, {"models": [MODEL], **changes})
 
 
+def test_all_settings_that_do_not_exist_yet_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_model(tmp_path, load="on_demand", quantization="q8_0")
+    first, second = str(caught.value).splitlines()
+    assert "models[0].load is on_demand" in first
+    assert "models[0].quantization is q8_0" in second
+
+
 def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
     assert load_model(tmp_path, tier_config={"max_ssd_mb": 100, "enable_tiering": False}).tier_config.max_ssd_mb == 100
 

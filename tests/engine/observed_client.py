@@ -21,7 +21,7 @@ KV_BYTES = 2**25
 class Observed:
     """A client and the states it went through."""
 
-    def __init__(self, model_path: Path, max_ram_bytes: int | None = None) -> None:
+    def __init__(self, model_path: Path, max_ram_bytes: int | None = None, silent_after_seconds: float = 60.0) -> None:
         self.states: list[EngineStatus] = []
         self.client = EngineClient(
             ModelConfig.from_hf(model_path),
@@ -29,6 +29,7 @@ class Observed:
             name="tiny",
             on_state_change=self.states.append,
             restart_delays_seconds=(0.05, 0.3),
+            silent_after_seconds=silent_after_seconds,
         )
 
 

@@ -137,6 +137,11 @@ async def test_nothing_is_left_of_a_thousand_requests(client: EngineClient) -> N
     assert len(asyncio.all_tasks()) < 10
 
 
+async def test_signals_of_a_terminal_do_not_reach_the_worker(client: EngineClient) -> None:
+    assert client.process_id is not None
+    assert os.getsid(client.process_id) == client.process_id
+
+
 async def test_interrupts_and_termination_are_left_to_the_parent(client: EngineClient) -> None:
     process_id = client.process_id
     assert process_id is not None

@@ -26,6 +26,7 @@ from transom.errors import (
     ModelLoadingError,
     WeightsError,
 )
+from transom.request import Request
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +207,53 @@ async def test_log_lines_of_the_worker_appear_in_ours_at_their_level(
         await anext(outputs)
     await eventually(lambda: any("Segmentation fault" in record.message for record in caplog.records))
     assert any(record.levelno == logging.WARNING and "[tiny]" in record.message for record in caplog.records)
+
+
+def long_requests(count: int) -> list[Request]:
+    """More than the socket and its buffers take at once."""
+    return [byte_request(b"a" * 4000, request_id=str(n), max_tokens=1000, ignore_eos=True) for n in range(count)]
+
+
+async def test_callers_that_vanish_while_their_submissions_wait_leave_nothing_behind(client: EngineClient) -> None:
+    process = psutil.Process(client.process_id)
+    process.suspend()
+    tasks = [asyncio.create_task(collect(client, request)) for request in long_requests(200)]
+    await asyncio.sleep(0.2)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert client.num_requests == 0
+    process.resume()
+    output = await asyncio.wait_for(collect(client, byte_request(request_id="next", max_tokens=1)), 5.0)
+    assert output.finish_reason is not None
+    await eventually(
+        lambda: (stats := client.stats()) and stats.scheduler.num_running + stats.scheduler.num_waiting == 0
+    )
+    stats = client.stats()
+    assert stats is not None
+    assert stats.scheduler.num_prompt_tokens < 100 * 4000, "most were never submitted"
+
+
+async def test_submissions_that_wait_for_a_worker_that_dies_fail_at_once(
+    client: EngineClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    psutil.Process(client.process_id).suspend()
+    tasks = [asyncio.create_task(collect(client, request)) for request in long_requests(200)]
+    await asyncio.sleep(0.2)
+    kill(client)
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5.0)
+    assert all(isinstance(outcome, EngineRestartingError) for outcome in outcomes)
+    assert client.num_requests == 0
+
+
+async def test_a_worker_that_gives_no_sign_of_life_is_named(model_path: Path) -> None:
+    client = Observed(model_path, silent_after_seconds=1.5).client
+    await client.start()
+    process = psutil.Process(client.process_id)
+    process.suspend()
+    await eventually(lambda: "no sign of life" in (client.status.reason or ""))
+    assert client.status.state is EngineState.READY
+    process.resume()
+    await eventually(lambda: client.status.reason is None)
+    await client.close()

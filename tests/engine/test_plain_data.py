@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from transom.engine.plain_data import from_plain, to_plain
 from transom.errors import ChannelError
+from transom.request import TokenIds
 
 
 class Colour(StrEnum):
@@ -54,6 +57,19 @@ EXAMPLE = Outer(
 
 def round_trip(value: Outer) -> Outer:
     return from_plain(Outer, msgpack.unpackb(msgpack.packb(to_plain(value)), strict_map_key=False))
+
+
+@pytest.mark.parametrize("value", [(), (0, -1, 2**31 - 1), range(1000)])
+def test_token_ids_travel_packed(value: Sequence[int]) -> None:
+    plain = to_plain(TokenIds(value))
+    assert plain == array("i", value).tobytes()
+    assert from_plain(Sequence[int], plain) == tuple(value)  # type: ignore[type-abstract]
+
+
+@pytest.mark.parametrize("plain", [b"123", [1, 2], "text", None])
+def test_what_is_no_packed_token_ids_is_refused(plain: object) -> None:
+    with pytest.raises(ChannelError):
+        from_plain(Sequence[int], plain)  # type: ignore[type-abstract]
 
 
 def test_every_kind_of_field_survives_the_round_trip() -> None:

@@ -75,7 +75,12 @@ class FaultyEngine:
         )
         self.cache = harness.cache
         scheduler = Scheduler(
-            harness.cache, eos_token_ids=(), max_num_seqs=4, max_num_batched_tokens=128, max_num_waiting=16
+            harness.cache,
+            eos_token_ids=(),
+            max_num_seqs=4,
+            max_num_batched_tokens=128,
+            max_num_waiting=16,
+            max_waiting_tokens=10**6,
         )
         runner = ModelRunner(harness.model, harness.cache, ())
         self.engine = Engine(

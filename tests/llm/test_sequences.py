@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
-import pytest
 
 from transom.llm import (
     Completion,
@@ -15,7 +12,6 @@ from transom.llm import (
     TokenDetail,
     best,
     collect,
-    interleave,
     repeat,
 )
 from transom.request import FinishReason, Request, SamplingParams, Usage
@@ -70,47 +66,6 @@ def test_repetitions_without_a_seed_have_none() -> None:
 def test_best_of_ranks_by_log_probability_per_token() -> None:
     short, long, middle = _completion("short", -2.0), _completion("long", -0.5, -0.5, -0.5), _completion("middle", -1.0)
     assert [completion.text for completion in best([short, middle, long], 2)] == ["long", "middle"]
-
-
-async def test_streams_are_interleaved_and_each_keeps_its_order() -> None:
-    sources = [Letters("abc"), Letters("defgh"), Letters("")]
-    texts = ["", "", ""]
-    async for index, delta in interleave([source.stream() for source in sources]):
-        texts[index] += delta.text
-    assert texts == ["abc", "defgh", ""]
-    assert all(source.is_closed for source in sources)
-
-
-async def test_closing_early_closes_every_stream() -> None:
-    sources = [Letters("abc"), Letters("def")]
-    async with aclosing(interleave([source.stream() for source in sources])) as deltas:
-        async for _ in deltas:
-            break
-    assert all(source.is_closed for source in sources)
-
-
-async def test_an_error_in_one_stream_is_raised_and_closes_the_others() -> None:
-    sources = [Letters("abcdefgh"), Letters("d", RuntimeError("broken"))]
-    with pytest.raises(RuntimeError, match="broken"):
-        async for _ in interleave([source.stream() for source in sources]):
-            pass
-    assert all(source.is_closed for source in sources)
-
-
-async def test_a_cancelled_consumer_closes_every_stream() -> None:
-    sources = [Letters("a" * 10_000), Letters("b" * 10_000)]
-
-    async def consume() -> None:
-        async with aclosing(interleave([source.stream() for source in sources])) as deltas:
-            async for _ in deltas:
-                pass
-
-    task = asyncio.create_task(consume())
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert all(source.is_closed for source in sources)
 
 
 async def test_a_stream_is_collected_into_one_completion() -> None:

@@ -73,6 +73,7 @@ class Driver:
     max_num_seqs: int = 4
     max_num_batched_tokens: int = 50
     max_num_waiting: int = 100
+    max_waiting_tokens: int = 100_000
     heard: dict[str, list[RequestOutput]] = field(default_factory=dict)
     steps: list[SchedulerOutput] = field(default_factory=list)
 
@@ -83,6 +84,7 @@ class Driver:
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_num_waiting=self.max_num_waiting,
+            max_waiting_tokens=self.max_waiting_tokens,
             fresh_seed=lambda: 4711,
         )
 
@@ -178,8 +180,13 @@ class Driver:
 
 
 def make_driver(
-    num_blocks: int, *, max_num_seqs: int = 4, max_num_batched_tokens: int = 50, max_num_waiting: int = 100
+    num_blocks: int,
+    *,
+    max_num_seqs: int = 4,
+    max_num_batched_tokens: int = 50,
+    max_num_waiting: int = 100,
+    max_waiting_tokens: int = 100_000,
 ) -> Driver:
     """A driver over a cache of two full layers with room for so many blocks."""
     cache = make_cache(2 * num_blocks, chunk=max_num_batched_tokens)
-    return Driver(cache, max_num_seqs, max_num_batched_tokens, max_num_waiting)
+    return Driver(cache, max_num_seqs, max_num_batched_tokens, max_num_waiting, max_waiting_tokens)

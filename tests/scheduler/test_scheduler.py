@@ -114,6 +114,20 @@ def test_the_queue_takes_what_can_run_and_what_may_wait_and_no_more() -> None:
     driver.add(make_request("d", 5, max_tokens=3))
 
 
+def test_the_queue_takes_so_many_tokens_and_one_request_of_any_size() -> None:
+    requests = [make_request(name, 1000, max_tokens=3) for name in "abcd"]
+    driver = make_driver(num_blocks=50, max_num_seqs=1, max_waiting_tokens=2 * requests[0].size_in_tokens)
+    driver.add(*requests[:2])
+    with pytest.raises(QueueFullError, match="tokens are waiting"):
+        driver.add(requests[2])
+    driver.run()
+    driver.add(requests[2])
+    tiny = make_driver(num_blocks=50, max_waiting_tokens=0)
+    tiny.add(requests[3])
+    tiny.run()
+    tiny.check_result(requests[3])
+
+
 def test_an_end_of_sequence_token_ends_the_sequence_and_is_its_last_token() -> None:
     driver = make_driver(num_blocks=4)
     request = find_request(lambda request: 3 < len(expected_tokens(request)) < 100, max_tokens=100)

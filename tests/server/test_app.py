@@ -87,11 +87,16 @@ async def test_s19_prompts_outputs_and_keys_are_not_logged(caplog: pytest.LogCap
     assert "POST /v1/completions 200" in caplog.text
 
 
-async def test_the_log_names_the_route_and_not_the_path(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_names_the_route_or_the_path_that_was_refused_but_no_query(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
-    await ask(make_app(), "GET", "/v1/models/tiny")
-    await ask(make_app(), "GET", "/secret/path\nx")
+    await ask(make_app(), "GET", "/v1/models/tiny?secret=1")
+    await ask(make_app(), "PUT", "/no/such\nroute?secret=1")
+    await ask(make_app(settings=ServerSettings(api_keys=("k",))), "POST", "/v1/completions", {})
     assert "GET /v1/models/{model_id:path} 200" in caplog.text
+    assert "PUT /no/such%0Aroute 404" in caplog.text
+    assert "POST /v1/completions 401" in caplog.text
     assert "secret" not in caplog.text
 
 

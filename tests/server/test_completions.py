@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
 
-from tests.server.asgi import ask, complete
+from tests.fakes import small_engine_config
+from tests.server.asgi import Exchange, ask, complete
 from tests.server.served import RECITED, TEXT, RecitingEngine, make_app, served_model
 from transom.config.model_config import GenerationDefaults
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
+from transom.server.protocol import MAX_PROMPTS
 from transom.server.settings import ServerSettings
 
 
@@ -59,6 +63,51 @@ async def test_a_prompt_may_be_a_text_token_ids_or_lists_of_them(prompt: Any, pr
     assert [bytes(request.prompt_token_ids) for request in engine.requests] == prompts
     assert [choice["index"] for choice in answer.json()["choices"]] == list(range(len(prompts)))
     assert answer.json()["usage"]["prompt_tokens"] == sum(map(len, prompts))
+
+
+async def test_as_many_prompts_as_the_limit_allows_are_served() -> None:
+    answer = await complete(make_app(), prompt=["ab"] * MAX_PROMPTS, max_tokens=1)
+    assert answer.status == 200
+    assert [choice["index"] for choice in answer.json()["choices"]] == list(range(MAX_PROMPTS))
+    assert answer.json()["usage"]["prompt_tokens"] == 2 * MAX_PROMPTS
+    assert answer.json()["usage"]["completion_tokens"] == MAX_PROMPTS
+
+
+async def test_a_streamed_list_of_prompts_equals_the_answer_in_one_piece() -> None:
+    asked: dict[str, Any] = {
+        "prompt": [chr(97 + index % 26) for index in range(40)],
+        "n": 2,
+        "seed": 3,
+        "max_tokens": 5,
+    }
+    whole = (await complete(make_app(), **asked)).json()
+    events = (await complete(make_app(), **asked, stream=True, stream_options={"include_usage": True})).events()[:-1]
+    texts = [""] * 80
+    for choice in (choice for event in events for choice in event["choices"]):
+        texts[choice["index"]] += choice["text"]
+    assert texts == [choice["text"] for choice in whole["choices"]]
+    assert events[-1]["usage"] == whole["usage"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts_of_a_client_that_has_gone_never_reach_the_engine(stream: bool) -> None:
+    engine = RecitingEngine(holds_after=1)
+    body = {"model": "tiny", "prompt": ["ab"] * 100, "max_tokens": 9, "stream": stream}
+    exchange = Exchange(make_app(engine), "POST", "/v1/completions", json.dumps(body).encode())
+    async with asyncio.timeout(5):
+        while len(engine.running) < small_engine_config().max_num_seqs:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    exchange.gone.set()
+    await asyncio.wait({exchange.task}, timeout=5)
+    assert len(engine.requests) == small_engine_config().max_num_seqs
+    assert not engine.running
+
+
+async def test_prompts_share_what_is_long_in_their_sampling() -> None:
+    engine = RecitingEngine()
+    await complete(make_app(engine), prompt=["a", "bc"], allowed_token_ids=list(range(100)), n=2)
+    assert len({id(request.sampling.allowed_token_ids) for request in engine.requests}) == 1
 
 
 async def test_choices_are_numbered_prompt_by_prompt_and_a_prompt_counts_once() -> None:
@@ -235,12 +284,12 @@ async def test_every_sampling_field_reaches_the_engine() -> None:
         max_tokens=9,
         presence_penalty=0.5,
         frequency_penalty=-0.5,
-        priority=-4,
+        priority=4,
         n_predict=9,
     )
     [request] = engine.requests
     sampling = request.sampling
-    assert request.priority == -4
+    assert request.priority == 4
     assert sampling.logit_bias == {97: -100.0, 3: 1.5}
     assert sampling.stop_token_ids == (3,)
     assert sampling.allowed_token_ids == (1, 2)
@@ -260,11 +309,23 @@ async def test_an_unknown_field_is_ignored_where_the_operator_says_so() -> None:
     assert (await complete(app, suffix="x")).status == 400
 
 
-async def test_an_absent_model_is_filled_by_the_operators_choice_only() -> None:
-    refused = await ask(make_app(), "POST", "/v1/completions", {"prompt": "x"})
+BODIES_WITHOUT_A_MODEL: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/tokenize": {"prompt": "x"},
+}
+
+
+@pytest.mark.parametrize("path", BODIES_WITHOUT_A_MODEL)
+async def test_an_absent_model_means_the_only_one_or_the_operators_choice(path: str) -> None:
+    body = BODIES_WITHOUT_A_MODEL[path]
+    assert (await ask(make_app(), "POST", path, body)).status == 200
+    engines = (RecitingEngine(), RecitingEngine())
+    refused = await ask(make_app(*engines), "POST", path, body)
     assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "missing_parameter", "model")
-    app = make_app(settings=ServerSettings(default_model="tiny"))
-    assert (await ask(app, "POST", "/v1/completions", {"prompt": "x"})).status == 200
+    assert "tiny, tiny-1" in refused.error["message"]
+    app = make_app(*engines, settings=ServerSettings(default_model="tiny-1"))
+    assert (await ask(app, "POST", path, body)).status == 200
 
 
 def test_the_recited_text_has_characters_of_several_bytes() -> None:

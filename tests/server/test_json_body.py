@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tests.server.asgi import ask
 from tests.server.served import make_app
 from transom.errors import RequestError
-from transom.server.json_body import MAX_BODY_BYTES, MAX_DEPTH, parse_json_object
+from transom.server.json_body import MAX_BODY_BYTES, MAX_CONTAINERS, MAX_DEPTH, check_depth, parse_json_object
 
 BAD_BODIES: list[bytes] = [
     b"",
@@ -131,9 +132,86 @@ async def test_s21_a_body_is_counted_while_it_is_read() -> None:
     assert (answer.status, answer.error["code"]) == (413, "body_too_large")
 
 
-def test_ten_mebibytes_of_brackets_are_refused_within_a_second() -> None:
-    body = b'{"a": [' + b"[]," * (3 * 2**20) + b"[" * 70
+_MANY = b"[" * (MAX_DEPTH + 1)
+
+HOSTILE_PATTERNS: list[tuple[bytes, bytes]] = [
+    (_MANY, b'\\"'),
+    (b'{"a": "' + _MANY, b'\\"'),
+    (_MANY, b'"\\'),
+    (_MANY, b'"'),
+    (_MANY, b'"" '),
+    (_MANY, b"\\"),
+    (b'{"a": "' + _MANY, b"\\"),
+    (b'{"a": "' + _MANY, b'[\\"'),
+    (b'{"a": [', b'"[",'),
+    (b'{"a": [', b"[],"),
+    (b'{"a": [', b"[{}]"),
+    (b"", b"]"),
+    (b"", b"["),
+    (b"", b"[]}{"),
+]
+
+
+@pytest.mark.parametrize("num_bytes", [60 * 2**10, MAX_BODY_BYTES])
+@pytest.mark.parametrize(("start", "pattern"), HOSTILE_PATTERNS, ids=range(len(HOSTILE_PATTERNS)))
+def test_the_depth_of_any_body_is_counted_quickly(start: bytes, pattern: bytes, num_bytes: int) -> None:
+    body = start + pattern * ((num_bytes - len(start)) // len(pattern))
     started = time.perf_counter()
+    with contextlib.suppress(RequestError):
+        check_depth(body)
+    assert time.perf_counter() - started < 1
+
+
+def test_s06_more_lists_than_any_request_has_are_refused() -> None:
+    with pytest.raises(RequestError, match="lists and objects"):
+        check_depth(b'{"a": [' + b"[]," * MAX_CONTAINERS)
+    check_depth(b'{"a": [' + b"[]," * (MAX_CONTAINERS - 2))
+
+
+@pytest.mark.parametrize("body", [b'["' + _MANY * 999 + b'"]', b'{"' + _MANY + b'\\\\": ["\\\\\\"' + _MANY + b'"]}'])
+def test_brackets_within_strings_do_not_count(body: bytes) -> None:
+    check_depth(body)
+
+
+@pytest.mark.parametrize("offset", range(8))
+def test_an_escape_sequence_may_lie_anywhere_in_a_large_body(offset: int) -> None:
+    filler = b"x" * (2**18 - 12 + offset)
+    check_depth(b'["' + filler + b'\\\\\\"' + _MANY + b'"]')
     with pytest.raises(RequestError, match="nested"):
-        parse_json_object(body)
-    assert time.perf_counter() - started < 2
+        check_depth(b'["' + filler + b'\\\\\\\\"' + _MANY)
+
+
+@given(st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b"x", b"[" * 40, b"]" * 40]), max_size=40))
+def test_depth_is_that_of_a_plain_scan(parts: list[bytes]) -> None:
+    body = b"".join(parts)
+    if _depth_before_the_first_stray_backslash(body) > MAX_DEPTH:
+        with pytest.raises(RequestError, match="nested"):
+            check_depth(body)
+
+
+def _depth_before_the_first_stray_backslash(body: bytes) -> int:
+    depth = deepest = 0
+    is_inside = is_escaped = False
+    for byte in body.decode():
+        if is_inside:
+            is_inside = byte != '"' or is_escaped
+            is_escaped = byte == "\\" and not is_escaped
+        elif byte == "\\":
+            break
+        else:
+            is_inside = byte == '"'
+            depth += (byte in "[{") - (byte in "]}")
+            deepest = max(deepest, depth)
+    return deepest
+
+
+async def test_a_large_body_does_not_hold_up_the_event_loop() -> None:
+    body = b'{"a": "' + b'[\\"' * (MAX_BODY_BYTES // 3 - 100) + b'", "b": [' + b'"",' * 9 + b"1]}"
+    asking = asyncio.create_task(ask(make_app(), "POST", "/v1/completions", raw=body))
+    longest = 0.0
+    while not asking.done():
+        started = time.perf_counter()
+        await asyncio.sleep(0.001)
+        longest = max(longest, time.perf_counter() - started)
+    assert asking.result().status == 400
+    assert longest < 0.5

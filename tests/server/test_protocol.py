@@ -40,7 +40,7 @@ COMMON: list[tuple[str, list[Any]]] = [
     ("logit_bias", [{str(index): 0 for index in range(1025)}]),
     ("stop_token_ids", [1, ["1"], [True], [1.0], [-1], [VOCAB_SIZE], [2**31], [2**64], list(range(129))]),
     ("allowed_token_ids", [1, [], ["1"], [-1], [VOCAB_SIZE], [2**31]]),
-    ("priority", [1.5, "1", True, 2**63]),
+    ("priority", [1.5, "1", True, -1, 2**31]),
     ("user", [*STR_TRAPS, "x" * 129]),
     ("cache_salt", [*STR_TRAPS, "", "a/b", "a@b", "a\\b", "a\0b", "x" * 129]),
     ("sse_ping_interval", [*INT_TRAPS, -2, 3601]),

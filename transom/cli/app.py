@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from transom.cli import options
 from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
+from transom.cli.flag_names import in_flags
 from transom.cli.options import LogLevel, ModelOptions, ServeOptions
 
 app = typer.Typer(
@@ -103,7 +105,7 @@ def serve(
         ping_interval=ping_interval,
         shutdown_timeout=shutdown_timeout,
     )
-    with told_in_one_line():
+    with told_in_one_line(partial(in_flags, options=model_options)):
         from transom.cli.serve import show_settings, start_server
 
         if print_config:
@@ -115,14 +117,14 @@ def serve(
 @app.command()
 def run(
     model: Annotated[str, typer.Argument(help="Directory of a Hugging Face model, or the id of a bundled one.")],
-    prompt: Annotated[str | None, typer.Argument(help="What to continue or answer; nothing: a conversation.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", "-n", "--predict", min=1)] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", "--temp", min=0, max=2)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
-    top_k: Annotated[int | None, typer.Option(min=-1, max=2**31 - 1)] = None,
-    min_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
-    seed: Annotated[int | None, typer.Option(min=-(2**63), max=2**63 - 1)] = None,
-    system: Annotated[str | None, typer.Option(help="System message of a chat.")] = None,
+    prompt: options.Prompt = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    system: Annotated[str | None, typer.Option(help="System message of a chat [none].")] = None,
     complete: Annotated[bool, typer.Option(help="Continue the text, even if the model has a chat template.")] = False,
     max_model_len: options.MaxModelLen = None,
     kv_cache_dtype: options.KVCacheDtype = None,
@@ -137,13 +139,15 @@ def run(
         kv_cache_ram_mb=kv_cache_ram_mb,
         threads=threads,
     )
-    with told_in_one_line():
-        from transom.cli.run import Sampling, run_in_terminal
+    with told_in_one_line(partial(in_flags, options=model_options)):
+        from transom.cli.responder import Sampling
+        from transom.cli.run import run_in_terminal
 
         sampling = Sampling(max_tokens, temperature, top_p, top_k, min_p, seed)
         run_in_terminal(model_options, prompt, sampling, system=system, complete=complete)
 
 
+@app.command("list", hidden=True)
 @app.command()
 def models(
     config: options.Config = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -43,14 +43,16 @@ def show_banner(console: Console, models: Iterable[ServedModel], url: str, *, ne
     models = tuple(models)
     console.print(model_table(models))
     if models:
+        console.print("Try:")
         console.print(curl_line(models[0].id, url, needs_key=needs_key))
 
 
-def show_failures(console: Console, failed: Iterable[FailedModel]) -> None:
-    """One line for each model that is not served."""
+def show_failures(console: Console, failed: Iterable[FailedModel], *, reworded: Callable[[str], str] = str) -> None:
+    """One line for each model that is not served; `reworded` may say its reason in the user's words."""
     for failure in failed:
-        reason = " ".join(str(failure.error).split())
-        console.print(f"transom: the model {failure.entry.id} is not served: {reason}")
+        model_id = failure.entry.id
+        reason = " ".join(reworded(str(failure.error)).split()).removeprefix(f"model {model_id}: ")
+        console.print(f"transom: the model {model_id} is not served: {reason}")
 
 
 def model_table(models: Iterable[ServedModel]) -> Table:
@@ -89,10 +91,14 @@ def window_text(sliding_window: int | None) -> str:
 
 
 def size_text(num_bytes: int) -> str:
-    """Bytes in the largest unit that keeps a number of 1 or more; three digits."""
+    """Bytes in the largest unit that keeps a number of 1 or more; one decimal where there is one."""
     size = float(num_bytes)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.4g} {unit}"
+            return f"{_one_decimal(size)} {unit}"
         size /= 1024
-    return f"{size:.4g} GiB"
+    return f"{_one_decimal(size)} GiB"
+
+
+def _one_decimal(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0")

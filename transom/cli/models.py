@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transom.cli.sources import load_registry
 from transom.config.engine_config import kv_bytes_per_token, resolve
 from transom.config.model_config import ModelConfig
 from transom.config.registry_config import ModelEntry
+from transom.weights.safetensors import weights_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,14 @@ def _row(entry: ModelEntry) -> ModelRow:
         kv_cache_ram_bytes=engine_config.kv_cache_ram_bytes,
         max_ssd_bytes=engine_config.max_ssd_bytes,
         cache_strategy=engine_config.cache.strategy.value,
-        weights_bytes=sum(file.stat().st_size for file in entry.path.glob("*.safetensors")),
-        path=str(entry.path),
+        weights_bytes=weights_bytes(entry.path),
+        path=os.path.normpath(entry.path),
     )
 
 
 def _table(rows: list[ModelRow]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("ID", "ARCHITECTURE", "CONTEXT WINDOW", "ATTENTION WINDOW", "KV PER TOKEN", "SIZE", "PATH"):
+    for heading in ("ID", "ARCHITECTURE", "CONTEXT WINDOW", "ATTENTION WINDOW", "KV PER TOKEN", "WEIGHTS", "PATH"):
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(

@@ -1,6 +1,7 @@
-"""The flags of `transom serve`, as plain data and as typer declarations. Both vLLM's and llama.cpp's spellings.
+"""The flags of the commands, as plain data and as typer declarations. Both vLLM's and llama.cpp's spellings.
 
-Every flag has an environment variable `TRANSOM_<NAME>`; the command line wins over it, it wins over the registry file.
+Every flag of `transom serve` has an environment variable `TRANSOM_<NAME>`; the command line wins over it, it wins over
+the registry file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from transom.request import CacheStrategy
 class KVDtype(StrEnum):
     """Element types of the KV cache."""
 
+    AUTO = "auto"
+    """As the registry says, which is f16 unless it says otherwise. Becomes None before anybody sees it."""
     F32 = "f32"
     F16 = "f16"
 
@@ -69,6 +72,15 @@ class ServeOptions:
     shutdown_timeout: float = 30.0
 
 
+def _model_decides(value: int | None) -> int | None:
+    """0 is another way to say nothing."""
+    return value or None
+
+
+def _registry_decides(value: KVDtype | None) -> KVDtype | None:
+    return None if value is KVDtype.AUTO else value
+
+
 Model = Annotated[
     str | None,
     typer.Argument(
@@ -85,7 +97,13 @@ ServedModelName = Annotated[
 MaxModelLen = Annotated[
     int | None,
     typer.Option(
-        "--max-model-len", "--ctx-size", "-c", min=1, envvar="TRANSOM_MAX_MODEL_LEN", help="Lower the context window."
+        "--max-model-len",
+        "--ctx-size",
+        "-c",
+        min=0,
+        callback=_model_decides,
+        envvar="TRANSOM_MAX_MODEL_LEN",
+        help="Lower the context window; 0: the model's own.",
     ),
 ]
 SlidingWindow = Annotated[
@@ -110,7 +128,13 @@ MaxNumBatchedTokens = Annotated[
 ]
 KVCacheDtype = Annotated[
     KVDtype | None,
-    typer.Option("--kv-cache-dtype", "-ctk", envvar="TRANSOM_KV_CACHE_DTYPE", help="Element type of the KV cache."),
+    typer.Option(
+        "--kv-cache-dtype",
+        "-ctk",
+        callback=_registry_decides,
+        envvar="TRANSOM_KV_CACHE_DTYPE",
+        help="Element type of the KV cache; auto: f16, or what the registry file says.",
+    ),
 ]
 KVCacheRam = Annotated[
     int | None,
@@ -178,3 +202,38 @@ ShutdownTimeout = Annotated[
 ]
 Level = Annotated[LogLevel, typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the settings and where they come from.")]
+
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="What to continue or answer, after what comes by a pipe; -: the pipe alone; nothing: a conversation.",
+        show_default=False,
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        "-n",
+        "--predict",
+        min=-1,
+        help="Tokens of an answer, at most [512]; 0 or -1: as many as the context window holds.",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", "--temp", min=0, max=2, help="0: always the likeliest token [the model's, or 1]."),
+]
+TopP = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Choose from the likeliest that sum to this [the model's, or 1].")
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(min=-1, max=2**31 - 1, help="Choose from so many, 0 or -1: from all [the model's, or 0]."),
+]
+MinP = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Least share of the likeliest's probability [the model's, or 0].")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=-(2**63), max=2**63 - 1, help="The same seed gives the same text [a new one].")
+]

@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import typer
 
 from transom.cli.banner import show_banner, show_failures, wide_console
-from transom.cli.failure import EXIT_FAILED
+from transom.cli.failure import EXIT_FAILED, even_unheard, say
+from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
@@ -34,7 +36,8 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     settings.check_bind()
     with bind(settings.host, settings.port) as listener:
         registry = _prepare(registry_config, model_options)
-        if not asyncio.run(_run(registry, settings, listener)):
+        reworded = partial(in_flags, options=model_options)
+        if not asyncio.run(_run(registry, settings, listener, reworded)):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -68,36 +71,58 @@ def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     )
 
 
-async def _run(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
-    """True when there was something to serve."""
+async def _run(
+    registry: ModelRegistry, settings: ServerSettings, listener: socket.socket, reworded: Callable[[str], str]
+) -> bool:
+    """True when there was something to serve, or when it was stopped before that was known."""
     lifecycle = Lifecycle()
     app = create_app(registry, settings, lifecycle)
     outcome: list[bool] = []
 
     async def load_models() -> bool:
-        outcome.append(await _load_models(registry, settings, listener))
-        return outcome[0]
+        _say_loading(registry)
+        failed = await registry.start()
+        if not lifecycle.draining:  # else workers were ended on purpose, and nobody wants to hear of it
+            show_failures(wide_console(stderr=True), failed, reworded=reworded)
+            outcome.append(_say_ready(registry, settings, listener))
+        return outcome != [False]
 
+    ending = asyncio.create_task(_say_ending(lifecycle, settings.drain_timeout))
     try:
         await serve(app, listener, settings, lifecycle, load_models)
     finally:
+        ending.cancel()
         await registry.close()
+    if lifecycle.draining:
+        say("stopped")
     return outcome != [False]
 
 
-async def _load_models(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
-    """Loads, then says what is served; False when nothing is."""
-    errors, console = wide_console(stderr=True), wide_console()
-    url = f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
-    if registry.models():
-        console.print(f"Loading {', '.join(served.id for served in registry.models())} ...")
-    show_failures(errors, await registry.start())
+def _say_loading(registry: ModelRegistry) -> None:
+    if not registry.models():
+        return
+    with even_unheard():
+        wide_console().print(f"Loading {', '.join(served.id for served in registry.models())} ...")
+
+
+def _say_ready(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
+    """What is served; False when nothing is."""
     ready = [served for served in registry.models() if served.is_ready]
     if not ready:
         return False
-    show_banner(console, ready, url, needs_key=bool(settings.api_keys))
-    console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
+    console, url = wide_console(), f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
+    with even_unheard():
+        show_banner(console, ready, url, needs_key=bool(settings.api_keys))
+        console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
     return True
+
+
+async def _say_ending(lifecycle: Lifecycle, drain_seconds: float) -> None:
+    """Why Ctrl-C does not end the program at once, when it does not."""
+    await lifecycle.until_draining()
+    if count := lifecycle.num_running:
+        requests = "request" if count == 1 else "requests"
+        say(f"finishing {count} {requests}, up to {drain_seconds:g} s; Ctrl-C again ends now")
 
 
 def _own_name(host: str) -> str:

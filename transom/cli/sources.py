@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import transom
 from transom.cli.options import ModelOptions
 from transom.config.engine_config import EngineConfig
+from transom.config.json_file import read_json_object
 from transom.config.registry_config import ModelEntry, RegistryConfig
 from transom.errors import ConfigError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def bundled_registry() -> Path:
@@ -24,7 +28,7 @@ def load_registry(options: ModelOptions) -> RegistryConfig:
     if options.config is not None:
         if options.model is not None:
             raise ConfigError("a model and --config are given; only one of them can be served")
-        registry = RegistryConfig.load(options.config)
+        registry = _registry_file(options.config)
     else:
         registry = _registry_of(options.model)
     entries = tuple(_changed(entry, options) for entry in registry.models)
@@ -53,9 +57,45 @@ def _registry_of(model: str | None) -> RegistryConfig:
         return RegistryConfig(models=(ModelEntry.for_directory(Path(model).resolve()),))
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
     if not entries:
-        known = ", ".join(entry.id for entry in bundled.models)
-        raise ConfigError(f"{model} is neither a directory nor a bundled model (these are: {known})")
+        raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)})")
     return RegistryConfig(models=entries)
+
+
+def _registry_file(path: Path) -> RegistryConfig:
+    """A directory, and the `config.json` of a model, are mistaken for a registry file often enough to say so."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory, not a registry file; serve a model's directory without --config")
+    if _describes_a_model(path):
+        raise ConfigError(
+            f"{path} looks like a model's config.json, not like a registry file; serve its directory: "
+            f"transom serve {path.parent}"
+        )
+    return RegistryConfig.load(path)
+
+
+def _describes_a_model(path: Path) -> bool:
+    keys = read_json_object(path).keys()
+    return "models" not in keys and bool(keys & {"model_type", "architectures"})
+
+
+def _why_no_model(model: str) -> str:
+    """Why a name cannot be served: what it looks like, and what to do."""
+    path = Path(model)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return "is a GGUF file, which is not supported yet; give a directory with safetensors"
+    if path.suffix.lower() == ".json" and path.is_file():
+        return f"is a file; give a model's directory ({path.parent}), or a registry file by --config"
+    if path.is_file():
+        return "is a file; give a model's directory"
+    if _HUB_ID.fullmatch(model) and not path.parent.is_dir():
+        return "looks like a Hugging Face id; Transom downloads nothing (yet): give a local directory"
+    if "/" in model or model.startswith(("~", ".")):
+        return "is no such directory"
+    return "is neither a directory nor a bundled model"
+
+
+def _names(registry: RegistryConfig) -> str:
+    return ", ".join(entry.id for entry in registry.models)
 
 
 def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:

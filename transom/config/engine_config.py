@@ -53,7 +53,12 @@ DEFAULT_NUM_BATCHED_TOKENS = 512
 COLD_CHUNK_GROWTH = 4
 """With a cold tier a prompt may be read in chunks so many times as long: a chunk reads every cold byte once, so longer
 ones read less in all."""
+DEFAULT_NUM_WAITING_TOKENS = 2**20
+"""Packed, 4 MiB."""
+WAITING_WINDOWS = 4
+"""At least so many requests that fill the context window may wait, however long it is."""
 
+_WAITING_TOKEN_BYTES = 4
 _PROCESS_BYTES = 96 * MIB  # interpreter, libraries, native thread stacks
 
 
@@ -85,6 +90,8 @@ class EngineConfig:
     """Tokens of one sequence that may be in RAM at once; None = as many as `kv_cache_ram_bytes` holds."""
     cache: CacheOptions = field(default_factory=CacheOptions)
     """What full-attention layers may forget, unless a request says otherwise."""
+    max_waiting_tokens: int = DEFAULT_NUM_WAITING_TOKENS
+    """Prompt tokens of all the requests that may wait together; more are refused as overload."""
 
     def __post_init__(self) -> None:
         if self.kv_dtype not in KV_DTYPE_BYTES:
@@ -92,8 +99,9 @@ class EngineConfig:
         for name in ("context_window", "kv_cache_ram_bytes", "num_threads", "max_num_seqs", "max_num_batched_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be 1 or more")
-        if self.max_num_waiting < 0:
-            raise ConfigError(f"max_num_waiting is {self.max_num_waiting}, must be 0 or more")
+        for name in ("max_num_waiting", "max_waiting_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be 0 or more")
         if self.max_ssd_bytes < 0 or (self.max_ssd_bytes > 0 and self.ssd_path is None):
             raise ConfigError(f"max_ssd_bytes is {self.max_ssd_bytes}, must be 0, or more with a directory in ssd_path")
         if self.hot_tokens is not None and self.hot_tokens < BLOCK_SIZE:
@@ -108,6 +116,11 @@ class EngineConfig:
     def max_chunk_tokens(self) -> int:
         """The most tokens that a step may compute, chunks over cold blocks included: what the workspace is made for."""
         return self.max_num_batched_tokens * (COLD_CHUNK_GROWTH if self.has_cold_tier else 1)
+
+    @property
+    def waiting_token_limit(self) -> int:
+        """`max_waiting_tokens`, or more where the context window is so long that few prompts would be that many."""
+        return max(self.max_waiting_tokens, WAITING_WINDOWS * self.context_window)
 
     @property
     def block_size(self) -> int:
@@ -169,11 +182,13 @@ def check_memory(model_config: ModelConfig, engine_config: EngineConfig, weights
 
 
 def workspace_bytes(model_config: ModelConfig, engine_config: EngineConfig) -> int:
-    """An upper estimate of what the worker needs beside weights and KV: the process itself and one step's arrays."""
+    """An upper estimate of what the worker needs beside weights and KV: the process itself, one step's arrays, and the
+    prompts that wait, or run with as many tokens in the cache."""
     token_floats = 3 * model_config.intermediate_size + 8 * model_config.hidden_size
     token_floats += 4 * model_config.num_attention_heads * model_config.head_dim
     logit_floats = 3 * engine_config.max_num_seqs * model_config.vocab_size
-    return _PROCESS_BYTES + 4 * (engine_config.max_chunk_tokens * token_floats + logit_floats)
+    prompts = _WAITING_TOKEN_BYTES * engine_config.waiting_token_limit
+    return _PROCESS_BYTES + prompts + 4 * (engine_config.max_chunk_tokens * token_floats + logit_floats)
 
 
 def _lower_context(entry: ModelEntry, model_config: ModelConfig) -> ModelConfig:

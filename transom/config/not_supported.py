@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OF_AN_ENTRY", "OF_THE_FILE", "Unsupported", "first_unsupported"]
+__all__ = ["OF_AN_ENTRY", "OF_THE_FILE", "Unsupported", "all_unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,15 @@ OF_AN_ENTRY = (
 )
 
 
-def first_unsupported(holder: object, table: tuple[Unsupported, ...]) -> str | None:
-    """What to say, on one line, about the first setting of `holder` that would have no effect; None if there is none.
+def all_unsupported(holder: object, table: tuple[Unsupported, ...]) -> Iterator[str]:
+    """What to say, on one line each, about the settings of `holder` that would have no effect.
 
-    The text begins with the key, so that a path to the holder can stand before it.
+    A text begins with the key, so that a path to the holder can stand before it.
     """
     for line in table:
         if line.is_used(holder):
             value = _shown(attrgetter(line.key)(holder))
-            return f"{line.key} is {value}, which is not supported yet (there is: {line.instead})"
-    return None
+            yield f"{line.key} is {value}, which is not supported yet (there is: {line.instead})"
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from transom.config.json_file import read_json_object
-from transom.config.not_supported import OF_AN_ENTRY, OF_THE_FILE, first_unsupported
+from transom.config.not_supported import OF_AN_ENTRY, OF_THE_FILE, all_unsupported
 from transom.config.registry_errors import describe
 from transom.errors import ConfigError
 
@@ -215,9 +215,9 @@ class ModelEntry(_Section):
         return self.model_copy(update={"path": directory / self.path, "tier_config": tiers})
 
     def supported(self) -> Self:
-        """The entry itself; ConfigError naming the first setting whose feature does not exist yet."""
-        if unsupported := first_unsupported(self, OF_AN_ENTRY):
-            raise ConfigError(f"model {self.id}: {unsupported}")
+        """The entry itself; ConfigError naming the settings whose feature does not exist yet, one line for each."""
+        if problems := [f"model {self.id}: {unsupported}" for unsupported in all_unsupported(self, OF_AN_ENTRY)]:
+            raise ConfigError("\n".join(problems))
         return self
 
 
@@ -256,11 +256,11 @@ class RegistryConfig(_Section):
         return registry.model_copy(update={"models": models})
 
     def _refuse_unsupported(self, path: Path) -> None:
-        if unsupported := first_unsupported(self, OF_THE_FILE):
-            raise ConfigError(f"{path}: {unsupported}")
+        problems = list(all_unsupported(self, OF_THE_FILE))
         for index, entry in enumerate(self.models):
-            if unsupported := first_unsupported(entry, OF_AN_ENTRY):
-                raise ConfigError(f"{path}: models[{index}].{unsupported}")
+            problems += [f"models[{index}].{unsupported}" for unsupported in all_unsupported(entry, OF_AN_ENTRY)]
+        if problems:
+            raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
 
 
 def model_id_from(directory: Path) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from transom.config.engine_config import EngineConfig
@@ -38,6 +38,8 @@ RESTART_DELAYS_SECONDS = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Waiting times before the first, second, ... restart in a row; the last one is repeated."""
 _HEALTHY_AFTER_SECONDS = 30.0
 """A worker that lived so long has paid for its restart: the next one is quick again."""
+SILENT_AFTER_SECONDS = 60.0
+"""A worker is silent for the length of a step, which may be long with a large model; so this is said, not acted on."""
 
 
 class EngineState(StrEnum):
@@ -77,11 +79,13 @@ class EngineClient:
         name: str = "model",
         on_state_change: Callable[[EngineStatus], None] = _ignore,
         restart_delays_seconds: Sequence[float] = RESTART_DELAYS_SECONDS,
+        silent_after_seconds: float = SILENT_AFTER_SECONDS,
     ) -> None:
         self._model_config = model_config
         self._engine_config = engine_config
         self._name = name
         self._on_state_change = on_state_change
+        self._silent_after_seconds = silent_after_seconds
         self._delays = tuple(restart_delays_seconds)
         self._status = EngineStatus(EngineState.STOPPED, "not started")
         self._mailboxes: dict[str, Mailbox] = {}
@@ -96,7 +100,10 @@ class EngineClient:
 
     @property
     def status(self) -> EngineStatus:
-        """Where the engine stands now."""
+        """Where the engine stands now. READY with a reason: it is there, but has been silent for too long."""
+        seconds = self.seconds_since_sign_of_life
+        if self._status.state is EngineState.READY and seconds > self._silent_after_seconds:
+            return replace(self._status, reason=f"The worker has given no sign of life for {seconds:.0f} seconds.")
         return self._status
 
     @property
@@ -149,7 +156,7 @@ class EngineClient:
         mailbox = self._open_mailbox(request.request_id)
         is_finished = False
         try:
-            self._send(Submit(request))
+            await self._submit(request)
             while not is_finished:
                 output = await mailbox.take()
                 is_finished = output.finish_reason is not None
@@ -259,6 +266,10 @@ class EngineClient:
     def _fail_requests(self, error: TransomError) -> None:
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
+
+    async def _submit(self, request: Request) -> None:
+        if self._worker is not None:
+            await self._worker.send_in_turn(Submit(request))
 
     def _send(self, message: Message) -> None:
         if self._worker is not None:

@@ -63,6 +63,7 @@ class Engine:
             max_num_seqs=engine_config.max_num_seqs,
             max_num_batched_tokens=engine_config.max_num_batched_tokens,
             max_num_waiting=engine_config.max_num_waiting,
+            max_waiting_tokens=engine_config.waiting_token_limit,
         )
         runner = ModelRunner(model, cache, model_config.eos_token_ids)
         return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=model_config.vocab_size)

@@ -1,13 +1,14 @@
 """Dataclasses to plain msgpack-able values and back, checked strictly against their type hints.
 
 The one rule of what may cross a process border: dataclasses, enums of strings, paths, integers, floats, strings,
-booleans, None, tuples, and dictionaries of these. A dataclass travels as the list of its fields in order. Nothing
-is ever constructed that the expected type does not name. Knows no frames and no messages.
+booleans, None, tuples, and dictionaries of these. A dataclass travels as the list of its fields in order, a
+`Sequence[int]` packed, as the bytes of `TokenIds`. Nothing is ever constructed that the expected type does not name.
+Knows no frames and no messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from functools import cache
@@ -16,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from transom.errors import ChannelError
+from transom.request import TokenIds
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ def to_plain(value: object) -> Any:
         return _tuple_to_plain(value)
     if isinstance(value, dict):
         return {to_plain(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, TokenIds):
+        return value.packed.tobytes()
     if isinstance(value, Path):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -47,7 +51,7 @@ def from_plain(expected: type[T], plain: object) -> T:
 
 
 def _tuple_to_plain(value: tuple[object, ...]) -> list[Any]:
-    """Token ids are most of all traffic and need no look at each."""
+    """Outputs are many, and their token ids need no look at each."""
     if all(type(item) is int for item in value):
         return list(value)
     return [to_plain(item) for item in value]
@@ -66,6 +70,8 @@ def _converter(expected: Hashable) -> Convert:
         return _union(arguments)
     if origin is tuple:
         return _tuple(arguments)
+    if origin is Sequence and arguments == (int,):
+        return _token_ids
     if origin is dict:
         return _dictionary(*arguments)
     if is_dataclass(expected):
@@ -132,6 +138,13 @@ def _uniform_tuple(argument: Any) -> Convert:
         return tuple(convert_item(item) for item in plain)
 
     return convert
+
+
+def _token_ids(plain: Any) -> TokenIds:
+    try:
+        return TokenIds.unpack(plain) if type(plain) is bytes else _refuse("bytes", plain)
+    except ValueError as error:
+        raise ChannelError(str(error)) from None
 
 
 def _dictionary(key_type: Any, value_type: Any) -> Convert:

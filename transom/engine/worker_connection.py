@@ -17,6 +17,8 @@ from transom.errors import ChannelError
 from transom.request import FinishReason, RequestOutput
 
 _READ_BYTES = 1 << 20
+_MAX_READ_BYTES = 8 << 20
+"""Taken at once, at most. The socket's own buffer is smaller: no message of this step is left for the next one."""
 _BACKLOG_BYTES = 1 << 20
 """Encoded bytes that may wait for the socket before outputs are held back and merged."""
 
@@ -92,15 +94,18 @@ class WorkerConnection:
             self._unsent.appendleft(rest)
 
     def _read(self) -> bytes:
+        data = bytearray()
         try:
-            data = self._socket.recv(_READ_BYTES)
+            while len(data) < _MAX_READ_BYTES:
+                piece = self._socket.recv(_READ_BYTES)
+                if not piece:
+                    raise ChannelError("the API process closed the channel")
+                data += piece
         except BlockingIOError:
-            return b""
+            return bytes(data)
         except OSError as error:
             raise ChannelError(f"the API process is gone: {error}") from error
-        if not data:
-            raise ChannelError("the API process closed the channel")
-        return data
+        return bytes(data)
 
 
 def encode_outputs(outputs: tuple[RequestOutput, ...]) -> list[bytes]:

@@ -40,6 +40,7 @@ class WorkerProcess:
         self._writer = writer
         self._name = name
         self._log_task = asyncio.create_task(self._forward_log())
+        self._turn = asyncio.Lock()
 
     @classmethod
     async def start(
@@ -65,6 +66,16 @@ class WorkerProcess:
         """Queues a message; to a dead worker it is lost, which `receive` will tell. Does not block."""
         if not self._writer.is_closing():
             self._writer.write(encode(message))
+
+    async def send_in_turn(self, message: Message) -> None:
+        """As `send`, when the worker has taken what was sent before.
+
+        Long messages that wait here can still be cancelled, and short ones, sent meanwhile, overtake them.
+        """
+        async with self._turn:
+            with contextlib.suppress(ConnectionError):
+                await self._writer.drain()
+            self.send(message)
 
     async def receive(self) -> Message | None:
         """The next message; None when the worker is gone. Raises ChannelError for a damaged one."""
@@ -142,6 +153,7 @@ async def _create_process(socket_fd: int) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **_ENVIRONMENT},
+        start_new_session=True,  # what a terminal sends to its foreground group is for the parent alone
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from transom.llm.feeding import Allowance, feed
 from transom.llm.generation_request import GenerationRequest, RivalToken, TextDelta, TokenDetail
 from transom.llm.llm import LLM, TEMPLATE_VARIABLES, TokenGenerator
-from transom.llm.sequences import Completion, best, collect, interleave, join, repeat
+from transom.llm.sequences import Completion, best, collect, join, repeat
 from transom.llm.stop_strings import StopStringScanner
 from transom.llm.text_stream import TextStream
 from transom.llm.token_text import completion_token_text, token_text
@@ -12,6 +13,7 @@ from transom.llm.token_text import completion_token_text, token_text
 __all__ = [
     "LLM",
     "TEMPLATE_VARIABLES",
+    "Allowance",
     "Completion",
     "GenerationRequest",
     "RivalToken",
@@ -23,7 +25,7 @@ __all__ = [
     "best",
     "collect",
     "completion_token_text",
-    "interleave",
+    "feed",
     "join",
     "repeat",
     "token_text",

@@ -110,9 +110,10 @@ class LLM:
     def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
         """RequestError naming the first id outside of the model's vocabulary."""
         vocab_size = self.model_config.vocab_size
-        wrong = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
-        if wrong is not None:
-            raise RequestError(f"Token id {wrong} is out of range: ids are 0 to {vocab_size - 1}.", param=param)
+        if 0 <= min(token_ids, default=0) <= max(token_ids, default=0) < vocab_size:
+            return
+        wrong = next(token_id for token_id in token_ids if not 0 <= token_id < vocab_size)
+        raise RequestError(f"Token id {wrong} is out of range: ids are 0 to {vocab_size - 1}.", param=param)
 
     def check_context(self, num_prompt_tokens: int, max_tokens: int | None, param: str) -> int:
         """How many tokens may be generated: `max_tokens`, or the rest of the context window for None.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from transom.llm.generation_request import GenerationRequest, TextDelta, TokenDetail
@@ -61,34 +60,10 @@ def join(deltas: Sequence[TextDelta]) -> Completion:
     )
 
 
-async def interleave(streams: Sequence[AsyncGenerator[TextDelta]]) -> AsyncGenerator[tuple[int, TextDelta]]:
-    """(index of the stream, delta) as they come. An error in one stream, or closing this generator, closes all."""
-    next_deltas = {asyncio.create_task(_next(stream)): index for index, stream in enumerate(streams)}
-    try:
-        while next_deltas:
-            done, _ = await asyncio.wait(next_deltas, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=next_deltas.__getitem__):
-                index = next_deltas.pop(task)
-                delta = task.result()
-                if delta is not None:
-                    next_deltas[asyncio.create_task(_next(streams[index]))] = index
-                    yield index, delta
-    finally:
-        for task in next_deltas:
-            task.cancel()
-        await asyncio.gather(*next_deltas, return_exceptions=True)
-        for stream in streams:
-            await stream.aclose()
-
-
-async def _next(stream: AsyncGenerator[TextDelta]) -> TextDelta | None:
-    return await anext(stream, None)
-
-
 def _repetition(request: GenerationRequest, index: int) -> GenerationRequest:
     original = request.request
     seed = None if original.sampling.seed is None else _signed_64(original.sampling.seed + index)
-    sampling = replace(original.sampling, seed=seed)
+    sampling = original.sampling if seed is None else replace(original.sampling, seed=seed)
     renamed = replace(original, request_id=f"{original.request_id}-{index}", sampling=sampling)
     return replace(request, request=renamed)
 

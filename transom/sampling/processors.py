@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.request import SamplingParams
+from transom.request import SamplingParams, TokenIds
 
 Logits = NDArray[np.float32]
 
@@ -60,7 +60,7 @@ def _processors_of(params: SamplingParams, so_far: SampledSoFar) -> list[Process
 
 
 def _allow_only(logits: Logits, params: SamplingParams, _: SampledSoFar) -> None:
-    allowed = np.array(params.allowed_token_ids, np.intp)
+    allowed = np.frombuffer(TokenIds.of(params.allowed_token_ids or ()).packed, np.int32)
     kept = logits[allowed]
     logits.fill(_NEVER)
     logits[allowed] = kept

@@ -42,7 +42,8 @@ class Scheduler:
     """Turns requests into steps, and the tokens of steps into outputs.
 
     `max_num_seqs` sequences run at once, `max_num_batched_tokens` tokens are computed per step, and `max_num_waiting`
-    requests may wait beyond those that can run. `fresh_seed` is asked once per request without a seed.
+    requests may wait beyond those that can run, of `max_waiting_tokens` tokens together (`Request.size_in_tokens`), and
+    one of any size. `fresh_seed` is asked once per request without a seed.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_num_waiting: int,
+        max_waiting_tokens: int,
         fresh_seed: Callable[[], int] = _fresh_seed,
     ) -> None:
         self._cache = cache
@@ -60,6 +62,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_num_unfinished = max_num_seqs + max_num_waiting
+        self._max_waiting_tokens = max_waiting_tokens
         self._fresh_seed = fresh_seed
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
@@ -76,16 +79,15 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Admits a request to the queue; nothing is kept when it is refused.
 
-        Raises BudgetExceededError when it can never fit, QueueFullError when too many are unfinished, and RequestError
-        for an empty prompt or an id that is in use.
+        Raises BudgetExceededError when it can never fit, QueueFullError when too many are unfinished or too many tokens
+        wait, and RequestError for an empty prompt or an id that is in use.
         """
         if not request.prompt_token_ids:
             raise RequestError("The prompt holds no tokens.", param="prompt")
         if request.request_id in self._sequences:
             raise RequestError(f"A request with the id '{request.request_id}' is running.", param="request_id")
         self._cache.check_fits(len(request.prompt_token_ids) + request.sampling.max_tokens, request.cache)
-        if len(self._sequences) >= self._max_num_unfinished:
-            raise QueueFullError(f"{len(self._sequences)} requests are running or waiting, which is the limit.")
+        self._check_queue(request)
         seed = request.sampling.seed
         sequence = Sequence(request, self._num_arrivals, self._fresh_seed() if seed is None else seed)
         self._num_arrivals += 1
@@ -149,6 +151,15 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """A snapshot of the queue and the counters."""
         return self._counters.snapshot(num_running=len(self._running), num_waiting=len(self._waiting))
+
+    def _check_queue(self, request: Request) -> None:
+        if len(self._sequences) >= self._max_num_unfinished:
+            raise QueueFullError(f"{len(self._sequences)} requests are running or waiting, which is the limit.")
+        num_tokens = sum(sequence.request.size_in_tokens for sequence in self._waiting)
+        if self._waiting and num_tokens + request.size_in_tokens > self._max_waiting_tokens:
+            raise QueueFullError(
+                f"Requests of {num_tokens} tokens are waiting; {self._max_waiting_tokens} are the limit."
+            )
 
     def _schedule_running(self, step: StepBuilder) -> None:
         """Decoding sequences first, so that no prompt holds up a stream; then the prompts in turn."""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.request import TokenIds
+
 
 class TokenBuffer:
     """Token ids that only ever grow: int32, amortised O(1) append, slices without a copy.
 
-    The cache is handed this object itself, not a snapshot: tokens that are generated later are seen through it.
+    The first ones are not copied before there are more. The cache is handed this object itself, not a snapshot: tokens
+    that are generated later are seen through it.
     """
 
     __slots__ = ("_array", "_length")
 
-    def __init__(self, token_ids: tuple[int, ...]) -> None:
-        self._array = np.array(token_ids, dtype=np.int32)
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self._array = np.frombuffer(TokenIds.of(token_ids).packed, dtype=np.int32)
         self._length = len(token_ids)
 
     def __len__(self) -> int:
@@ -44,6 +48,6 @@ class TokenBuffer:
         self._length += 1
 
     def _grow(self) -> None:
-        larger = np.empty(max(16, 2 * self._length), dtype=np.int32)
+        larger = np.empty(16 + self._length + self._length // 4, dtype=np.int32)
         larger[: self._length] = self._array
         self._array = larger

@@ -19,7 +19,7 @@ from transom.server.answering import answer, json_response, progress_fields
 from transom.server.cache_field import cache_options
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
-from transom.server.json_body import read_json_object
+from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
 from transom.server.tally import Tally, run_plan, run_to_end
@@ -161,9 +161,11 @@ class _ChatCompletion:
 
 
 async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, ChatBody]:
-    raw = await read_json_object(request)
-    body = ChatBody.parse(raw, allow_unknown_fields=context.settings.allow_unknown_fields)
-    return context.find_model(raw, request), body
+    def parse(raw: dict[str, Any]) -> ChatBody:
+        return ChatBody.parse(raw, allow_unknown_fields=context.settings.allow_unknown_fields)
+
+    body = await read_body(request, context.large_bodies, parse)
+    return context.find_model({"model": body.model}, request), body
 
 
 async def _make_plan(served: ServedModel, body: ChatBody, cap: int | None) -> Plan:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -23,6 +24,8 @@ class ServerContext:
     metrics: MetricsCollector
     settings: ServerSettings
     lifecycle: Lifecycle
+    large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whose turn it is to be parsed."""
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The loaded model that a body names, noted for the metrics.
@@ -37,11 +40,23 @@ class ServerContext:
         return served
 
     def named_model(self, body: Mapping[str, Any]) -> ServedModel:
-        """The model that a body names, whatever its state. Raises `RequestError` for none or an unknown one."""
+        """The model that a body names, whatever its state; the only one, if that is what there is, when it names none.
+
+        Raises `RequestError` for an unknown one, and for none where there are several to choose from.
+        """
         name = body.get("model")
         name = self.settings.default_model if name is None else name
         if name is None:
-            raise RequestError("Missing required parameter: 'model'.", param="model", code="missing_parameter")
+            return self._only_model()
         if not isinstance(name, str):
             raise RequestError("Invalid value for 'model': must be a text.", param="model")
         return self.registry.get(name)
+
+    def _only_model(self) -> ServedModel:
+        served = self.registry.models()
+        if len(served) < 2:
+            return self.registry.first()
+        names = ", ".join(model.id for model in served)
+        raise RequestError(
+            f"Missing required parameter: 'model'. Served models: {names}.", param="model", code="missing_parameter"
+        )

@@ -9,9 +9,10 @@ import asyncio
 import json
 import math
 import re
-from itertools import accumulate
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
 from transom.errors import RequestError
@@ -20,33 +21,44 @@ from transom.server.errors import HttpError
 MAX_BODY_BYTES = 10 * 2**20
 MAX_BODY_SECONDS = 30.0
 MAX_DEPTH = 64
+MAX_CONTAINERS = 100_000
 MAX_INTEGER_DIGITS = 20
 
 _LARGE_BODY_BYTES = 64 * 2**10
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-_DEPTH_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NOT_BRACKETS = bytes(set(range(256)) - set(_DEPTH_STEP))
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+_DEPTH_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # +1 and -1 as int8
+_PIECE_BYTES = 2**18
+"""A large body is looked at in pieces: a call into C holds the interpreter, and the event loop, until it ends."""
+
+Parsed = TypeVar("Parsed")
 
 
-async def read_json_object(request: Request) -> dict[str, Any]:
-    """The body of `request` as a dictionary.
+async def read_json_object(request: Request, turn: asyncio.Lock) -> dict[str, Any]:
+    """The body of `request` as a dictionary. Waits and raises as `read_body`."""
+    return await read_body(request, turn, dict)
 
-    Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body that takes too
-    long (408), and `RequestError` for everything that is not one JSON object with finite numbers, unique keys and
-    Unicode text.
+
+async def read_body(request: Request, turn: asyncio.Lock, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed:
+    """What `parse` makes of the body of `request`.
+
+    Large bodies are parsed by another thread, one at a time, in turns taken by `turn`: for a moment each becomes many
+    times its size. Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body
+    that takes too long (408), `RequestError` for everything that is not one JSON object with finite numbers, unique
+    keys and Unicode text, and what `parse` raises.
     """
     _check_headers(request)
     body = await _read_bytes(request)
     if len(body) < _LARGE_BODY_BYTES:
-        return parse_json_object(body)
-    return await asyncio.to_thread(parse_json_object, body)
+        return parse(parse_json_object(body))
+    async with turn:
+        return await asyncio.to_thread(lambda: parse(parse_json_object(body)))
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
     """`body` as a dictionary; `RequestError` as above."""
     text = _decode(body)
-    _check_depth(body)
+    check_depth(body)
     try:
         value = json.loads(
             text,
@@ -114,13 +126,45 @@ def _decode(body: bytes) -> str:
     return text
 
 
-def _check_depth(body: bytes) -> None:
-    """Counts before parsing, because a parser that recurses may already be in trouble when it notices."""
+def check_depth(body: bytes) -> None:
+    """Raises `RequestError` for lists and objects nested deeper than `MAX_DEPTH`, or more than `MAX_CONTAINERS`.
+
+    Counted before parsing, because a parser that recurses, or fills the memory, may already be in trouble when it
+    notices. Takes time in proportion to the body, whatever is in it. The count is exact up to the first byte that is
+    not JSON; no parser gets beyond that.
+    """
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
-    if max(accumulate(map(_DEPTH_STEP.__getitem__, brackets)), default=0) > MAX_DEPTH:
-        raise _bad(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    depth = num_containers = 0
+    for brackets in filter(None, _brackets_outside_strings(body)):
+        steps = np.frombuffer(brackets.translate(_DEPTH_STEPS), np.int8)
+        depths = depth + np.cumsum(steps, dtype=np.int64)
+        if depths.max() > MAX_DEPTH:
+            raise _bad(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        depth = int(depths[-1])
+        num_containers += int(np.count_nonzero(steps > 0))
+    if num_containers > MAX_CONTAINERS:
+        raise _bad(f"The body holds {num_containers} lists and objects; {MAX_CONTAINERS} are allowed.")
+
+
+def _brackets_outside_strings(body: bytes) -> Iterator[bytes]:
+    is_inside = 0
+    for piece in _pieces(body):
+        structure = piece.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
+        parts = structure.split(b'"')
+        yield b"".join(parts[is_inside::2])
+        is_inside = (is_inside + len(parts) - 1) % 2
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    """The body in order, never cut within an escape sequence: its backslash waits for the next piece."""
+    rest = b""
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = rest + body[start : start + _PIECE_BYTES]
+        num_backslashes = len(piece) - len(piece.rstrip(b"\\"))
+        end = len(piece) - num_backslashes % 2
+        rest = piece[end:]
+        yield piece[:end]
 
 
 def _check_surrogates(body: bytes, value: object) -> None:

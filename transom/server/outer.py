@@ -1,7 +1,8 @@
 """The outermost layer: request ids, safe headers, and the last net under every exception. Pure ASGI.
 
-What it logs: method, path template, status, seconds, request id. Never a body, never a query, never a key. What it
-counts: answers of the routes that name a model, which leave its name in the request's state.
+What it logs: method, path (its template, where a route was found), status, seconds, request id. Never a body, never a
+query, never a key. What it counts: answers of the routes that name a model, which leave its name in the request's
+state.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -23,6 +25,7 @@ _failures = logging.getLogger("transom.server")
 CLIENT_GONE = 499
 """Status of requests whose client did not wait for the end; nobody sees it but log and metrics."""
 
+_MAX_PATH_CHARACTERS = 128
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -70,7 +73,7 @@ class _Exchange:
         """Writes the log line and counts the answer."""
         state = self._scope["state"]
         status = state.get("failed_with", self._status)
-        path = getattr(self._scope.get("route"), "path", "-")
+        path = getattr(self._scope.get("route"), "path", None) or _safe_path(self._scope)
         _log.info("%s %s %d %.3fs id=%s", self._scope["method"], path, status, self._seconds, self._request_id)
         if (model := state.get("model")) is not None:
             metrics.count_request(model, status)
@@ -91,6 +94,11 @@ class _Exchange:
         if self._status:
             return  # the answer has begun; closing the connection early is all that is left
         await reply.response()(self._scope, receive, self._forward)
+
+
+def _safe_path(scope: Scope) -> str:
+    """The path as it was asked for; nothing in it can break a line of the log."""
+    return quote(scope["path"][:_MAX_PATH_CHARACTERS])
 
 
 def _request_id(scope: Scope) -> str:

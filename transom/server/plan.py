@@ -9,16 +9,19 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transom.errors import RequestError
-from transom.llm import GenerationRequest, repeat
+from transom.llm import Allowance, GenerationRequest, repeat
 from transom.registry import ServedModel
-from transom.request import CacheOptions, Request, SamplingParams
+from transom.request import CacheOptions, Request, SamplingParams, TokenIds
 from transom.server.protocol import SamplingBody
 
 MAX_COST = 4_000_000
 """Bound of sequences x max_tokens x (1 + logprobs) of one request, echoed prompts included."""
+
+_SHARE_OF_QUEUE = 8
+"""One answer has at most this part of the queue's tokens in the engine; it feeds the rest in as it gets on."""
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
@@ -39,10 +42,11 @@ class Plan:
     id: str
     created: int
     model: str
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[TokenIds, ...]
     limits: tuple[Limit, ...]
     num_candidates: int
     requests: tuple[GenerationRequest, ...]
+    allowance: Allowance
 
     def prompt_of(self, sequence: int) -> int:
         """The number of the prompt that a sequence continues."""
@@ -90,15 +94,31 @@ def make_plan(
     echo: bool = False,
 ) -> Plan:
     """The plan of a checked body. Raises `RequestError`."""
-    prompt_ids = tuple(tuple(prompt) for prompt in prompts)
+    prompt_ids = tuple(map(TokenIds.of, prompts))
     _check_cost(prompt_ids, limits, num_candidates, logprobs, prompt_logprobs)
     answer_id = f"{id_prefix}-{uuid.uuid4().hex}"
+    sampling = _sampling(served, body, logprobs, prompt_logprobs)
     requests: list[GenerationRequest] = []
     for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):
-        sampling = _sampling(served, body, limit, logprobs, prompt_logprobs)
-        request = Request(f"{answer_id}-{index}", prompt, sampling, priority=body.priority, cache=cache)
+        _check_min_tokens(body, limit)
+        limited = replace(sampling, max_tokens=limit.max_tokens)
+        request = Request(f"{answer_id}-{index}", prompt, limited, priority=body.priority, cache=cache)
         requests += repeat(_generation(request, body, echo=echo), num_candidates)
-    return Plan(answer_id, int(time.time()), served.id, prompt_ids, tuple(limits), num_candidates, tuple(requests))
+    return Plan(
+        answer_id,
+        int(time.time()),
+        served.id,
+        prompt_ids,
+        tuple(limits),
+        num_candidates,
+        tuple(requests),
+        _allowance(served),
+    )
+
+
+def _allowance(served: ServedModel) -> Allowance:
+    limits = served.engine_config
+    return Allowance(limits.max_num_seqs, limits.waiting_token_limit // _SHARE_OF_QUEUE)
 
 
 def _generation(request: Request, body: SamplingBody, *, echo: bool) -> GenerationRequest:
@@ -111,19 +131,22 @@ def _generation(request: Request, body: SamplingBody, *, echo: bool) -> Generati
     )
 
 
-def _sampling(
-    served: ServedModel, body: SamplingBody, limit: Limit, logprobs: int | None, prompt_logprobs: int | None
-) -> SamplingParams:
-    """The request's own values, else the model's, else the interface's."""
-    model = served.generation_defaults
+def _check_min_tokens(body: SamplingBody, limit: Limit) -> None:
     if body.min_tokens > limit.max_tokens:
         raise RequestError(
             f"'min_tokens' ({body.min_tokens}) is larger than the maximum ({limit.max_tokens}).", param="min_tokens"
         )
+
+
+def _sampling(
+    served: ServedModel, body: SamplingBody, logprobs: int | None, prompt_logprobs: int | None
+) -> SamplingParams:
+    """The request's own values, else the model's, else the interface's. The limit differs from prompt to prompt."""
+    model = served.generation_defaults
     served.llm.check_token_ids(body.stop_token_ids, "stop_token_ids")
     served.llm.check_token_ids(body.allowed_token_ids or (), "allowed_token_ids")
     return SamplingParams(
-        max_tokens=limit.max_tokens,
+        max_tokens=1,
         temperature=_first(body.temperature, model.temperature, 1.0),
         top_p=_first(body.top_p, model.top_p, 1.0),
         top_k=max(0, int(_first(body.top_k, model.top_k, 0))),
@@ -133,7 +156,7 @@ def _sampling(
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         logit_bias=_logit_bias(served, body),
-        allowed_token_ids=None if body.allowed_token_ids is None else tuple(body.allowed_token_ids),
+        allowed_token_ids=body.allowed_token_ids,
         stop_token_ids=tuple(body.stop_token_ids),
         ignore_eos=body.ignore_eos,
         min_tokens=body.min_tokens,

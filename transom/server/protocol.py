@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from transom.errors import RequestError
+from transom.request import TokenIds
 from transom.server.cache_field import CacheField
 from transom.server.chat_messages import Message, StreamOptions, check_stop
 from transom.server.strict_body import StrictBody
@@ -28,7 +29,7 @@ Number = TypeVar("Number", int, float)
 
 Label = Annotated[str, StringConstraints(max_length=128)]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
-TokenIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_LIST)]
+TokenIdList = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_LIST)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
 MaxTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 TemplateKwargs = Annotated[dict[str, bool | int | float | str], Field(max_length=16)]
@@ -89,14 +90,15 @@ class SamplingBody(StrictBody):
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
     stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] = Field(default_factory=list)
-    allowed_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
+    allowed_token_ids: Annotated[TokenIdList, Field(min_length=1)] | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     return_progress: bool = False
     sse_ping_interval: Annotated[int, Field(ge=-1, le=3600)] | None = None
-    priority: Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] = 0
+    priority: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0
+    """Higher is later: a caller may step back, not push forward."""
     user: Label | None = None
     safety_identifier: Label | None = None
     request_id: Label | None = None
@@ -151,24 +153,30 @@ class CompletionBody(SamplingBody):
     UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "suffix": ("",), "tools": ([],)}
 
     prompt: Any = None
+    """Token ids are packed as soon as they are checked: as a list of numbers a large prompt takes ten times as much."""
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     add_special_tokens: bool = True
 
     @property
-    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
-        """`prompt` as a tuple of texts or token lists. Absent: one empty text, which becomes the BOS token."""
-        return tuple(item if isinstance(item, str) else tuple(item) for item in _prompt_list(self.prompt))
+    def prompts(self) -> tuple[str | TokenIds, ...]:
+        """`prompt` as a tuple of texts or token ids. Absent: one empty text, which becomes the BOS token."""
+        return ("",) if self.prompt is None else self.prompt
 
     @property
     def num_candidates(self) -> int:
         """Sequences generated per prompt."""
         return self.best_of or self.n
 
+    @field_validator("prompt")
+    @classmethod
+    def _pack_prompt(cls, prompt: Any) -> tuple[str | TokenIds, ...]:
+        _check_prompt(prompt)
+        return tuple(item if isinstance(item, str) else TokenIds(item) for item in _prompt_list(prompt))
+
     @model_validator(mode="after")
     def _check_completion(self) -> Self:
-        _check_prompt(self.prompt)
         if self.num_candidates < self.n:
             raise RequestError(f"'best_of' ({self.best_of}) is smaller than 'n' ({self.n}).", param="best_of")
         if self.num_candidates > self.n and self.stream:
@@ -310,15 +318,13 @@ def _one_of(given: dict[str, Number | None]) -> Number | None:
 
 
 def _prompt_list(prompt: Any) -> list[Any]:
-    if prompt is None:
-        return [""]
     if isinstance(prompt, str) or (prompt and not isinstance(prompt[0], str | list)):
         return [prompt]
     return list(prompt)
 
 
 def _check_prompt(prompt: Any) -> None:
-    if prompt is None or isinstance(prompt, str):
+    if isinstance(prompt, str):
         return
     if not isinstance(prompt, list) or not prompt:
         raise RequestError("'prompt' must be a text, texts, token ids or lists of them, and not empty.", param="prompt")

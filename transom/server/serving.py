@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import uuid
@@ -27,6 +28,7 @@ _LINGER_SECONDS = 1.0
 """A request that was answered before its body came is read so long, so that the answer is not lost with the rest."""
 _LAST_WORDS_SECONDS = 2
 """After the cut, answers get so long to write their error events."""
+_OTHER_PORT = '; choose another one by --port N (make serve ARGS="--port N")'
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,7 +44,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+        hint = _OTHER_PORT if error.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}{hint}") from None
     return listener
 
 

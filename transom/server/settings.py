@@ -25,7 +25,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()
     """Names, beside the loopback ones and `host`, under which browsers and clients may address this server."""
     default_model: str | None = None
-    """Fills an absent `model`; without it that is refused."""
+    """Fills an absent `model`; without it that is refused where several models are served."""
     max_output_tokens: int | None = None
     """Clips `max_tokens` of every request."""
     allow_unknown_fields: bool = False

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from transom.errors import EngineError
-from transom.llm import LLM, Completion, TextDelta, interleave, join
+from transom.llm import LLM, Completion, TextDelta, feed, join
 from transom.metrics import MetricsCollector
 from transom.request import FinishReason, Usage
 from transom.server.plan import Plan
@@ -76,7 +76,7 @@ class Tally:
 async def run_plan(plan: Plan, llm: LLM, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
     """(sequence, delta) of all sequences as they come. Closing it aborts what still runs."""
     try:
-        async with aclosing(interleave([llm.generate(request) for request in plan.requests])) as deltas:
+        async with aclosing(feed(llm.generate, plan.requests, plan.allowance)) as deltas:
             async for sequence, delta in deltas:
                 tally.see(sequence, delta)
                 _check_end(delta)

@@ -6,7 +6,6 @@ llama.cpp's and vLLM's bodies are both taken; answers carry the words of both wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -26,8 +25,8 @@ def tokenize_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def tokenize(request: Request) -> Response:
-        raw = await read_json_object(request)
-        served = _find_model(context, raw)
+        raw = await read_json_object(request, context.large_bodies)
+        served = context.named_model(raw)
         if "messages" in raw:
             chat = ChatPromptBody.parse(raw)
             return json_response(_tokens(served, await encode_chat(served, chat), chat))
@@ -35,30 +34,22 @@ def tokenize_router(context: ServerContext) -> APIRouter:
         return json_response(_tokens(served, await _encode(served, text), text))
 
     async def detokenize(request: Request) -> Response:
-        raw = await read_json_object(request)
+        raw = await read_json_object(request, context.large_bodies)
         body = DetokenizeBody.parse(raw)
-        served = _find_model(context, raw)
+        served = context.named_model(raw)
         served.llm.check_token_ids(body.tokens, "tokens")
         text = await asyncio.to_thread(served.llm.decode, body.tokens, skip_special_tokens=False)
         return json_response({"content": text, "prompt": text})
 
     async def apply_template(request: Request) -> Response:
-        raw = await read_json_object(request)
+        raw = await read_json_object(request, context.large_bodies)
         body = ChatPromptBody.parse(raw)
-        return json_response({"prompt": await render_chat(_find_model(context, raw), body)})
+        return json_response({"prompt": await render_chat(context.named_model(raw), body)})
 
     for path, endpoint in {"/tokenize": tokenize, "/detokenize": detokenize, "/apply-template": apply_template}.items():
         for prefix in ("", "/v1"):
             router.add_api_route(f"{prefix}{path}", endpoint, methods=["POST"], response_model=None)
     return router
-
-
-def _find_model(context: ServerContext, raw: Mapping[str, Any]) -> ServedModel:
-    """The named model, or the first one, as llama.cpp's bodies name none. It need not be loaded."""
-    name = raw.get("model")
-    if name is None and context.settings.default_model is None:
-        return context.registry.first()
-    return context.named_model(raw)
 
 
 async def _encode(served: ServedModel, body: TextBody) -> list[int]:

@@ -235,11 +235,11 @@ void softmax_measured_row(const Task& task, int64_t row, const Scratch& scratch,
   for (int64_t head = 0; head < task.tile.group; ++head) {
     const int64_t line = row * task.tile.group + head;
     float* scores = scratch.scores.from(line, 0).first;
-    float* sums = measured.sums + head * measured.stride * kSplitBlocks;
+    float* sums = measured.sums + head * kSplitBlocks;
     partial.maximum[line] = mask_and_maximum(task, scores, visible);
     partial.sum[line] = weigh(task, scores, visible, partial.maximum[line],
                               [&](int64_t block, f32x16 lanes) { sums[block] = reduce_add(lanes); });
-    measured.maximum[head * measured.stride] = partial.maximum[line];
+    measured.maximum[head] = partial.maximum[line];
   }
 }
 
@@ -361,17 +361,16 @@ void merge_split(const AttentionTile& tile, Part part, int64_t split_position, A
   }
 }
 
-void add_mass(const float* maxima, const float* sums, int64_t splits, float maximum, float weight, float* mass) {
-  const int64_t count = splits * kParts;
-  for (int64_t first = 0; first < count; first += kLanes) {
-    const int lanes = static_cast<int>(smaller(kLanes, count - first));
+void add_mass(BlockSums part, const AttentionSums& row, int64_t num_heads, float* mass) {
+  const f32x16 heads = broadcast(static_cast<float>(num_heads));
+  for (int64_t first = 0; first < num_heads; first += kLanes) {
+    const int count = static_cast<int>(smaller(kLanes, num_heads - first));
+    const f32x16 grown = load_first(part.maximum + first, count) - load_first(row.maximum + first, count);
     float factors[kLanes];
-    store(factors, exp(load_first(maxima + first, lanes) - broadcast(maximum)) * broadcast(weight));
-    for (int64_t i = 0; i < lanes; ++i) {
-      float* blocks = mass + (first + i) / kParts * kSplitBlocks;
+    store(factors, exp(grown) / (load_first(row.sum + first, count) * heads));
+    for (int i = 0; i < count; ++i)
       for (int64_t block = 0; block < kSplitBlocks; ++block)
-        blocks[block] += factors[i] * sums[(first + i) * kSplitBlocks + block];
-    }
+        mass[block] += factors[i] * part.sums[(first + i) * kSplitBlocks + block];
   }
 }
 

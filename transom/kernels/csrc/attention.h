@@ -60,9 +60,8 @@ struct AttentionTile {
 // Where the sums of a split's blocks go, for the group of one row.
 struct BlockSums {
   int64_t position = -1;     // of that row
-  float* maximum = nullptr;  // [group][stride]: the sums are relative to exp(maximum)
-  float* sums = nullptr;     // [group][stride][kSplitBlocks]
-  int64_t stride = 0;
+  float* maximum = nullptr;  // [group]: the sums are relative to exp(maximum)
+  float* sums = nullptr;     // [group][kSplitBlocks]
 };
 
 // One KV head's share of a part of a split: per block, keys [head_dim][64] and then values [64][head_dim].
@@ -103,8 +102,9 @@ struct AttentionKernels {
   // running += partial for the rows that see any of it. Splits are merged in order of position, first parts first.
   void (*merge_split)(const AttentionTile&, Part, int64_t split_first_position, AttentionSums partial,
                       AttentionSums running);
-  // mass[b] += weight * exp(-maximum) * the sum of block b, given [splits][kParts] sums as `BlockSums` has them.
-  void (*add_mass)(const float* maxima, const float* sums, int64_t splits, float maximum, float weight, float* mass);
+  // Adds to mass[kSplitBlocks] what all heads give to the blocks of a part of a split, as `BlockSums` has it,
+  // relative to exp(row.maximum) and divided by row.sum and the number of heads.
+  void (*add_mass)(BlockSums part, const AttentionSums& row, int64_t num_heads, float* mass);
   // output[line][head_dim] = values / sum
   void (*finish)(AttentionSums running, int64_t lines, int head_dim, float* output);
   void (*store_piece)(const StorePiece&);

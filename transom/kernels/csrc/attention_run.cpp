@@ -85,8 +85,7 @@ struct AttentionRun::Step {
   float* kept;    // running sums go here; null: to the output
   float* output;  // null unless this step is the last
   bool resumes;   // kept holds what earlier steps left
-  float* maxima = nullptr;  // what is measured; null: nothing
-  float* block_sums = nullptr;
+  const Measured* measured = nullptr;  // null: nothing is
 };
 
 AttentionRun::AttentionRun(const KVLayout& layout, const Sequences& sequences, TokenRows query, int num_heads,
@@ -183,11 +182,10 @@ SplitMemory AttentionRun::memory_of(const Step& step, Item item, SplitPart part)
 
 // The last row of the sequence is measured.
 BlockSums AttentionRun::block_sums_at(const Step& step, Item item, SplitPart part) const {
-  if (step.maxima == nullptr) return {};
-  const int64_t head = item.tile->sequence * num_heads_ + int64_t{item.head} * group_;
-  const int64_t at = (head * most_splits_ + part.split) * kParts + static_cast<int64_t>(part.part);
-  return {sequences_.end_position(item.tile->sequence) - 1, step.maxima + at, step.block_sums + at * kSplitBlocks,
-          most_splits_ * kParts};
+  if (step.measured == nullptr) return {};
+  const BlockSums sums = step.measured->at(item.tile->sequence, part);
+  const int64_t head = int64_t{item.head} * group_;
+  return {sequences_.end_position(item.tile->sequence) - 1, sums.maximum + head, sums.sums + head * kSplitBlocks};
 }
 
 void AttentionRun::attend(const BlockTable& table, float* output) {
@@ -202,16 +200,17 @@ void AttentionRun::attend_splits(const BlockTable& table, int64_t first, int64_t
   const bool resumes = !kept_.empty();
   if (!resumes) begin_steps();
   run({TRANSOM_PICK(attention_kernels), table, wanted, kept_.data(), nullptr, resumes,
-       options_.measure_mass ? maxima_.data() : nullptr, block_sums_.data()});
+       options_.measure_mass ? &measured_ : nullptr});
 }
 
 void AttentionRun::begin_steps() {
   kept_.resize(static_cast<size_t>(kept_floats_));
   if (!options_.measure_mass) return;
-  most_splits_ = (most_blocks() + kSplitBlocks - 1) / kSplitBlocks;
-  const auto count = static_cast<size_t>(sequences_.count * num_heads_ * most_splits_ * kParts);
-  maxima_.assign(count, -std::numeric_limits<float>::infinity());
-  block_sums_.assign(count * kSplitBlocks, 0.0f);
+  measured_.num_heads = num_heads_;
+  measured_.splits = (most_blocks() + kSplitBlocks - 1) / kSplitBlocks;
+  const auto count = static_cast<size_t>(sequences_.count * measured_.splits * kParts * num_heads_);
+  measured_.maxima.assign(count, -std::numeric_limits<float>::infinity());
+  measured_.sums.assign(count * kSplitBlocks, 0.0f);
 }
 
 int64_t AttentionRun::most_blocks() const {
@@ -226,27 +225,33 @@ void AttentionRun::mass(float* mass) const {
   check_attended();
   const int64_t blocks = most_blocks();
   std::fill_n(mass, sequences_.count * blocks, 0.0f);
-  std::vector<float> whole_splits(static_cast<size_t>(most_splits_ * kSplitBlocks));
-  for (const Tile& tile : tiles_) {
-    if (tile.first_row + tile.num_rows != sequences_.starts[tile.sequence + 1]) continue;
-    std::fill(whole_splits.begin(), whole_splits.end(), 0.0f);
-    for (int head = 0; head < layout_.num_key_value_heads; ++head) add_mass({&tile, head}, whole_splits.data());
-    std::copy_n(whole_splits.data(), blocks, mass + tile.sequence * blocks);
+  for (const Tile& tile : tiles_)
+    if (tile.first_row + tile.num_rows == sequences_.starts[tile.sequence + 1])
+      write_mass(tile, mass + tile.sequence * blocks, blocks);
+}
+
+// The tile's last row is its sequence's.
+void AttentionRun::write_mass(const Tile& tile, float* mass, int64_t blocks) const {
+  const AttentionKernels& kernels = TRANSOM_PICK(attention_kernels);
+  std::vector<float> maxima, sums;  // of the last row's heads
+  for (int head = 0; head < layout_.num_key_value_heads; ++head) {
+    const AttentionSums lines = sums_at(const_cast<float*>(kept_.data()) + kept_at({&tile, head}), lines_of(tile));
+    const int64_t end = lines_of(tile);
+    maxima.insert(maxima.end(), lines.maximum + end - group_, lines.maximum + end);
+    sums.insert(sums.end(), lines.sum + end - group_, lines.sum + end);
+  }
+  const AttentionSums row = {maxima.data(), sums.data(), nullptr};
+  for (int64_t split = 0; split * kSplitBlocks < blocks; ++split) {
+    float shares[kSplitBlocks] = {};
+    for (const Part part : {Part::first, Part::recent})
+      kernels.add_mass(measured_.at(tile.sequence, {split, part}), row, num_heads_, shares);
+    std::copy_n(shares, std::min<int64_t>(kSplitBlocks, blocks - split * kSplitBlocks), mass + split * kSplitBlocks);
   }
 }
 
-// The shares of the heads of an item whose last row is its sequence's.
-void AttentionRun::add_mass(Item item, float* mass) const {
-  const AttentionKernels& kernels = TRANSOM_PICK(attention_kernels);
-  const int64_t last_line = lines_of(*item.tile) - group_;
-  const AttentionSums sums = sums_at(const_cast<float*>(kept_.data()) + kept_at(item), lines_of(*item.tile));
-  for (int64_t i = 0; i < group_; ++i) {
-    const int64_t head = item.tile->sequence * num_heads_ + int64_t{item.head} * group_ + i;
-    const int64_t at = head * most_splits_ * kParts;
-    kernels.add_mass(maxima_.data() + at, block_sums_.data() + at * kSplitBlocks, most_splits_,
-                     sums.maximum[last_line + i], 1.0f / (sums.sum[last_line + i] * static_cast<float>(num_heads_)),
-                     mass);
-  }
+BlockSums AttentionRun::Measured::at(int64_t sequence, SplitPart part) const {
+  const int64_t first = ((sequence * splits + part.split) * kParts + static_cast<int64_t>(part.part)) * num_heads;
+  return {-1, const_cast<float*>(maxima.data()) + first, const_cast<float*>(sums.data()) + first * kSplitBlocks};
 }
 
 int64_t AttentionRun::kept_at(Item item) const {

@@ -64,6 +64,15 @@ class AttentionRun {
                               : SplitPart{recent.first + i - first.size(), Part::recent};
     }
   };
+  // What the last row of each sequence gives to the blocks. The heads of a split lie together: they are written together,
+  // while the reading of keys and values empties the caches.
+  struct Measured {
+    int64_t num_heads = 0;
+    int64_t splits = 0;
+    std::vector<float> maxima;  // [sequences][splits][kParts][num_heads]
+    std::vector<float> sums;    // and as many times kSplitBlocks
+    BlockSums at(int64_t sequence, SplitPart part) const;
+  };
   struct Step;  // what one call of attend or attend_splits works on
   struct Item {
     const Tile* tile;
@@ -88,7 +97,7 @@ class AttentionRun {
   AttentionTile gather(Item item, float* queries) const;
   SplitMemory memory_of(const Step& step, Item item, SplitPart part) const;
   BlockSums block_sums_at(const Step& step, Item item, SplitPart part) const;
-  void add_mass(Item item, float* mass) const;
+  void write_mass(const Tile& tile, float* mass, int64_t blocks) const;
 
   void run(const Step& step) const;
   void open(const Step& step, Item item, float* running) const;
@@ -104,10 +113,7 @@ class AttentionRun {
   std::vector<Tile> tiles_;  // those with most splits first
   int64_t kept_floats_ = 0;
   std::vector<float> kept_;  // running sums between steps; empty until there is one
-  int64_t most_splits_ = 0;
-  // What is measured, as `BlockSums` has it: [sequences][num_heads][most_splits_][kParts], and as many blocks' sums.
-  std::vector<float> maxima_;
-  std::vector<float> block_sums_;
+  Measured measured_;
 };
 
 }  // namespace transom
