@@ -44,9 +44,11 @@ class Harness:
         architecture: Mapping[str, Any] | None = None,
         file_system: FileSystem | None = None,
         clock: Callable[[], float] = time.monotonic,
+        model: Model | None = None,
         **limits: Any,
     ) -> None:
-        """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig."""
+        """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig. `model` is one that
+        another harness built from the same directory."""
         entry = ModelEntry.model_validate(
             {
                 "id": "under-test",
@@ -57,7 +59,7 @@ class Harness:
         own_config = replace(ModelConfig.from_hf(directory), **(architecture or {}))
         self.model_config, engine_config = resolve(entry, own_config, num_threads=2)
         self.engine_config = replace(engine_config, **limits)
-        self.model: Model = build(self.model_config, WeightLoader(open_checkpoint(directory)))
+        self.model: Model = model or build(self.model_config, WeightLoader(open_checkpoint(directory)))
         self.cache = CacheManager(self.model_config, self.engine_config, file_system=file_system, clock=clock)
 
     def open(self, token_ids: Sequence[int] = (), options: CacheOptions | None = None) -> Stream:
