@@ -51,3 +51,14 @@ def tiered_cache(
 
 def cold_stats(cache: CacheManager) -> TierStats:
     return cache.stats().tiers[1]
+
+
+def settled(cache: CacheManager) -> TierStats:
+    """What the cold tier says of itself when nothing is being written any more."""
+    for _ in range(1000):
+        cache.check_integrity()
+        stats = cold_stats(cache)
+        if cache.stats().num_sequences or stats.num_bytes_used == 0:
+            break
+        time.sleep(0.005)
+    return stats

@@ -187,7 +187,9 @@ class CacheManager:
         self._cold_tier.close()
 
     def stats(self) -> CacheStats:
-        """Blocks and bytes, used and total."""
+        """Blocks and bytes, used and total, as of now."""
+        self._demotion.take_in_writes()
+        self._cold_tier.trim()
         num_hot_bytes = self._pool.num_used_slots * self._budget.slot_bytes
         hot = TierStats("hot", num_hot_bytes, self._hot_tier.num_bytes)
         return CacheStats(

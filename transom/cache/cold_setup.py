@@ -20,6 +20,10 @@ from transom.errors import ConfigError
 
 _NAMES = {LayerKind.FULL_ATTENTION: "full", LayerKind.SLIDING_ATTENTION: "sliding"}
 
+_FILE_BYTES = 2 * 4096
+"""What a file may take before anything is in it."""
+_SLOT_METADATA_BYTES = metadata_bytes(2**20) // 2**20 + 1
+
 _MIB = 2**20
 
 
@@ -71,9 +75,8 @@ def _num_slots(files: ColdDirectory, layouts: Sequence[ColdLayout], max_bytes: i
     except OSError as error:
         raise ConfigError(f"ssd_path {files.path} cannot be measured: {error.strerror}") from error
     stride = layouts[0].stride
-    num_slots = (max_bytes - present) // stride
-    while num_slots > 0 and num_slots * stride + metadata_bytes(num_slots) > max_bytes - present:
-        num_slots -= max(1, (num_slots * stride + metadata_bytes(num_slots) - max_bytes + present) // stride)
+    room = max_bytes - present - len(layouts) * _FILE_BYTES
+    num_slots = max(0, room - metadata_bytes(0)) // (stride + _SLOT_METADATA_BYTES)
     block_slots = sum(layout.num_rows for layout in layouts)
     if num_slots < block_slots:
         raise ConfigError(

@@ -228,9 +228,9 @@ class ColdTier:
 
     def _num_free_bytes(self, num_slots: int) -> int:
         """What the directory may still grow by, if so many slots are written."""
-        measured = self._measured_bytes()
-        under_way = sum(write.num_new_bytes + metadata_bytes(write.checksums[..., 0].size) for write in self._writes)
-        return max(0, self._max_bytes - measured - under_way - metadata_bytes(num_slots))
+        under_way = sum(write.num_new_bytes for write in self._writes)
+        num_slots += sum(write.checksums[..., 0].size for write in self._writes)
+        return max(0, self._max_bytes - self._measured_bytes() - under_way - metadata_bytes(num_slots))
 
     def _measured_bytes(self) -> int:
         """Physical bytes of the directory; all of the budget where they cannot be told."""
