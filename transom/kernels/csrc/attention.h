@@ -29,7 +29,6 @@ struct AttentionRule {
 // What position p sees: the first part, positions below keep_first, and the recent part, first_recent(p) .. p. Where the
 // two meet, everything is the recent part. Each part is attended to by itself, so that a row sees one interval at a time.
 enum class Part { first, recent };
-static constexpr int64_t kParts = 2;
 
 struct VisibleSet {
   int64_t keep_first;

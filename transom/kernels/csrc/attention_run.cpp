@@ -208,7 +208,10 @@ void AttentionRun::begin_steps() {
   if (!options_.measure_mass) return;
   measured_.num_heads = num_heads_;
   measured_.splits = (most_blocks() + kSplitBlocks - 1) / kSplitBlocks;
-  const auto count = static_cast<size_t>(sequences_.count * measured_.splits * kParts * num_heads_);
+  for (const Tile& tile : tiles_)
+    measured_.first_splits = std::max(measured_.first_splits, parts_of(tile, {0, measured_.splits}).first.size());
+  const int64_t parts = sequences_.count * (measured_.first_splits + measured_.splits);
+  const auto count = static_cast<size_t>(parts * num_heads_);
   measured_.maxima.assign(count, -std::numeric_limits<float>::infinity());
   measured_.sums.assign(count * kSplitBlocks, 0.0f);
 }
@@ -241,16 +244,18 @@ void AttentionRun::write_mass(const Tile& tile, float* mass, int64_t blocks) con
     sums.insert(sums.end(), lines.sum + end - group_, lines.sum + end);
   }
   const AttentionSums row = {maxima.data(), sums.data(), nullptr};
-  for (int64_t split = 0; split * kSplitBlocks < blocks; ++split) {
-    float shares[kSplitBlocks] = {};
-    for (const Part part : {Part::first, Part::recent})
-      kernels.add_mass(measured_.at(tile.sequence, {split, part}), row, num_heads_, shares);
-    std::copy_n(shares, std::min<int64_t>(kSplitBlocks, blocks - split * kSplitBlocks), mass + split * kSplitBlocks);
+  std::vector<float> shares(static_cast<size_t>(measured_.splits * kSplitBlocks));
+  const SplitParts parts = parts_of(tile, {0, measured_.splits});
+  for (int64_t i = 0; i < parts.size(); ++i) {
+    const SplitPart part = parts.at(i);
+    kernels.add_mass(measured_.at(tile.sequence, part), row, num_heads_, shares.data() + part.split * kSplitBlocks);
   }
+  std::copy_n(shares.data(), blocks, mass);
 }
 
 BlockSums AttentionRun::Measured::at(int64_t sequence, SplitPart part) const {
-  const int64_t first = ((sequence * splits + part.split) * kParts + static_cast<int64_t>(part.part)) * num_heads;
+  const int64_t place = part.part == Part::first ? part.split : first_splits + part.split;
+  const int64_t first = (sequence * (first_splits + splits) + place) * num_heads;
   return {-1, const_cast<float*>(maxima.data()) + first, const_cast<float*>(sums.data()) + first * kSplitBlocks};
 }
 

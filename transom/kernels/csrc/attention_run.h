@@ -68,8 +68,9 @@ class AttentionRun {
   // while the reading of keys and values empties the caches.
   struct Measured {
     int64_t num_heads = 0;
+    int64_t first_splits = 0;
     int64_t splits = 0;
-    std::vector<float> maxima;  // [sequences][splits][kParts][num_heads]
+    std::vector<float> maxima;  // [sequences][first parts, then recent ones][num_heads]
     std::vector<float> sums;    // and as many times kSplitBlocks
     BlockSums at(int64_t sequence, SplitPart part) const;
   };
