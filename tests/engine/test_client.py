@@ -70,7 +70,7 @@ async def test_statistics_arrive_and_end_with_nothing_in_use(client: EngineClien
     await eventually(lambda: client.stats() is not None)
     before = stats_of(client).scheduler.num_generated_tokens
     await collect(client, byte_request("hello", max_tokens=6, ignore_eos=True))
-    await eventually(lambda: stats_of(client).scheduler.num_generated_tokens == before + 6)
+    await eventually(lambda: stats_of(client).scheduler.num_generated_tokens >= before + 6)
     assert stats_of(client).cache.num_bytes_used == 0
     assert client.seconds_since_sign_of_life < 2.0
 
