@@ -4,8 +4,9 @@
 
 Decode: one row of one sequence over a long context, several layers so that nothing stays in a cache; bytes of KV read
 per second beside the memory bandwidth measured in the same run. Prefill: a chunk of rows at the end of that context;
-arithmetic per second beside that of the f32 matrix product in the same run. Each figure is the best of the repetitions
-that fit in the time: neighbours on the machine only ever slow a run down.
+arithmetic per second beside that of the f32 matrix product in the same run. Mass and rounds: how much longer decode
+takes when attention mass is measured, and when it is called for every four splits, as with staged blocks. Each figure is
+the best of the repetitions that fit in the time: neighbours on the machine only ever slow a run down.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Literal
@@ -73,14 +74,39 @@ class Layers:
         scale = shape.head_dim**-0.5
         return lambda: kernels.attend(self.arena, shape.layout, next(tables), starts, first, query, scale)
 
+    def stepper(self, splits_per_round: int, measure_mass: bool = False) -> Callable[[], object]:
+        """As caller(1), in rounds."""
+        shape, tables, num_splits = self.shape, cycle(self.tables), -(-self.context // 256)
+        query = np.random.default_rng(0).standard_normal((1, shape.num_heads, shape.head_dim), np.float32)
+        starts, first = np.array([0, 1], np.int32), np.array([self.context - 1], np.int32)
+
+        def attend() -> object:
+            table = next(tables)
+            state = kernels.AttentionState(
+                shape.layout, starts, first, query, shape.head_dim**-0.5, measure_mass=measure_mass
+            )
+            for split in range(0, num_splits, splits_per_round):
+                state.attend_splits(self.arena, table, split, splits_per_round)
+            return state.finish(), state.mass() if measure_mass else None
+
+        return attend
+
 
 def best_seconds(call: Callable[[], object], seconds: float) -> float:
-    call()
-    best, end = np.inf, time.perf_counter() + seconds
-    while (start := time.perf_counter()) < end:
+    return best_of_each([call], seconds)[0]
+
+
+def best_of_each(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Seconds of each call, taking turns, so that they meet the same neighbours."""
+    for call in calls:
         call()
-        best = min(best, time.perf_counter() - start)
-    return float(best)
+    best, end = [np.inf] * len(calls), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for index, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            best[index] = min(best[index], time.perf_counter() - start)
+    return best
 
 
 def bandwidth(seconds: float) -> float:
@@ -115,15 +141,20 @@ def main() -> None:
     print(
         f"memory {memory / 1e9:.1f} GB/s, f32 matrix product {product / 1e9:.0f} GFLOP/s, context {arguments.context}"
     )
-    print(f"{'':22} {'decode':>22}   {'prefill of ' + str(arguments.rows):>24}")
+    print(f"{'':22} {'decode':>22}  {'mass':>6} {'rounds':>6}   {'prefill of ' + str(arguments.rows):>24}")
     for shape in SHAPES:
         layers = Layers(shape, arguments.context)
-        decode = layers.arena.nbytes / layers.count / best_seconds(layers.caller(1), arguments.seconds)
+        num_splits = -(-arguments.context // 256)
+        whole, mass, rounds = best_of_each(
+            [layers.caller(1), layers.stepper(num_splits, measure_mass=True), layers.stepper(4)], 3 * arguments.seconds
+        )
+        decode = layers.arena.nbytes / layers.count / whole
         seen = arguments.rows * (arguments.context - arguments.rows / 2)
         operations = 4 * seen * shape.num_heads * shape.head_dim
         prefill = operations / best_seconds(layers.caller(arguments.rows), arguments.seconds)
         print(
             f"{shape.name:22} {decode / 1e9:6.1f} GB/s {decode / memory:4.0%} of memory"
+            f"  {mass / whole - 1:+6.1%} {rounds / whole - 1:+6.1%}"
             f"   {prefill / 1e9:5.0f} GFLOP/s {prefill / product:5.0%} of product"
         )
 

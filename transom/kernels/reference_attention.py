@@ -180,10 +180,11 @@ def _gather(
     arena: NDArray[np.uint8], layout: Layout, slots: Integers, head: int, seen: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Keys and values [len(seen), head_dim] of these positions."""
-    places = [(int(slots[block]), column) for block, column in zip(*divmod(seen, BLOCK_TOKENS), strict=True)]
-    keys = np.array([keys_of(arena, layout, slot, head)[:, column] for slot, column in places])
-    values = np.array([values_of(arena, layout, slot, head)[column] for slot, column in places])
-    return keys.astype(np.float64), values.astype(np.float64)
+    blocks, nth_block = np.unique(seen // BLOCK_TOKENS, return_inverse=True)
+    rows = nth_block * BLOCK_TOKENS + seen % BLOCK_TOKENS
+    keys = np.concatenate([keys_of(arena, layout, int(slots[block]), head).T for block in blocks])
+    values = np.concatenate([values_of(arena, layout, int(slots[block]), head) for block in blocks])
+    return keys[rows].astype(np.float64), values[rows].astype(np.float64)
 
 
 def _weights(keys: NDArray[np.float64], query: Floats, scale: float, soft_cap: float | None) -> NDArray[np.float64]:
