@@ -49,7 +49,9 @@ _KEYS: dict[str, st.SearchStrategy[Any]] = {
     st.sampled_from(["llama", "mistral", "qwen2"]),
     st.fixed_dictionaries({}, optional=_KEYS),
 )
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@hypothesis_settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150, deadline=None
+)
 def test_every_default_is_that_of_transformers(tmp_path: Path, model_type: str, changes: dict[str, Any]) -> None:
     from transformers import AutoConfig
 

@@ -57,7 +57,7 @@ def test_a_chunk_comes_on_top_while_it_is_computed(config: ModelConfig) -> None:
 
 
 @given(position=st.integers(1, 2000), window=st.integers(1, 300), chunk=st.integers(1, 200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_blocks_hold_every_position_a_chunk_can_see(tmp_path: Path, position: int, window: int, chunk: int) -> None:
     config = read(tmp_path, "mistral", sliding_window=window)
     end = position + chunk

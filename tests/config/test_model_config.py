@@ -249,7 +249,9 @@ _KEYS = [
 
 
 @given(st.sampled_from(["llama", "mistral", "qwen2"]), st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=4))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@hypothesis_settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200
+)
 def test_any_value_under_any_key_gives_a_config_or_a_config_error(
     tmp_path: Path, model_type: str, changes: dict[str, Any]
 ) -> None:

@@ -282,7 +282,7 @@ _JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*ModelEntry.model_fields, "other"]), _JSON, max_size=4))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_value_under_any_key_gives_an_entry_or_a_config_error(tmp_path: Path, changes: dict[str, Any]) -> None:
     try:
         load_model(tmp_path, **changes)

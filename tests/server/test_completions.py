@@ -95,7 +95,7 @@ async def test_prompts_of_a_client_that_has_gone_never_reach_the_engine(stream: 
     body = {"model": "tiny", "prompt": ["ab"] * 100, "max_tokens": 9, "stream": stream}
     exchange = Exchange(make_app(engine), "POST", "/v1/completions", json.dumps(body).encode())
     async with asyncio.timeout(5):
-        while len(engine.running) < small_engine_config().max_num_seqs:
+        while len(engine.running) < small_engine_config().max_num_seqs:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
     exchange.gone.set()

@@ -33,7 +33,7 @@ SHARED_MODELS = Path(__file__).parents[3] / "shared" / "models"
         max_size=5,
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 def test_files_of_the_reference_package_are_read_equal(
     tmp_path: Path, layout: dict[str, tuple[Any, list[int]]]
 ) -> None:
@@ -212,7 +212,7 @@ def test_a_small_file_cut_at_every_byte_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 def test_flipped_header_bits_give_readable_tensors_or_an_error(tmp_path: Path, seed: int) -> None:
     whole = bytearray(encode({"a": f32(2, 3), "b": bf16(f32(3)), "c": f32(4)}))
     chance = random.Random(seed)
