@@ -5,8 +5,8 @@
 Decode: one row of one sequence over a long context, several layers so that nothing stays in a cache; bytes of KV read
 per second beside the memory bandwidth measured in the same run. Prefill: a chunk of rows at the end of that context;
 arithmetic per second beside that of the f32 matrix product in the same run. Mass and rounds: how much longer decode
-takes when attention mass is measured, and when it is called for every four splits, as with staged blocks. Each figure is
-the best of the repetitions that fit in the time: neighbours on the machine only ever slow a run down.
+takes when attention mass is measured, and when it is called for every four splits, as with staged blocks. Each figure
+is the best of the repetitions that fit in the time: neighbours on the machine only ever slow a run down.
 """
 
 from __future__ import annotations
