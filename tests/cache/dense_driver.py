@@ -65,9 +65,12 @@ class Driver:
     cache: CacheManager
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
     tolerance: float = 1e-5
+    streams: list[Stream] = field(default_factory=list)
+    """All that were ever opened."""
 
     def open(self, options: CacheOptions | None = None) -> Stream:
-        return Stream(self.cache.open([], options))
+        self.streams.append(Stream(self.cache.open([], options)))
+        return self.streams[-1]
 
     def close(self, stream: Stream) -> None:
         self.cache.close(stream.handle)

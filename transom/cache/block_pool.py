@@ -80,6 +80,7 @@ class BlockPool:
         self._num_cold = dict.fromkeys(LayerKind, 0)
         self._num_cold_slots = 0
         self._leaving: set[Block] = set()
+        self._num_lent = 0
 
     @property
     def num_slots(self) -> int:
@@ -97,6 +98,11 @@ class BlockPool:
     def num_leaving_slots(self) -> int:
         """Slots that nobody owns, but a write still reads."""
         return sum(len(block.slots) for block in self._leaving)
+
+    @property
+    def num_lent_slots(self) -> int:
+        """Slots without a block, into which blocks are on their way."""
+        return self._num_lent
 
     @property
     def num_cold_slots(self) -> int:
@@ -149,6 +155,27 @@ class BlockPool:
         self._num_hot[block.kind] -= 1
         self._num_cold[block.kind] += 1
 
+    def lend(self, num_slots: int) -> NDArray[np.int32]:
+        """Slots, [num_slots], for cold blocks to come back into; each ends with `promote` or `take_back`."""
+        self._num_lent += num_slots
+        return self._slots.allocate(num_slots)
+
+    def take_back(self, slots: NDArray[np.int32]) -> None:
+        """Lent slots are free again."""
+        self._num_lent -= len(slots)
+        self._slots.release(slots)
+
+    def promote(self, block: Block, slots: NDArray[np.int32]) -> None:
+        """A cold block has its bytes in these lent slots too: it is clean."""
+        assert block.is_cold, f"a block that is {block.state.value} cannot come back to RAM"
+        slots.flags.writeable = False
+        self._num_lent -= len(slots)
+        self._num_cold_slots -= block.num_layers
+        self._num_cold[block.kind] -= 1
+        self._num_hot[block.kind] += 1
+        block.slots = slots
+        block.state = BlockState.CLEAN
+
     def check_integrity(self, owned: list[Block]) -> None:
         """`owned` names each block once per owner. Raises AssertionError when a count or a slot does not add up."""
         self._slots.check_integrity()
@@ -163,7 +190,8 @@ class BlockPool:
         assert sum(block.is_cold for block in owners) == sum(self._num_cold.values()), "cold blocks are miscounted"
         slots = np.concatenate([NO_SLOTS, *(block.slots for block in (*owners, *self._leaving))])
         assert len(np.unique(slots)) == len(slots), "two blocks own one slot"
-        assert len(slots) == self.num_used_slots, f"{self.num_used_slots} slots in use, {len(slots)} owned by blocks"
+        num_of_blocks = self.num_used_slots - self._num_lent
+        assert len(slots) == num_of_blocks, f"{num_of_blocks} slots in use, {len(slots)} owned by blocks"
 
     def _count_of(self, block: Block) -> dict[LayerKind, int]:
         return self._num_cold if block.is_cold else self._num_hot

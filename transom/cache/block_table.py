@@ -34,11 +34,11 @@ class BlockTable:
         "_blocks",
         "_cold_indices",
         "_first_hot",
-        "_follows_mass",
         "_mass",
         "_num_dead",
         "_num_kept",
         "_slots",
+        "follows_mass",
         "group",
         "num_hot_blocks",
         "run",
@@ -49,7 +49,7 @@ class BlockTable:
         self.num_hot_blocks = 0
         self.run = Run()
         self._attended = group.attended(strategy)
-        self._follows_mass = strategy.follows_mass and group.is_full
+        self.follows_mass = strategy.follows_mass and group.is_full
         self._blocks: list[Block | None] = []
         self._num_kept = 0
         self._num_dead = 0  # blocks below this index were judged: what is dead of them is gone
@@ -110,9 +110,14 @@ class BlockTable:
 
     def by_worth(self, blocks: Iterable[Block]) -> list[Block]:
         """These blocks, given in order of position, in the order in which they are to leave: the least needed first."""
-        if not self._follows_mass:
+        if not self.follows_mass:
             return list(blocks)
         return sorted(blocks, key=lambda block: (self.is_pinned(block), self._mass[block.index], block.start))
+
+    def cold_blocks_by_worth(self) -> list[Block]:
+        """The cold blocks, in the order in which they are to come back: the most needed first."""
+        cold = [block for block in self.kept_blocks() if block.is_cold]
+        return self.by_worth(cold)[::-1]
 
     def is_pinned(self, block: Block) -> bool:
         """The first block and the most recent ones: attention always needs them, whatever was measured so far."""
@@ -155,6 +160,15 @@ class BlockTable:
         self.num_hot_blocks -= 1
         self._slots[:, block.index] = NO_SLOT
         self._cold_indices[block.index] = block.cold_index
+
+    def promote(self, pool: BlockPool, block: Block, slots: NDArray[np.int32]) -> None:
+        """A cold block of this table is in RAM again, in these slots."""
+        assert self._blocks[block.index] is block, "a block was promoted that is not of this table"
+        pool.promote(block, slots)
+        self.num_hot_blocks += 1
+        self._first_hot = min(self._first_hot, block.index)
+        self._slots[:, block.index] = slots
+        self._cold_indices[block.index] = NO_INDEX
 
     def clear(self, pool: BlockPool) -> None:
         """Frees everything, last block first, so that the head of a sequence is the last to be overwritten."""

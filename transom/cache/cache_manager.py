@@ -24,6 +24,7 @@ from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.hot_tier import HotTier
 from transom.cache.layer_cache import BatchPart, LayerRows, PagedLayerCache
 from transom.cache.layer_group import LayerGroup, layer_groups
+from transom.cache.promotion import Promotion
 from transom.cache.sequence_cache import SequenceCache, TokenIds
 from transom.cache.staging_ring import StagingRing, num_staging_slots
 from transom.cache.stats import CacheStats, KindStats, TierState, TierStats
@@ -73,6 +74,7 @@ class CacheManager:
         self._pool = BlockPool(budget.num_hot_slots, self._cold_tier)
         self._ring = StagingRing(self._cold_tier, budget.num_hot_slots, budget.num_staging_slots, layout.slot_bytes)
         self._demotion = Demotion(self._pool, self._cold_tier, budget.max_hot_blocks)
+        self._promotion = Promotion(self._pool, self._cold_tier, layout.slot_bytes, budget.max_hot_blocks)
         self._chunking = Chunking(self._budget, self._demotion)
         self._handles: dict[SequenceCache, None] = {}
 
@@ -132,6 +134,8 @@ class CacheManager:
         With a cold tier other blocks may have to leave RAM for it: waits for their writes, at most DEADLINE_SECONDS.
         """
         _check_open(handle)
+        if self._pool.num_lent_slots > 0:
+            self._promotion.settle()
         if not self._demotion.make_room(self._tables(), handle.tables, num_tokens):
             return False
         for table in handle.tables:
@@ -163,6 +167,7 @@ class CacheManager:
             return
         handle.is_open = False
         del self._handles[handle]
+        self._promotion.take_in()
         for table in reversed(handle.tables):
             table.clear(self._pool)
         self._cold_tier.trim()
@@ -177,10 +182,13 @@ class CacheManager:
         for handle, start, num_tokens in parts:
             _check_part(handle, start, num_tokens)
         self._demotion.take_in_writes()
-        self._chunking.write_ahead(parts, self._tables())
-        if any(handle.needs_rounds for handle, _, _ in parts):
-            return TieredLayerCache(self._hot_tier, self._ring, self._rows, parts)
-        return PagedLayerCache(self._hot_tier, self._rows, parts)
+        self._promotion.take_in()
+        num_needed_slots = self._chunking.write_ahead(parts, self._tables())
+        if not any(handle.needs_rounds for handle, _, _ in parts):
+            return PagedLayerCache(self._hot_tier, self._rows, parts)
+        num_spare_slots = self._pool.num_free_slots - num_needed_slots
+        self._promotion.begin([table for handle, _, _ in parts for table in handle.tables], num_spare_slots)
+        return TieredLayerCache(self._hot_tier, self._ring, self._rows, parts)
 
     def shut_down(self) -> None:
         """Ends the cold tier: its files are removed, its directory is free for others. Idempotent; the last call."""
@@ -229,7 +237,8 @@ class CacheManager:
         those in RAM that are free or can be freed."""
         num_copies = self._cold_tier.num_placed_slots - self._pool.num_cold_slots
         can_write = self._cold_tier.state is TierState.ON
-        return self._pool.num_free_slots + num_copies + (self._cold_tier.num_free_slots if can_write else 0)
+        num_in_ram = self._pool.num_free_slots + self._pool.num_lent_slots
+        return num_in_ram + num_copies + (self._cold_tier.num_free_slots if can_write else 0)
 
     def _num_lacking_slots(self, handle: SequenceCache) -> int:
         """Slots that the sequence will need, at its peak, beside those it has, for the tokens known so far."""

@@ -37,16 +37,17 @@ class Chunking:
                 num_tokens = min(num_tokens, (start // BLOCK_SIZE + max_blocks) * BLOCK_SIZE - start)
         return num_tokens
 
-    def write_ahead(self, parts: Sequence[BatchPart], tables: Sequence[BlockTable]) -> None:
-        """Starts writes so that the two passes after this one find their room."""
+    def write_ahead(self, parts: Sequence[BatchPart], tables: Sequence[BlockTable]) -> int:
+        """Starts writes so that the two passes after this one find their room; how many slots these will need."""
         if not self._budget.has_cold_tier:
-            return
+            return 0
         upcoming = [self._upcoming_blocks(handle, start + count) for handle, start, count in parts]
-        num_blocks_wanted = 2 * (max(upcoming) + len(parts))
-        self._demotion.write_behind(tables, min(num_blocks_wanted * self._block_slots, self._budget.num_hot_slots))
+        num_slots = min(2 * (max(upcoming) + len(parts)) * self._block_slots, self._budget.num_hot_slots)
+        self._demotion.write_behind(tables, num_slots)
         for (handle, _, _), blocks in zip(parts, upcoming, strict=True):
             for table in handle.tables:
                 self._demotion.write_behind_cap(table, 2 * blocks)
+        return num_slots
 
     def _grown_chunk(self, handle: SequenceCache) -> int:
         """Up to COLD_CHUNK_GROWTH times as long as usual, in proportion to what is cold."""

@@ -43,7 +43,7 @@ def metadata_bytes(num_slots: int) -> int:
     return _PAGE * (2 + num_slots // _EXTENTS_PER_PAGE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ColdRead:
     """Slots of one layer that are on their way into RAM."""
 
@@ -51,6 +51,8 @@ class ColdRead:
     kind: LayerKind
     cold_indices: NDArray[np.int64]
     arena_slots: NDArray[np.int32]
+    result: IOResult | None = None
+    """Once somebody asked for it; the queue gives it only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +176,17 @@ class ColdTier:
 
         Places with errors are given to nobody else.
         """
-        result = self._queue.poll(read.ticket) or self._wait_for_read(read)
-        if result is None:
+        if not self.is_over(read) and not self._wait_for_read(read):
             return self._judge(read, np.full(len(read.cold_indices), TIMED_OUT, np.int32))
-        self._counters.count_read(result)
-        return np.zeros(len(read.cold_indices), np.int32) if result.ok else self._judge(read, result.errors)
+        if read.result is None or read.result.ok:
+            return np.zeros(len(read.cold_indices), np.int32)
+        return self._judge(read, read.result.errors)
 
     def is_over(self, read: ColdRead) -> bool:
-        """Whether a transfer that nobody is interested in any more has left its slots."""
-        result = self._queue.poll(read.ticket)
-        if result is not None:
-            self._counters.count_read(result)
-        return result is not None
+        """Whether a transfer has left its slots."""
+        if read.result is None:
+            self._end_read(read, self._queue.poll(read.ticket))
+        return read.result is not None
 
     def close(self) -> None:
         """Waits for the transfers that are under way, ends the threads, gives up the files. Idempotent."""
@@ -280,12 +281,18 @@ class ColdTier:
         self._stores[block.kind].unplace(block)
         self._generation += 1
 
-    def _wait_for_read(self, read: ColdRead) -> IOResult | None:
+    def _wait_for_read(self, read: ColdRead) -> bool:
         try:
             with self._counters.stall():
-                return self._queue.wait(read.ticket, DEADLINE_SECONDS)
+                self._end_read(read, self._queue.wait(read.ticket, DEADLINE_SECONDS))
         except TimeoutError:
-            return None
+            return False
+        return True
+
+    def _end_read(self, read: ColdRead, result: IOResult | None) -> None:
+        read.result = result
+        if result is not None:
+            self._counters.count_read(result)
 
     def _judge(self, read: ColdRead, errors: NDArray[np.int32]) -> NDArray[np.int32]:
         """Takes note of bytes that did not come, or came wrong."""

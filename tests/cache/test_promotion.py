@@ -1,0 +1,99 @@
+"""Cold blocks come back when there is room to spare, and never at the price of anybody else's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cache.dense_driver import Driver
+from tests.cache.tiers import cold_stats, tiered_cache
+from transom.cache import CacheManager, LostBlockError
+from transom.kernels import IOFault
+from transom.request import CacheOptions, CacheStrategy
+
+
+def crowded(cache: CacheManager) -> Driver:
+    """Streams that are too much for RAM together, of which all but the first are then gone."""
+    driver = Driver(cache)
+    first, *others = [driver.open() for _ in range(4)]
+    driver.read(first, 250)
+    for other in others:
+        driver.read(other, 300)
+    driver.step([(first, 1)])
+    assert first.handle.needs_rounds
+    for other in others:
+        driver.close(other)
+    return driver
+
+
+def decode(driver: Driver, num_steps: int) -> None:
+    [stream] = [stream for stream in driver.streams if stream.handle.is_open]
+    for _ in range(num_steps):
+        driver.step([(stream, 1)])
+
+
+def test_a_sequence_comes_back_to_ram_when_its_neighbour_is_gone(tmp_path: Path) -> None:
+    with tiered_cache(tmp_path, num_hot_slots=27, chunk=64) as cache:
+        driver = crowded(cache)
+        num_written = cold_stats(cache).transfers.num_blocks_written
+        decode(driver, 12)
+        [sequence] = cache.stats().sequences
+        assert (sequence.num_cold_tokens, sequence.num_hot_tokens) == (0, 263)
+        num_read = cold_stats(cache).transfers.num_bytes_read
+        decode(driver, 3)
+        transfers = cold_stats(cache).transfers
+        assert transfers.num_bytes_read == num_read
+        assert transfers.num_blocks_written == num_written  # what came back is clean: it is not written again
+
+
+def test_blocks_on_their_way_back_are_no_obstacle_to_others(tmp_path: Path) -> None:
+    with tiered_cache(tmp_path, num_hot_slots=27, chunk=64) as cache:
+        driver = crowded(cache)
+        decode(driver, 1)  # begins to bring blocks back
+        other = driver.open()
+        driver.read(other, 400)
+        decode_all = [(stream, 1) for stream in driver.streams if stream.handle.is_open]
+        driver.step(decode_all)
+
+
+def test_no_more_comes_back_than_hot_tokens_allows(tmp_path: Path) -> None:
+    with tiered_cache(tmp_path, num_hot_slots=27, chunk=64, hot_tokens=192) as cache:
+        driver = Driver(cache)
+        stream = driver.open()
+        driver.read(stream, 500)
+        for _ in range(10):
+            driver.step([(stream, 1)])  # check_integrity looks at the cap
+        assert stream.handle.tables[0].num_hot_blocks <= 3
+
+
+def test_a_block_that_does_not_come_back_right_stays_cold(tmp_path: Path) -> None:
+    counting = IOFault(10**9, "EIO")
+    with tiered_cache(tmp_path, num_hot_slots=27, chunk=64, fault=counting) as cache:
+        crowded(cache)
+        num_calls = counting.num_calls
+    with tiered_cache(tmp_path, num_hot_slots=27, chunk=64, fault=IOFault(num_calls + 5, "corrupt", True)) as cache:
+        driver = crowded(cache)
+        with pytest.raises(LostBlockError, match="could not be read back"):
+            decode(driver, 12)
+        cache.check_integrity()
+        assert cold_stats(cache).transfers.num_checksum_failures > 0
+
+
+def test_a_block_that_is_attended_to_changes_places_with_one_that_is_not(tmp_path: Path) -> None:
+    with tiered_cache(tmp_path, num_hot_slots=20, chunk=64) as cache:
+        driver = Driver(cache)
+        stream = driver.open(CacheOptions(CacheStrategy.ADAPTIVE))
+        driver.read(stream, 900)
+        table = stream.handle.tables[0]
+        cold = [block.index for block in table.kept_blocks() if block.is_cold]
+        mass = np.zeros(len(table.mass), np.float32)
+        mass[cold[:2]] = 1e6
+        table.add_mass(mass)
+        num_hot = table.num_hot_blocks
+        for _ in range(6):
+            driver.step([(stream, 1)])
+        hot = {block.index for block in table.hot_blocks()}
+        assert set(cold[:2]) <= hot
+        assert table.num_hot_blocks <= num_hot + 1
