@@ -22,8 +22,8 @@ inline Range block_range(int64_t block) { return {block * kBlockTokens, (block +
 
 inline Range visible_tokens(const AttentionTile& tile, Part part, int64_t split_position, int64_t row) {
   const int64_t position = tile.first_position + row, recent = first_recent(tile.visible, position);
-  const Range seen = part == Part::recent ? Range{recent, position + 1}
-                                          : Range{0, recent > 0 ? tile.visible.keep_first : 0};
+  const Range seen =
+      part == Part::recent ? Range{recent, position + 1} : Range{0, recent > 0 ? tile.visible.keep_first : 0};
   return {clamped(seen.begin - split_position, 0, kSplitTokens), clamped(seen.end - split_position, 0, kSplitTokens)};
 }
 

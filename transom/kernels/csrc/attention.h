@@ -26,8 +26,9 @@ struct AttentionRule {
   float soft_cap;  // scores become soft_cap * tanh(score / soft_cap); 0 = they stay
 };
 
-// What position p sees: the first part, positions below keep_first, and the recent part, first_recent(p) .. p. Where the
-// two meet, everything is the recent part. Each part is attended to by itself, so that a row sees one interval at a time.
+// What position p sees: the first part, positions below keep_first, and the recent part, first_recent(p) .. p. Where
+// the two meet, everything is the recent part. Each part is attended to by itself, so that a row sees one interval at a
+// time.
 enum class Part { first, recent };
 
 struct VisibleSet {

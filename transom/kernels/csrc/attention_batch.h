@@ -40,8 +40,8 @@ struct BlockTable {
   const int32_t* slots;
   int64_t blocks_per_sequence;
 
-  // Throws std::invalid_argument unless these blocks of the sequence are in the table and in the arena, or missing where
-  // that is allowed.
+  // Throws std::invalid_argument unless these blocks of the sequence are in the table and in the arena, or missing
+  // where that is allowed.
   void check(const KVLayout& layout, int64_t sequence, int64_t first_block, int64_t end_block,
              bool allow_missing = false) const;
   bool is_missing(int64_t sequence, int64_t block) const {

@@ -114,8 +114,8 @@ AttentionRule make_rule(float scale, std::optional<float> soft_cap) {
 
 int64_t narrower(int64_t window, int64_t limit) { return limit == 0 ? window : std::min(window, limit); }
 
-// What each sequence sees: the window of all, and its own row of visible[S, 3] (keep_first, window, window_blocks; 0 = no
-// such limit).
+// What each sequence sees: the window of all, and its own row of visible[S, 3] (keep_first, window, window_blocks; 0 =
+// no such limit).
 std::vector<VisibleSet> make_visible(std::optional<int64_t> window, nb::handle visible, int64_t num_sequences) {
   if (window && *window < 1) throw std::invalid_argument("window must be at least 1");
   const VisibleSet common = {0, std::min(window.value_or(kNoWindow), kNoWindow), kNoWindow};

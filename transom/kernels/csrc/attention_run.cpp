@@ -82,9 +82,9 @@ struct AttentionRun::Step {
   const AttentionKernels& kernels;
   const BlockTable& table;
   SplitRange splits;
-  float* kept;    // running sums go here; null: to the output
-  float* output;  // null unless this step is the last
-  bool resumes;   // kept holds what earlier steps left
+  float* kept;                         // running sums go here; null: to the output
+  float* output;                       // null unless this step is the last
+  bool resumes;                        // kept holds what earlier steps left
   const Measured* measured = nullptr;  // null: nothing is
 };
 
@@ -381,9 +381,7 @@ class AttentionRun::CutTiles {
   float* partial(int64_t i, int64_t part) const {
     return partials_ + ((part - round_.first) * num_items_ + i) * workers_.sums;
   }
-  SplitMemory memory_of(int64_t i, int64_t part) const {
-    return run_.memory_of(step_, items_[i], parts_[i].at(part));
-  }
+  SplitMemory memory_of(int64_t i, int64_t part) const { return run_.memory_of(step_, items_[i], parts_[i].at(part)); }
 
   // Items of one tile follow each other, and so does their memory.
   void attend_piece(int64_t part, int64_t first, int worker) {

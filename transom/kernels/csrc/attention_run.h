@@ -28,8 +28,8 @@ class AttentionRun {
   // once; then the output. The table needs to name only the blocks of these splits.
   void attend_splits(const BlockTable& table, int64_t first, int64_t count);
   void finish(float* output) const;
-  // Then, if measured: mass[sequences][most_blocks()], the share of its attention that each sequence's last row gives to
-  // each block, mean over heads. Throws std::invalid_argument if it was not measured.
+  // Then, if measured: mass[sequences][most_blocks()], the share of its attention that each sequence's last row gives
+  // to each block, mean over heads. Throws std::invalid_argument if it was not measured.
   void mass(float* mass) const;
   int64_t most_blocks() const;
 
@@ -64,8 +64,8 @@ class AttentionRun {
                               : SplitPart{recent.first + i - first.size(), Part::recent};
     }
   };
-  // What the last row of each sequence gives to the blocks. The heads of a split lie together: they are written together,
-  // while the reading of keys and values empties the caches.
+  // What the last row of each sequence gives to the blocks. The heads of a split lie together: they are written
+  // together, while the reading of keys and values empties the caches.
   struct Measured {
     int64_t num_heads = 0;
     int64_t first_splits = 0;
