@@ -91,16 +91,23 @@ def test_a_prompt_whose_rows_were_all_delivered_is_recomputed_like_any_other() -
     assert (planned.num_scheduled_tokens, planned.num_prompt_logprob_rows, planned.needs_sample) == (90, 0, True)
 
 
-def test_a_chunk_may_be_longer_than_the_step_and_fills_it() -> None:
+def test_a_chunk_longer_than_the_step_has_it_for_itself() -> None:
+    step = StepBuilder(100)
+    planned = step.plan(make_sequence("a", 1000), chunk=400)
+    assert planned is not None
+    assert planned.num_scheduled_tokens == 400
+    step.add(planned)
+    assert step.plan(make_sequence("b", 1000), chunk=400) is None
+
+
+def test_beside_a_stream_a_chunk_is_no_longer_than_the_rest_of_the_step() -> None:
     step = StepBuilder(100)
     decoding = step.plan(make_sequence("a", 1), chunk=1)
     assert decoding is not None
     step.add(decoding)
     planned = step.plan(make_sequence("b", 1000), chunk=400)
     assert planned is not None
-    assert planned.num_scheduled_tokens == 399
-    step.add(planned)
-    assert step.plan(make_sequence("c", 1000), chunk=400) is None
+    assert planned.num_scheduled_tokens == 99
 
 
 def test_a_chunk_may_be_shorter_than_the_step() -> None:

@@ -134,7 +134,7 @@ class CacheManager:
         With a cold tier other blocks may have to leave RAM for it: waits for their writes, at most DEADLINE_SECONDS.
         """
         _check_open(handle)
-        if self._pool.num_lent_slots > 0:
+        if self._promotion.is_under_way and not self._has_room_beside_promotion(handle, num_tokens):
             self._promotion.settle()
         if not self._demotion.make_room(self._tables(), handle.tables, num_tokens):
             return False
@@ -231,6 +231,12 @@ class CacheManager:
 
     def _tables(self) -> list[BlockTable]:
         return [table for handle in self._handles for table in handle.tables]
+
+    def _has_room_beside_promotion(self, handle: SequenceCache, num_tokens: int) -> bool:
+        """Whether the missing blocks need nothing of what blocks are coming back into: slots, or a share of the cap."""
+        num_missing = sum(table.num_missing_slots(num_tokens) for table in handle.tables)
+        has_cap = self._budget.max_hot_blocks is not None
+        return num_missing == 0 or (num_missing <= self._pool.num_free_slots and not has_cap)
 
     def _num_unclaimed_slots(self) -> int:
         """Slots in both tiers that hold no block, or only the second copy of one. While nothing can be written, only

@@ -10,7 +10,7 @@ MAX_PROMPT_LOGPROB_ROWS = 64
 
 
 class StepBuilder:
-    """Shares out the tokens of one step: `max_num_tokens`, and beyond that the rest of one chunk that is longer."""
+    """Shares out the tokens of one step: `max_num_tokens`, or a single chunk that is longer."""
 
     def __init__(self, max_num_tokens: int) -> None:
         self._scheduled: dict[Sequence, ScheduledSequence] = {}
@@ -30,12 +30,12 @@ class StepBuilder:
     def plan(self, sequence: Sequence, chunk: int) -> ScheduledSequence | None:
         """The next tokens of a sequence, at most `chunk` and as many as the step still takes; None if it takes none.
 
-        What a chunk is longer than `max_num_tokens` does not count: it costs less than reading in two.
+        A chunk longer than `max_num_tokens` has the step for itself, so that it holds up nobody's stream.
         """
         if self.is_full:
             return None
         start = sequence.num_computed_tokens
-        num_tokens_left = max(self._max_num_tokens, chunk) - self._num_tokens
+        num_tokens_left = self._max_num_tokens - self._num_tokens if self._scheduled else chunk
         num_tokens = min(sequence.num_uncomputed_tokens, chunk, num_tokens_left)
         num_rows = 0
         if sequence.num_prompt_logprobs < sequence.num_prompt_logprobs_wanted:
