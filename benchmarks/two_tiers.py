@@ -6,9 +6,9 @@
 
 `decode`: one sequence behind a context of random keys and values, of which a quarter is in RAM and the rest in files
 under `--directory`. The limit of a token is the slower of two: all in RAM, or the cold bytes over what fio reads per
-second with O_DIRECT in the same directory, the best of sequential and random reads of several sizes and numbers of
-jobs. `prefill`: the same prompt with a quarter of its KV in RAM, and with all of it. `before`: decode all in RAM, here
-and in another checkout that has an environment of its own. All sides take turns in one run; medians count.
+second with O_DIRECT in the same directory, in each round the best of sequential and random reads of several sizes and
+numbers of jobs. `prefill`: the same prompt with a quarter of its KV in RAM, and with all of it. `before`: decode all
+in RAM, here and in another checkout that has an environment of its own. All sides take turns in one run; medians count.
 
 Needs fio for `decode` (`apt-get install fio`). Weights are random, see `benchmarks.synthetic_model`.
 """
@@ -64,7 +64,7 @@ class Sides:
     """One model twice: all of its KV in RAM, and a quarter of it."""
 
     def __init__(self, model: Path, context: int, directory: Path) -> None:
-        self.ram = Harness(model, kv_dtype="f16", kv_cache_ram_mb=1)
+        self.ram = Harness(model, kv_dtype="f16")
         num_bytes = self.ram.cache.budget.peak_bytes(context + SPARE_TOKENS)
         self.ram = Harness(model, kv_dtype="f16", model=self.ram.model, kv_cache_ram_bytes=num_bytes)
         hot_bytes = self.ram.cache.budget.peak_bytes(context) // HOT_SHARE
@@ -155,11 +155,6 @@ def fio_readers(directory: Path, num_bytes: int) -> dict[str, Callable[[], float
     return {f"{mode} {block} x {jobs}": reader(mode, block, jobs) for mode, block, jobs in ways}
 
 
-def best_reader(readers: dict[str, Callable[[], float]]) -> str:
-    """The fastest of two passes each."""
-    return max(readers, key=lambda name: max(readers[name](), readers[name]()))
-
-
 def compare_decode(options: argparse.Namespace, directory: Path) -> None:
     sides = Sides(synthetic_model(options.shape, "bfloat16"), options.context, directory)
     print(f"{options.shape}: {sides.describe()}", flush=True)
@@ -168,26 +163,26 @@ def compare_decode(options: argparse.Namespace, directory: Path) -> None:
     cold_bytes = sides.ram.cache.budget.peak_bytes(shown.num_cold_tokens)
     print(f"cold: {shown.num_cold_tokens} tokens, {cold_bytes / MIB:.0f} MiB, read for every token", flush=True)
     readers = fio_readers(directory, cold_bytes)
-    best = best_reader(readers)
-    ram, tiered, disk, read_bytes = Measured(), Measured(), Measured(), Measured()
+    ram, tiered, disk = Measured(), Measured(), Measured()
+    before = sides.tiered.cache.stats().tiers[-1].transfers
     for _ in range(options.rounds):
         ram.seconds.append(decode_seconds(sides.ram, in_ram))
-        disk.seconds.append(cold_bytes / readers[best]())
-        before = num_bytes_read(sides.tiered)
+        rates = {name: read() for name, read in readers.items()}
+        disk.seconds.append(cold_bytes / max(rates.values()))
         tiered.seconds.append(decode_seconds(sides.tiered, in_tiers))
-        read_bytes.seconds.append((num_bytes_read(sides.tiered) - before) / (DECODE_STEPS + 1))
     limit = max(ram.median, disk.median)
-    print(f"read in fact: {read_bytes.median / MIB:.0f} MiB per token; disk: fio {best}, "
-          f"{cold_bytes / disk.median / 1e9:.2f} GB/s")  # fmt: skip
+    after = sides.tiered.cache.stats().tiers[-1].transfers
+    num_steps = options.rounds * (DECODE_STEPS + 1)
+    print(
+        f"per token: {(after.num_bytes_read - before.num_bytes_read) / num_steps / MIB:.0f} MiB read in fact, "
+        f"{1e3 * (after.stall_seconds - before.stall_seconds) / num_steps:.1f} ms waited for them; "
+        f"disk: {cold_bytes / disk.median / 1e9:.2f} GB/s (last by fio {max(rates, key=rates.__getitem__)})"
+    )
     print(f"{'decode, ms per token':34}{'median':>10}{'least':>10}{'most':>10}")
     for name, side in {"all in RAM": ram, "the disk alone": disk, "a quarter in RAM": tiered}.items():
         print(f"{name:34}{1e3 * side.median:10.1f}{1e3 * min(side.seconds):10.1f}{1e3 * max(side.seconds):10.1f}")
     print(f"of the limit ({'disk' if limit == disk.median else 'RAM'}): {limit / tiered.median:.2f}")
     sides.close()
-
-
-def num_bytes_read(harness: Harness) -> int:
-    return harness.cache.stats().tiers[-1].transfers.num_bytes_read
 
 
 def compare_prefill(options: argparse.Namespace, directory: Path) -> None:
@@ -196,6 +191,7 @@ def compare_prefill(options: argparse.Namespace, directory: Path) -> None:
     ram, tiered = Measured(), Measured()
     for _ in range(options.rounds):
         tiered.seconds.append(prefill_seconds(sides.tiered, options.context))
+        time.sleep(options.pause)
         ram.seconds.append(prefill_seconds(sides.ram, options.context))
     print(f"{'prefill, tokens per second':34}{'median':>10}")
     for name, side in {"all in RAM": ram, "a quarter in RAM": tiered}.items():
@@ -274,6 +270,7 @@ def parse() -> argparse.Namespace:
         question.add_argument("--context", type=int, default=context)
         question.add_argument("--rounds", type=int, default=rounds)
         question.add_argument("--directory", type=Path, default=Path())
+        question.add_argument("--pause", type=float, default=0.0, help="seconds between the sides of prefill")
     return parser.parse_args()
 
 

@@ -20,6 +20,7 @@ from transom.request import CacheOptions, CacheStrategy
 BUNDLED = Path(__file__).parents[1] / "transom" / "models_builtin"
 BLOCK, MIB = 64, 2**20
 NUM_DECODED = 24
+SLOW = pytest.mark.slow
 PERCENTAGES = (50, 25, 10)
 
 Logits = NDArray[np.float32]
@@ -140,7 +141,7 @@ def test_less_ram_changes_no_bit_of_prefill_and_decode(
     assert same_bits(np.concatenate([first, last]), expected)
 
 
-@pytest.mark.parametrize("chunk", [333, 64])
+@pytest.mark.parametrize("chunk", [333, pytest.param(64, marks=SLOW)])
 def test_chunks_over_cold_blocks_change_no_bit(
     case: Case, in_ram: Harness, alone: tuple[list[int], Logits], chunk: int, tmp_path: Path
 ) -> None:
@@ -174,7 +175,7 @@ def batch(case: Case, in_ram: Harness) -> Batch:
     return batch
 
 
-@pytest.mark.parametrize("percent", PERCENTAGES)
+@pytest.mark.parametrize("percent", [pytest.param(50, marks=SLOW), pytest.param(25, marks=SLOW), 10])
 def test_a_batch_of_four_with_cold_blocks_changes_no_bit(
     case: Case, in_ram: Harness, batch: Batch, percent: int, tmp_path: Path
 ) -> None:
@@ -212,7 +213,7 @@ def test_a_decoding_neighbour_and_a_prompt_over_cold_blocks_change_no_bit(
     assert same_bits(np.concatenate(read), expected[: sum(map(len, read))])
 
 
-@pytest.mark.parametrize("hot_tokens", [64, 320])
+@pytest.mark.parametrize("hot_tokens", [64, pytest.param(320, marks=SLOW)])
 def test_a_cap_of_hot_tokens_holds_at_every_step_and_changes_no_bit(
     case: Case, in_ram: Harness, alone: tuple[list[int], Logits], hot_tokens: int, tmp_path: Path
 ) -> None:
