@@ -47,8 +47,10 @@ class Harness:
         model: Model | None = None,
         **limits: Any,
     ) -> None:
-        """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig. `model` is one that
-        another harness built from the same directory."""
+        """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig.
+
+        `model` is one that another harness built from the same directory.
+        """
         entry = ModelEntry.model_validate(
             {
                 "id": "under-test",
