@@ -17,7 +17,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from transom.config import not_supported
-from transom.config.engine_config import COLD_CHUNK_GROWTH, DEFAULT_NUM_BATCHED_TOKENS, EngineConfig
+from transom.config.engine_config import (
+    COLD_CHUNK_GROWTH,
+    DEFAULT_NUM_BATCHED_TOKENS,
+    DEFAULT_NUM_WAITING_TOKENS,
+    WAITING_WINDOWS,
+    EngineConfig,
+)
 from transom.config.json_file import MAX_JSON_BYTES
 from transom.config.kv_size import BLOCK_SIZE, COLD_ALIGNMENT
 from transom.config.model_families import FAMILIES
@@ -95,7 +101,9 @@ blocks and one block more (while a prompt is read: and one chunk of up to {DEFAU
 
 A step computes at most {EngineConfig.__dataclass_fields__["max_num_batched_tokens"].default} tokens of at most \
 {EngineConfig.__dataclass_fields__["max_num_seqs"].default} sequences; up to
-{EngineConfig.__dataclass_fields__["max_num_waiting"].default} further requests wait, more are refused as overload.
+{EngineConfig.__dataclass_fields__["max_num_waiting"].default} further requests wait, with at most
+{DEFAULT_NUM_WAITING_TOKENS} prompt tokens together, or {WAITING_WINDOWS} context windows if that is more.
+Others are refused as overload.
 
 ## What a model directory must hold
 

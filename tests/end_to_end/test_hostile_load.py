@@ -51,18 +51,22 @@ async def test_memory_is_bounded_and_comes_back_when_callers_with_long_prompts_v
     async with httpx.AsyncClient(timeout=60) as client:
         url = f"{flooded.url}/v1/completions"
         flood = [asyncio.create_task(client.post(url, content=body, headers=HEADERS)) for _ in range(4)]
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
+
+        def watch() -> bool:
+            peaks[:] = max(peaks[0], resident_mib(worker)), max(peaks[1], resident_mib(server))
+            return num_unfinished(flooded) > 0
+
+        await eventually(watch, 30)
+        for _ in range(50):
+            watch()
             await asyncio.sleep(0.02)
-            peaks = [max(peaks[0], resident_mib(worker)), max(peaks[1], resident_mib(server))]
-        assert num_unfinished(flooded) > 0
         for caller in flood:
             caller.cancel()
         await asyncio.gather(*flood, return_exceptions=True)
-    await eventually(lambda: num_unfinished(flooded) == 0, 5)
+    await eventually(lambda: num_unfinished(flooded) == 0, 10)
     assert peaks[0] < MAX_RAM_MB
     assert peaks[1] < before + 300
-    await eventually(lambda: resident_mib(server) < before + 100, 10)
+    await eventually(lambda: resident_mib(server) < before + 100, 30)
 
 
 async def test_a_body_made_to_be_slow_does_not_hold_up_the_others(flooded: RunningServer) -> None:

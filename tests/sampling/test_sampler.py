@@ -87,7 +87,7 @@ def test_top_p_works_on_what_top_k_left() -> None:
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=50, unique=True),
+    st.lists(st.integers(-512, 512), min_size=2, max_size=50, unique=True).map(lambda row: [n / 64 for n in row]),
     st.floats(0.0, 1.0),
     st.integers(0, 60),
     st.floats(0.0, 1.0),
@@ -96,6 +96,7 @@ def test_top_p_works_on_what_top_k_left() -> None:
 def test_a_drawn_token_is_one_that_the_textbook_keeps(
     logits: list[float], top_p: float, top_k: int, min_p: float, seed: int
 ) -> None:
+    """The logits are far enough apart for their weights to differ in f32, too."""
     params = replace(RANDOM, top_p=top_p, top_k=top_k, min_p=min_p)
     assert choose(logits, params, seed).token_id in textbook(np.array(logits), params)
 

