@@ -7,11 +7,12 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard transom/kernels/csrc/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help tools serve test check format parity bench sanitize wheel clean
+.PHONY: help tools serve test test-slow check format parity bench sanitize wheel clean
 
 help:
 	@echo "make serve     build everything and serve the bundled models on 127.0.0.1:9632 (ARGS=\"--port N\" and other flags)"
 	@echo "make test      the test suite, from nothing"
+	@echo "make test-slow the long proofs: full context windows, fifty kills"
 	@echo "make check     formatting, lint, types, import rules"
 	@echo "make parity    compare with torch + transformers, the reference implementations"
 	@echo "make bench     the benchmarks (minutes to an hour)"
@@ -50,7 +51,10 @@ serve: $(VENV)/installed
 	@$(BIN)/transom serve $(ARGS)
 
 test: $(VENV)/installed-dev
-	@$(BIN)/python -m pytest -m "not parity" $(ARGS)
+	@$(BIN)/python -m pytest -m "not parity and not slow" $(ARGS)
+
+test-slow: $(VENV)/installed-dev
+	@$(BIN)/python -m pytest -m "slow and not parity" $(ARGS)
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff format --check .

@@ -129,7 +129,7 @@ def test_settings_that_only_the_worker_can_judge_are_one_line_too(
     mistakes = {
         ssd_path: "is locked by another server",
         tmp_path / "file": "is a file, must be a directory",
-        Path("/proc/cold"): "ssd_path /proc/cold",
+        Path("/proc/cold"): "--ssd-path /proc/cold",
     }
     with ThreadPoolExecutor() as pool:
         endings = list(pool.map(_serve_from, mistakes))
