@@ -112,7 +112,8 @@ def _sum(values: Floats) -> Floats:
 
 def _importance(x: Floats) -> Floats:
     root_mean_square = np.sqrt(_sum(x * x) / np.float32(x.shape[-1]))
-    return np.abs(x) + root_mean_square[..., None]
+    importance: Floats = np.abs(x) + root_mean_square[..., None]
+    return importance
 
 
 def _clip(values: Floats, low: int, high: int) -> Floats:
