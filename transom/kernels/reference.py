@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.kernels.reference_attention import KVLayout, attend, store_kv
+from transom.kernels.reference_quantize import quantize
 
 __all__ = [
     "KVLayout",
@@ -23,6 +24,7 @@ __all__ = [
     "exp",
     "geglu",
     "matmul",
+    "quantize",
     "rms_norm",
     "rms_norm_heads",
     "rotate",
