@@ -24,7 +24,7 @@ _MAX_POSITIONS = 2**31 - 1
 class RopeConfig:
     """Rotary position embedding of one layer kind, `rope_scaling` and `rope_parameters` alike."""
 
-    rope_type: str  # default, linear, dynamic, llama3, yarn, longrope
+    rope_type: str  # default, linear, dynamic, llama3, yarn, longrope; factors (GGUF files only)
     rope_theta: float
     rotary_dim: int  # head_dim * partial_rotary_factor
     factor: float = 1.0
@@ -39,6 +39,7 @@ class RopeConfig:
     truncate: bool = True  # yarn
     short_factor: tuple[float, ...] = ()  # longrope: divide the frequencies, one each, up to the original length
     long_factor: tuple[float, ...] = ()  # longrope: the same where the context window is longer
+    frequency_factors: tuple[float, ...] = ()  # factors: what divides each of the rotary_dim / 2 frequencies
 
 
 def read_rope(

@@ -74,8 +74,8 @@ class Attention:
     output: Linear  # [hidden_size, num_attention_heads * head_dim]
     rotation_index: int = 0
     """Which of the pass's rotations."""
-    query_norm: HeadsNorm = NoHeadsNorm()  # noqa: RUF009 - immutable
-    key_norm: HeadsNorm = NoHeadsNorm()  # noqa: RUF009 - immutable
+    query_norm: HeadsNorm = NoHeadsNorm()
+    key_norm: HeadsNorm = NoHeadsNorm()
     normalizes_rotated: bool = False
     """The norms come after the rotation, not before."""
 

@@ -6,6 +6,7 @@ beyond `max_position_embeddings`; a request never gets there (the context window
 window it is the default embedding, and a token's rotation depends on its position alone. `longrope` (Ding et al., 2024)
 has two sets of frequencies: the served context window decides which, not the sequence's length so far, for else the
 keys of earlier tokens would be wrong when a sequence outgrows the original length.
+`factors` are numbers that a GGUF file carries: what `llama3` comes to, one for each frequency.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class RotaryEmbedding:
                 return cls(_yarn_frequencies(rope), _yarn_attention_factor(rope))
             case "longrope":
                 return cls(_longrope_frequencies(rope, context_window), rope.attention_factor or 1.0)
+            case "factors":
+                return cls(_base_frequencies(rope) / _frequency_factors(rope), 1.0)
             case other:
                 raise AssertionError(f"config let rope type {other!r} through")
 
@@ -94,6 +97,10 @@ def _periods(rope: RopeConfig) -> NDArray[np.float32]:
 
 def _base_frequencies(rope: RopeConfig) -> NDArray[np.float32]:
     return np.float32(1.0) / _periods(rope)
+
+
+def _frequency_factors(rope: RopeConfig) -> NDArray[np.float32]:
+    return np.array(rope.frequency_factors, np.float32)
 
 
 def _llama3_frequencies(rope: RopeConfig) -> NDArray[np.float32]:
