@@ -22,6 +22,8 @@ class Features:
     nope_layers: tuple[int, ...] = ()
     attention_layers: tuple[int, ...] | None = None
     """The layers with attention, where the others have short convolutions; None = all."""
+    intermediate_size: int | None = None
+    """Of the feed-forward blocks, where it is not just the key's value."""
 
 
 def no_features(_settings: Settings, _num_layers: int) -> Features:
@@ -89,7 +91,20 @@ def lfm2_features(settings: Settings, num_layers: int) -> Features:
             conv_bias=settings.boolean("conv_bias", False),
         ),
         attention_layers=_layer_indices(settings, "full_attn_idxs", num_layers),
+        intermediate_size=_lfm2_intermediate_size(settings),
     )
+
+
+def _lfm2_intermediate_size(settings: Settings) -> int:
+    """Files may give the size that it is made from: two thirds of that, times a factor, up to a whole multiple."""
+    key = "block_ff_dim" if settings.has("block_ff_dim") else "intermediate_size"
+    size = settings.integer(key, 12288, low=1, high=_MAX_SIZE)
+    if not settings.boolean("block_auto_adjust_ff_dim", True):
+        return size
+    factor = settings.optional_number("block_ffn_dim_multiplier", 1.0, above=0.0, up_to=1000.0)
+    multiple = settings.integer("block_multiple_of", 256, low=1, high=_MAX_SIZE)
+    scaled = int((factor or 1.0) * int(2 * size / 3))
+    return multiple * -(-scaled // multiple)
 
 
 def qwen3_moe_features(settings: Settings, num_layers: int) -> Features:

@@ -101,7 +101,8 @@ class ModelConfig:
             model_type=settings.text("model_type"),
             vocab_size=vocab_size,
             hidden_size=hidden_size,
-            intermediate_size=settings.integer("intermediate_size", low=1, high=_MAX_SIZE),
+            intermediate_size=features.intermediate_size
+            or settings.integer("intermediate_size", low=1, high=_MAX_SIZE),
             num_hidden_layers=num_hidden_layers,
             num_attention_heads=num_attention_heads,
             num_key_value_heads=_num_key_value_heads(settings, family, num_attention_heads),

@@ -61,5 +61,5 @@ class MixtureOfExperts:
         chosen = np.argsort(-shares, axis=1, kind="stable")[:, : self.num_experts_per_tok]
         weights = np.take_along_axis(shares, chosen, axis=1)
         if self.normalizes_shares:
-            weights = weights / sum(weights.T)[:, np.newaxis]
+            weights = weights / weights.cumsum(axis=1)[:, -1:]
         return chosen, weights

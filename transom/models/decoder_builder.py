@@ -1,4 +1,4 @@
-"""`DecoderBuilder`: a decoder from a configuration and a checkpoint. It builds Llama; families say what they do otherwise.
+"""`DecoderBuilder`: a decoder from a configuration and a checkpoint. It builds Llama; families say what differs.
 
 Names of tensors are those of Hugging Face's checkpoints. Knows which layers exist, not what they compute.
 """
