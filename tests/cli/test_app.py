@@ -129,6 +129,12 @@ def test_a_flag_that_cannot_be_read_is_a_usage_error(arguments: list[str]) -> No
     assert "Traceback" not in result.stderr
 
 
+def test_a_directory_of_cold_tiers_may_begin_with_the_home_directory() -> None:
+    result = run("serve", "tolstoy", "--max-ssd-mb", "8", "--ssd-path=~/cold", "--print-config", HOME="/home/reader")
+    [entry] = json.loads(result.stdout)["registry"]["models"]
+    assert entry["tier_config"]["ssd_path"] == "/home/reader/cold"
+
+
 def test_settings_are_printed_with_their_origins_and_without_keys() -> None:
     arguments = ["serve", "tolstoy", "-np", "4", "--api-key", "s3cret", "--print-config"]
     result = run(*arguments, TRANSOM_PORT="1234", TRANSOM_MAX_MODEL_LEN="2048", TRANSOM_MAX_NUM_SEQS="9")

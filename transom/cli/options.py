@@ -82,10 +82,14 @@ def _registry_decides(value: KVDtype | None) -> KVDtype | None:
 
 
 def directory(text: str) -> Path:
-    """An empty text, such as a shell variable that is not set, would be the current directory."""
+    """~ is the home directory, also where no shell sees it (`--ssd-path=~/x`). An empty text, such as a shell variable
+    that is not set, would be the current directory: refused."""
     if not text:
         raise typer.BadParameter("the path is empty")
-    return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"{text} has the ~ of nobody who has a home directory") from None
 
 
 Model = Annotated[
