@@ -120,6 +120,15 @@ class TransomSide:
             self._engine.abort(request_id)
         return statistics.median(seconds)
 
+    def generate(self, question: Question) -> float:
+        """Seconds until `num_sequences` prompts of `context` tokens have got `count` tokens each."""
+        started = time.perf_counter()
+        for _ in range(question.num_sequences):
+            self._add(question.context, question.count)
+        while self._engine.has_work():
+            self._engine.step()
+        return time.perf_counter() - started
+
     def logits(self, token_ids: Sequence[int], path: str) -> None:
         count = len(token_ids)
         cache = CacheManager(self._model_config, self._engine_config)
