@@ -123,7 +123,7 @@ class SideProcess:
     def stop(self) -> None:
         """Ends the process."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def _write(self, message: dict[str, Any]) -> None:
         pipe = _pipe(self._process.stdin)
@@ -133,7 +133,8 @@ class SideProcess:
     def _read(self) -> dict[str, Any]:
         line = _pipe(self._process.stdout).readline()
         if not line:
-            raise SystemExit(f"{self._name} ended with status {self._process.wait()}")
+            self._process.communicate()
+            raise SystemExit(f"{self._name} ended with status {self._process.returncode}")
         message: dict[str, Any] = json.loads(line)
         return message
 
