@@ -5,8 +5,9 @@
 
 Installs the peer by itself, compiled for this machine (`benchmarks.llama_cpp_environment`). Each engine is a process of
 its own that waits for questions, so that only one computes at a time and peak memory can be read from outside. Both
-choose tokens greedily; KV is f16 on both sides. Before the rounds, llama.cpp tries every setting of `SETTINGS` that the
-row names, twice; with the best one it enters the rounds. Medians of the rounds count.
+choose tokens greedily; KV is f16 on both sides. Before the rounds llama.cpp tries the settings of the row, in `ROWS`:
+flash attention or not, smaller micro-batches, KV of all sequences together or not. With the best one it enters the
+rounds, whose medians count; what the others gave is shown.
 
 *Limit*: for decoding, the bytes that a step must read over the memory's bandwidth, measured in the same rounds; for
 prompts, their operations over what the cores can do in registers (integer dot products for quantised files, f32 FMA for
@@ -36,10 +37,9 @@ from transom import kernels
 TRANSOM, PEER = "transom", "llama_cpp"
 BANDWIDTH_BYTES = 2**29
 MEMORY_CONTEXT = 2048
-NUM_TRIALS = 2
 
 EITHER_ATTENTION = (Setting(flash_attention=False), Setting(flash_attention=True))
-PROMPT_SETTINGS = (*EITHER_ATTENTION, *(replace(setting, micro_batch=128) for setting in EITHER_ATTENTION))
+PROMPT_SETTINGS = (*EITHER_ATTENTION, *(Setting(flash_attention=True, micro_batch=size) for size in (256, 128)))
 BATCH_SETTINGS = (*EITHER_ATTENTION, *(replace(setting, is_unified=False) for setting in EITHER_ATTENTION))
 
 
@@ -68,7 +68,7 @@ ROWS = {
     "decode": Row(Question("decode", 16, 64), EITHER_ATTENTION),
     "decode-4k": Row(Question("decode", 4096, 16), EITHER_ATTENTION),
     "decode-16k": Row(Question("decode", 16384, 12), EITHER_ATTENTION),
-    "prefill-16k": Row(Question("prefill", 16384, 512), PROMPT_SETTINGS),
+    "prefill-16k": Row(Question("prefill", 16384, 512), EITHER_ATTENTION),
     "decode-together": Row(Question("decode", 512, 12, num_sequences=16), BATCH_SETTINGS),
 }
 MEMORY = "memory"
@@ -167,10 +167,7 @@ class Comparison:
         return result
 
     def _try_settings(self, row: Row, peer: SideProcess) -> dict[Setting, float]:
-        return {
-            setting: min(peer.ask(replace(row.question, setting=setting)) for _ in range(NUM_TRIALS))
-            for setting in row.settings
-        }
+        return {setting: peer.ask(replace(row.question, setting=setting)) for setting in row.settings}
 
     def _least_seconds(self, question: Question, bandwidth: float) -> float:
         if question.kind == "prefill":
