@@ -224,12 +224,13 @@ class ColdTier:
     def _num_writable(self, blocks: Sequence[Block]) -> int:
         """How many of the blocks have room: by the budget, by the places of the file, by what is on the disk.
 
-        Bytes in the directory that nobody here wrote, or that the disk did not take back, count as a full disk.
+        Bytes in the directory that nobody here wrote, or that the disk did not take back, count as a full disk. While
+        something is being written, part of it may be counted twice: then what is left out has to wait for that.
         """
         store = self._stores[blocks[0].kind]
         num_blocks = min(len(blocks), store.num_free, self.num_free_slots // store.num_layers)
         num_affordable = self._num_free_bytes(num_blocks * store.num_layers) // store.block_bytes
-        if num_affordable < num_blocks:
+        if num_affordable < num_blocks and not self._writes:
             self._note_failed_write(errno.ENOSPC)
         return min(num_blocks, num_affordable)
 
