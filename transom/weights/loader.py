@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from transom.errors import WeightsError
 from transom.kernels import PackedMatrix
-from transom.weights.safetensors_header import TensorInfo
+from transom.weights.tensor_info import TensorInfo
 
 __all__ = ["WeightLoader", "WeightSource"]
 
