@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 Isa = Literal["portable", "avx2", "avx512"]
 WeightDtype = Literal["f32", "f16", "bf16"]
 KVDtype = Literal["f32", "f16"]
+QuantizableDtype = Literal["q8_0", "q4_0", "q4_k", "q5_k", "q6_k"]
 FaultKind = Literal["EIO", "ENOSPC", "EDQUOT", "EFBIG", "EINTR", "short", "corrupt"]
 
 class PackedMatrix:
@@ -41,6 +42,13 @@ def matmul(
 
 def embed(weight: PackedMatrix, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
     """Rows token_ids[T] of the matrix -> [T, K]. ValueError for an id outside the matrix."""
+
+def quantize(dtype: QuantizableDtype, weight: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Rows weight[n, K] as ggml's blocks, [n, bytes of a row]. A row's bytes do not depend on other rows.
+
+    ValueError for an unknown type, for rows that are no multiple of its block, and for a row that holds NaN, infinity
+    or a magnitude of 2^18 or more; it is named by its number.
+    """
 
 def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> NDArray[np.float32]:
     """x[T, H] / sqrt(mean(x ** 2) + eps) * weight[H] -> [T, H]."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.kernels.reference_attention import KVLayout, attend, store_kv
+from transom.kernels.reference_quantize import quantize
 
 __all__ = [
     "KVLayout",
@@ -20,6 +21,7 @@ __all__ = [
     "embed",
     "exp",
     "matmul",
+    "quantize",
     "rms_norm",
     "rotate",
     "store_kv",
