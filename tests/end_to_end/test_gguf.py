@@ -15,7 +15,7 @@ from tests.running_server import RunningServer
 
 TOLSTOY = Path(__file__).parents[2] / "transom" / "models_builtin" / "tolstoy"
 PROMPTS = ["Prince Andrew looked at the sky", "Natasha smiled and", "“Mon cher,” said the count, “", "1805"]
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 NORMAL, CONTROL = 1, 3
 
 
@@ -78,6 +78,6 @@ def test_the_list_of_models_says_what_the_file_holds(gguf_server: RunningServer)
     [model] = httpx.get(f"{gguf_server.url}/v1/models", timeout=10).json()["data"]
     assert model["id"] == "tolstoy-f32"
     assert model["meta"]["quantization"] == "F32"
-    assert model["meta"]["n_params"] == 4_757_760
+    assert model["meta"]["n_params"] == 4_676_352
     assert model["meta"]["size"] == 4 * model["meta"]["n_params"]
     assert model["max_model_len"] == 8192
