@@ -70,7 +70,7 @@ def test_both_spellings_of_a_flag_are_in_the_help() -> None:
         (["serve", "tests"], "config.json", 1),
         (["serve", "tolstoy", "--port", "0", "-c", "99999"], "tolstoy is not served: --max-model-len 99999: may", 1),
         (["serve", "tolstoy", "--port", "0", "--kv-cache-ram-mb", "4", "--max-ram-mb", "5"], "--max-ram-mb 5: ", 1),
-        (["run", "nothing", "x"], "neither a directory nor a bundled model", 2),
+        (["run", "nothing", "x"], "neither a directory, nor a GGUF file, nor a bundled model", 2),
         (["run", "tests", "x"], "config.json", 2),
         (["run", "tolstoy", "x", "--max-tokens", "9000"], "maximum context length is 8192", 1),
         (["run", "tolstoy", "x", "--system", "y"], "chat template", 2),

@@ -33,8 +33,8 @@ def test_a_model_is_a_bundled_id_or_a_directory() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("nothing", "neither a directory nor a bundled model"),
-        ("", "neither a directory nor a bundled model"),
+        ("nothing", "neither a directory, nor a GGUF file, nor a bundled model"),
+        ("", "neither a directory, nor a GGUF file, nor a bundled model"),
         ("/no/such/directory", "no such directory"),
         ("../x", "no such directory"),
         ("~/x", "no such directory"),
@@ -48,11 +48,23 @@ def test_anything_else_is_refused_with_the_reason_and_the_bundled_ids(model: str
         load_registry(ModelOptions(model=model))
 
 
-def test_a_gguf_file_is_refused_by_name(tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
-    file.touch()
-    with pytest.raises(ConfigError, match="GGUF file, which is not supported yet"):
-        load_registry(ModelOptions(model=str(file)))
+@pytest.mark.parametrize(
+    ("name", "model_id"),
+    [
+        ("My Model-7B.Q4_K_M.gguf", "my-model-7b.q4_k_m"),
+        ("big-00002-of-00005.gguf", "big"),
+        ("UPPER.GGUF", "upper"),
+    ],
+)
+def test_a_gguf_file_is_named_by_its_name(tmp_path: Path, name: str, model_id: str) -> None:
+    (tmp_path / name).touch()
+    [entry] = load_registry(ModelOptions(model=str(tmp_path / name))).models
+    assert (entry.id, entry.path) == (model_id, (tmp_path / name).resolve())
+
+
+def test_a_gguf_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such directory or file"):
+        load_registry(ModelOptions(model=str(tmp_path / "model.gguf")))
 
 
 def test_a_registry_file_is_served_and_excludes_a_model(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From the command line's words to registry entries: a directory, a bundled model, or a registry file."""
+"""From the command line's words to registry entries: a directory or GGUF file, a bundled model, or a registry file."""
 
 from __future__ import annotations
 
@@ -53,12 +53,16 @@ def _registry_of(model: str | None) -> RegistryConfig:
     bundled = RegistryConfig.load(bundled_registry())
     if model is None:
         return bundled
-    if model and Path(model).is_dir():
-        return RegistryConfig(models=(ModelEntry.for_directory(Path(model).resolve()),))
+    if model and _is_model(Path(model)):
+        return RegistryConfig(models=(ModelEntry.for_path(Path(model).resolve()),))
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
     if not entries:
         raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)})")
     return RegistryConfig(models=entries)
+
+
+def _is_model(path: Path) -> bool:
+    return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
 
 
 def _registry_file(path: Path) -> RegistryConfig:
@@ -81,17 +85,15 @@ def _describes_a_model(path: Path) -> bool:
 def _why_no_model(model: str) -> str:
     """Why a name cannot be served: what it looks like, and what to do."""
     path = Path(model)
-    if path.suffix.lower() == ".gguf" and path.is_file():
-        return "is a GGUF file, which is not supported yet; give a directory with safetensors"
     if path.suffix.lower() == ".json" and path.is_file():
         return f"is a file; give a model's directory ({path.parent}), or a registry file by --config"
     if path.is_file():
-        return "is a file; give a model's directory"
+        return "is a file; give a model's directory, or a .gguf file"
     if _HUB_ID.fullmatch(model) and not path.parent.is_dir():
         return "looks like a Hugging Face id; Transom downloads nothing (yet): give a local directory"
     if "/" in model or model.startswith(("~", ".")):
-        return "is no such directory"
-    return "is neither a directory nor a bundled model"
+        return "is no such directory or file"
+    return "is neither a directory, nor a GGUF file, nor a bundled model"
 
 
 def _names(registry: RegistryConfig) -> str:
@@ -113,7 +115,7 @@ def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
     if not changes:
         return entry
     kept = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
-    return ModelEntry.for_directory(entry.path, **{**kept, **changes, "id": entry.id})
+    return ModelEntry.for_path(entry.path, **{**kept, **changes, "id": entry.id})
 
 
 def _tier_options(options: ModelOptions) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def _renamed(entries: tuple[ModelEntry, ...], name: str | None) -> tuple[ModelEn
         raise ConfigError(f"--served-model-name {name} needs one model, but {len(entries)} are served")
     [entry] = entries
     settings = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
-    return (ModelEntry.for_directory(entry.path, **{**settings, "id": name}),)
+    return (ModelEntry.for_path(entry.path, **{**settings, "id": name}),)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -21,15 +21,32 @@ from transom.weights.gguf_values import Cursor, GgufValue
 from transom.weights.mapped_file import MappedFile
 from transom.weights.tensor_info import TensorInfo
 
-__all__ = ["GgufFile", "GgufValue", "TensorInfo", "is_gguf", "open_gguf"]
+__all__ = ["GgufFile", "GgufValue", "TensorInfo", "find_gguf", "open_gguf"]
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 _MAX_PARTS = 2**10
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a path is named as GGUF files are."""
-    return path.suffix.lower() == ".gguf"
+def find_gguf(path: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or the only model in a directory without config.json; None for others.
+
+    Of a split model its first part. Raises WeightsError for a directory with several models.
+    """
+    if path.suffix.lower() == ".gguf":
+        return path
+    if not path.is_dir() or (path / "config.json").exists():
+        return None
+    models = sorted(each for each in path.glob("*.gguf") if _is_first_part(each))
+    if len(models) > 1:
+        raise WeightsError(
+            f"{path}: holds several GGUF models ({models[0].name}, {models[1].name}, ...); name one file"
+        )
+    return models[0] if models else None
+
+
+def _is_first_part(path: Path) -> bool:
+    match = _PART.fullmatch(path.name)
+    return match is None or int(match["number"]) == 1
 
 
 @dataclass(frozen=True, slots=True)

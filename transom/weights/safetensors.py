@@ -21,7 +21,7 @@ from transom.weights.mapped_file import MappedFile
 from transom.weights.safetensors_header import LENGTH_BYTES, header_length, parse_header
 from transom.weights.tensor_info import TensorInfo
 
-__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint", "weights_bytes"]
+__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -98,6 +98,10 @@ class Checkpoint:
         """
         return self._file_of(name).view(name)
 
+    def rows(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        """Rows `begin .. end` of `tensor(name)`."""
+        return self.tensor(name)[begin:end]
+
     def release(self, name: str) -> None:
         """Drops the tensor's pages from this process's memory; views stay valid and read the file again."""
         self._file_of(name).release(name)
@@ -126,11 +130,6 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
     hint = f"; {pickles[0]} is a pickle, which is never loaded" if pickles else ""
     raise WeightsError(f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}{hint}")
-
-
-def weights_bytes(directory: Path) -> int:
-    """Bytes of all tensors of a model's checkpoint, from the headers alone. Raises WeightsError."""
-    return open_checkpoint(directory).nbytes
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
