@@ -20,7 +20,7 @@ from transom.config.kv_size import (
     kv_bytes_per_block,
     kv_bytes_per_token,
 )
-from transom.config.model_config import LayerKind, ModelConfig
+from transom.config.model_config import CHECKPOINT_DTYPES, LayerKind, ModelConfig
 from transom.config.plain_data import from_plain, to_plain
 from transom.errors import ConfigError
 from transom.request import CacheOptions
@@ -161,7 +161,7 @@ def resolve(
         max_ssd_bytes=max_ssd_bytes,
         hot_tokens=_hot_tokens(entry),
         cache=_cache_options(entry, narrowed.max_position_embeddings),
-        quantization=_quantization(entry),
+        quantization=_quantization(entry, model_config),
     )
     return narrowed, engine_config
 
@@ -225,9 +225,9 @@ def _cache_options(entry: ModelEntry, context_window: int) -> CacheOptions:
         raise ConfigError(f"model {entry.id}: {error}") from None
 
 
-def _quantization(entry: ModelEntry) -> str | None:
+def _quantization(entry: ModelEntry, model_config: ModelConfig) -> str | None:
     """A GGUF file says itself what its weights are."""
-    if entry.quantization is not None and entry.path.suffix.lower() == ".gguf":
+    if entry.quantization is not None and model_config.dtype not in CHECKPOINT_DTYPES:
         rule = "is for directories with safetensors; transom convert writes a GGUF file with other types"
         raise _error(entry, "quantization", entry.quantization, rule)
     return entry.quantization

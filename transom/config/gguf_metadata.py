@@ -6,6 +6,7 @@ Plain values; who writes the file is not known here. Source of the keys: the GGU
 from __future__ import annotations
 
 import math
+import struct
 
 from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
 from transom.config.rope_config import RopeConfig
@@ -53,7 +54,16 @@ def gguf_metadata(config: ModelConfig, defaults: GenerationDefaults) -> dict[str
         for ours, theirs in _SAMPLING_KEYS.items()
         if (value := getattr(defaults, ours)) is not None
     }
-    return {"general.architecture": name, **{f"{name}.{key}": value for key, value in own.items()}, **sampling}
+    keys = {f"{name}.{key}": value for key, value in own.items()} | sampling
+    return {"general.architecture": name, **{key: _as_float32(value) for key, value in keys.items()}}
+
+
+def _as_float32(value: Value) -> Value:
+    """Readers want numbers with a fraction in 32 bits; `gguf_config` reads them as the decimal that was meant."""
+    if not isinstance(value, float):
+        return value
+    (narrow,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(narrow)
 
 
 def _architecture(config: ModelConfig) -> str:

@@ -159,8 +159,7 @@ def _typed_value(value: GgufValue) -> bytes:
         case int():
             return _integer(value)
         case float():
-            is_exact = value != value or abs(value) == float("inf") or float(np.float32(value)) == value
-            return struct.pack("<If", _F32, value) if is_exact else struct.pack("<Id", _F64, value)
+            return struct.pack("<If", _F32, value) if _is_float32(value) else struct.pack("<Id", _F64, value)
         case str():
             return struct.pack("<I", _STRING) + _text(value)
         case np.ndarray():
@@ -169,6 +168,14 @@ def _typed_value(value: GgufValue) -> bytes:
             return struct.pack("<IIQ", _ARRAY, number_type, len(value)) + little_endian.tobytes()
         case _:
             return struct.pack("<IIQ", _ARRAY, *_element_type(value)) + b"".join(map(_element, value))
+
+
+def _is_float32(value: float) -> bool:
+    try:
+        (narrow,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        return False
+    return bool(narrow == value or value != value)
 
 
 def _element_type(values: list[Any]) -> tuple[int, int]:
