@@ -22,7 +22,9 @@ class MemorySource:
     def info(self, name: str) -> TensorInfo:
         dtype, values = self._tensors[name]
         kind = type_named(dtype)
-        columns = values.shape[-1] if kind.element is not None else values.shape[-1] // kind.block_bytes * kind.block_size
+        columns = (
+            values.shape[-1] if kind.element is not None else values.shape[-1] // kind.block_bytes * kind.block_size
+        )
         return TensorInfo(dtype, (*values.shape[:-1], columns), 0, values.nbytes)
 
     def tensor(self, name: str) -> NDArray[Any]:

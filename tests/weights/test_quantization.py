@@ -74,13 +74,13 @@ def test_rows_that_are_no_whole_blocks_get_a_type_that_fits(recipe: str, columns
 @pytest.mark.parametrize(("recipe", "kind"), [("Q8_0", "q8_0"), ("Q4_K", "q4_k")])
 def test_a_quantised_source_gives_the_rows_that_the_kernel_makes(dtype: str, recipe: str, kind: Any) -> None:
     name, wide = "model.layers.0.mlp.up_proj.weight", normal(2500, 256)
-    stored = {"F32": wide, "F16": wide.astype(np.float16), "BF16": bfloat16(wide)}[dtype]
+    forms: dict[str, NDArray[Any]] = {"F32": wide, "F16": wide.astype(np.float16), "BF16": bfloat16(wide)}
     exact = {
         "F32": wide,
         "F16": wide.astype(np.float16).astype(np.float32),
         "BF16": (bfloat16(wide).astype(np.uint32) << 16).view(np.float32),
     }[dtype]
-    source = QuantizedSource(MemorySource({name: (dtype, stored)}), recipe)
+    source = QuantizedSource(MemorySource({name: (dtype, forms[dtype])}), recipe)
     expected = kernels.quantize(kind, exact)
     np.testing.assert_array_equal(source.rows(name, 100, 2000), expected[100:2000])
     np.testing.assert_array_equal(source.tensor(name), expected)
@@ -127,11 +127,12 @@ def test_bfloat16_is_rounded_to_the_nearest_and_halves_to_even() -> None:
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "Q4_K"])
 def test_the_same_type_passes_bit_by_bit(dtype: str) -> None:
-    stored: NDArray[Any] = {
+    examples: dict[str, NDArray[Any]] = {
         "F32": np.array([[np.nan, 1.0]], np.float32),
         "F16": np.array([[np.inf, 1.0]], np.float16),
         "BF16": np.array([[0x7FC1, 2]], np.uint16),
         "Q4_K": np.arange(144, dtype=np.uint8)[None],
-    }[dtype]
+    }
+    stored = examples[dtype]
     [same] = converted(MemorySource({"x.weight": (dtype, stored)}), "x.weight", dtype)
     assert same.tobytes() == stored.tobytes()

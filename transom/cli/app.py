@@ -171,7 +171,9 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST.gguf", help="The file to write.")],
     recipe: Annotated[
         GgufRecipe,
-        typer.Option("--type", case_sensitive=False, help="Type of the matrices; Q4_K_M: the usual mix of Q4_K and Q6_K."),
+        typer.Option(
+            "--type", case_sensitive=False, help="Type of the matrices; Q4_K_M: the usual mix of Q4_K and Q6_K."
+        ),
     ],
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
     threads: options.Threads = None,

@@ -121,10 +121,14 @@ def _tensors_of(config: ModelConfig, source: WeightSource) -> list[str]:
         found.discard(_HEAD)
     buffers = {name for name in found if name.endswith(".rotary_emb.inv_freq")}
     if unexpected := sorted(found - buffers - shapes.keys()):
-        raise WeightsError(f"the checkpoint holds {len(unexpected)} tensors that the model does not have: {unexpected[0]}")
+        raise WeightsError(
+            f"the checkpoint holds {len(unexpected)} tensors that the model does not have: {unexpected[0]}"
+        )
     for name, shape in shapes.items():
         if source.info(name).shape != shape:
-            raise WeightsError(f"tensor {name!r} has shape {list(source.info(name).shape)}, the model needs {list(shape)}")
+            raise WeightsError(
+                f"tensor {name!r} has shape {list(source.info(name).shape)}, the model needs {list(shape)}"
+            )
     return list(shapes)
 
 

@@ -56,4 +56,6 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
 
 def _log_fallbacks(weights: QuantizedSource) -> None:
     for dtype, count in Counter(weights.fallbacks.values()).items():
-        logger.info("%d matrices become %s: their rows are no whole blocks of the type that was asked for", count, dtype)
+        logger.info(
+            "%d matrices become %s: their rows are no whole blocks of the type that was asked for", count, dtype
+        )

@@ -236,7 +236,9 @@ def _special_ids(
     if len(before) > 1 or len(after) > 1 or not {*after} <= {*end_token_ids[:1]}:
         raise TokenizerError(f"{path}: puts {before} before and {after} behind a text, which GGUF cannot say")
     if len(end_token_ids) > len(_END_KEYS):
-        raise TokenizerError(f"{path}: GGUF has keys for {len(_END_KEYS)} tokens that end a text, not for {len(end_token_ids)}")
+        raise TokenizerError(
+            f"{path}: GGUF has keys for {len(_END_KEYS)} tokens that end a text, not for {len(end_token_ids)}"
+        )
     ids: dict[str, Value] = {"add_bos_token": bool(before), "add_eos_token": bool(after)}
     ids |= dict(zip(_END_KEYS, end_token_ids, strict=False))
     named = {"unknown_token_id": "unk_token", "padding_token_id": "pad_token"}
@@ -263,4 +265,6 @@ def _require_same_ids(path: Path, original: Tokenizer, written: Tokenizer) -> No
     """What was refused by name above is all that is known to differ; this finds what is not known."""
     for text in _PROBES:
         if original.encode(text) != written.encode(text):
-            raise TokenizerError(f"{path}: cannot be written into a GGUF file: {text[:20]!r}... would become other tokens")
+            raise TokenizerError(
+                f"{path}: cannot be written into a GGUF file: {text[:20]!r}... would become other tokens"
+            )

@@ -92,7 +92,7 @@ def _checked_pieces(tensor: PlannedTensor) -> Iterator[memoryview]:
     """Its bytes; a sum that differs from the plan would shift everything behind it."""
     left = tensor.nbytes
     for array in tensor.pieces():
-        piece = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        piece = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         left -= piece.nbytes
         yield piece
     if left:

@@ -40,7 +40,7 @@ class TensorTypes:
 
     Vectors stay F32. With `Q4_K` and `Q4_K_M` the output matrix, which tied embeddings are, is Q6_K. With `Q4_K_M` so
     are, in the first and the last eighth of the layers and in every third between, the values of attention and the last
-    product of the feed-forward part. A type whose blocks do not divide the rows gives way: K types to Q8_0, that to F16.
+    product of the feed-forward part. Where rows are no whole blocks, K types give way to Q8_0, and that to F16.
     """
 
     recipe: str
@@ -139,7 +139,8 @@ def _convert_rows(rows: NDArray[Any], dtype: str, wanted: str, name: str, first_
     if wanted == "F32":
         return values
     if wanted in _FLOATS:
-        narrow = values.astype(np.float16) if wanted == "F16" else _to_bfloat16(values)
+        with np.errstate(over="ignore"):  # what does not fit is refused below
+            narrow = values.astype(np.float16) if wanted == "F16" else _to_bfloat16(values)
         _require(np.isfinite(values if wanted == "BF16" else narrow), name, first_row, wanted)
         return narrow
     try:
@@ -161,7 +162,9 @@ def _to_float32(rows: NDArray[Any], dtype: str, name: str) -> NDArray[np.float32
     if dtype == "BF16":
         return (rows.astype(np.uint32) << 16).view(np.float32)
     if dtype not in _FLOATS:
-        raise WeightsError(f"tensor {name!r} is of type {dtype}, which is not converted; supported: {', '.join(_FLOATS)}")
+        raise WeightsError(
+            f"tensor {name!r} is of type {dtype}, which is not converted; supported: {', '.join(_FLOATS)}"
+        )
     return np.require(rows.astype(np.float32, copy=False), requirements=["C", "A"])
 
 
