@@ -23,6 +23,8 @@ class TokenizerSettings:
     add_bos_token: bool | None
     """None: as the post-processor of `tokenizer.json` says."""
     add_eos_token: bool | None
+    end_token_ids: frozenset[int] = frozenset()
+    """Tokens that end a turn or a text; a directory says that elsewhere, in the model's own settings."""
 
     @classmethod
     def from_directory(cls, directory: Path) -> TokenizerSettings:
