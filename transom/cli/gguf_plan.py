@@ -67,7 +67,7 @@ def plan_from_directory(directory: Path, recipe: str) -> GgufPlan:
     tensors = [_planned(source, name, naming.in_file(name) or name, types) for name in names]
     if (factors := frequency_factors(config.rope)) is not None:
         tensors.append(PlannedTensor(_ROPE_FACTORS, "F32", factors.shape, lambda: iter((factors,))))
-    metadata = {**architecture, "general.name": directory.resolve().name, **_file_keys(recipe), **tokenizer.metadata}
+    metadata = {**architecture, "general.name": directory.resolve().name, **tokenizer.metadata, **_file_keys(recipe)}
     return GgufPlan(metadata, tuple(tensors), (*tokenizer.notes, *_fallback_notes(source, names, types)))
 
 

@@ -28,13 +28,14 @@ Value = str | int | bool | list[str] | NDArray[Any]
 _SPACE = "▁"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+# in the form NFC: that another form is not brought into it is said, not refused
 _PROBES = (
     "The quick brown fox jumps over 13 lazy dogs, doesn't it?  It's 1234567.89% sure!\n\n\tindented\r\n    code();",
     " Leading and trailing spaces  ",
     "Ünïcödé, naïve café — „Anführung“ … Größe",
     "Привет, мир! Γειά σου Κόσμε. שלום עולם مرحبا بالعالم नमस्ते दुनिया",
     "你好，世界！今天是2024年。こんにちは、カタカナ。안녕하세요 세계",
-    "🙂👩‍👩‍👧‍👦 emoji, e\u0301 combining, \u00a0no-break, zero\u200bwidth",
+    "🙂👩‍👩‍👧‍👦 emoji, \u00a0no-break, zero\u200bwidth",
 )
 
 
