@@ -107,10 +107,10 @@ def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
 
 def _listed_merges(lines: list[str]) -> list[tuple[str, str]]:
     """`tokenizer.ggml.merges`: two tokens with a space between them, the earliest merge first."""
-    merges: list[tuple[str, str]] = []
-    for line in dict.fromkeys(lines):
-        left, _, right = line.partition(" ")
-        merges.append((left, right))
+    pairs = [tuple(line.split(" ")) for line in dict.fromkeys(lines)]
+    merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+    if len(merges) < len(pairs):
+        raise tokenizer_error("merges", "has an entry that is not two tokens with a space between them")
     return merges
 
 
@@ -118,7 +118,7 @@ def _bpe(vocabulary: GgufVocabulary, merges: list[tuple[str, str]], **options: A
     try:
         return models.BPE(dict(vocabulary.ids), merges, **options)
     except Exception as error:  # the library raises nothing narrower; it names the token
-        raise tokenizer_error("merges", f"cannot be used: {str(error)[:200]}") from error
+        raise tokenizer_error("merges", f"cannot be used: {str(error).splitlines()[0][:200]}") from error
 
 
 def _pre_tokenizer(row: PreTokenizer) -> pre_tokenizers.PreTokenizer:

@@ -133,6 +133,10 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
     longest = max(map(len, texts))
     if longest > MAX_TOKEN_CHARACTERS:
         raise tokenizer_error("tokens", f"has a token of {longest} characters, may have {MAX_TOKEN_CHARACTERS}")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise tokenizer_error("tokens", "has a text that is not Unicode") from None
     ids = {text or f"[EMPTY_{index}]": index for index, text in enumerate(texts)}
     if len(ids) != len(texts):
         twice = next(text for index, text in enumerate(texts) if text and ids[text] != index)

@@ -23,7 +23,8 @@ class Tokenizer:
     `encode` may take long for large texts: it releases the GIL, so run it in a thread (`asyncio.to_thread`).
     """
 
-    def __init__(self, core: Core, settings: TokenizerSettings, pieces: PieceDecoder) -> None:
+    def __init__(self, core: Core, settings: TokenizerSettings, pieces: PieceDecoder | None = None) -> None:
+        """`pieces`: how vocabulary entries become bytes; None is as the core's own decoder says."""
         self._core = core
         core.no_truncation()  # a tokenizer.json may carry the settings of its training
         core.no_padding()
@@ -39,7 +40,7 @@ class Tokenizer:
         """Number of token ids, added tokens included; a model's own `vocab_size` may be larger."""
         self.end_token_ids: frozenset[int] = settings.end_token_ids
         """Tokens after which the model has nothing more to say, as far as its tokenizer knows; may be empty."""
-        self._pieces = pieces
+        self._pieces = _own_pieces(core) if pieces is None else pieces
         self._unknown_token = _unknown_token(settings.named_tokens)
         self._control_ids = self.special_token_ids - {core.token_to_id(self._unknown_token or "")}
         self._normalizes_control_tokens = core.normalizer is not None and any(
@@ -57,8 +58,7 @@ class Tokenizer:
             core = Core.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise TokenizerError(f"{path}: cannot be read: {error}") from error
-        decoder = None if core.decoder is None else json.loads(core.decoder.__getstate__())
-        return cls(core, TokenizerSettings.from_directory(directory), PieceDecoder.from_json(decoder))
+        return cls(core, TokenizerSettings.from_directory(directory))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, object]) -> Tokenizer:
@@ -164,6 +164,10 @@ class Tokenizer:
         token_id = self._core.token_to_id(token)
         assert token_id is not None  # added tokens have ids
         return token_id
+
+
+def _own_pieces(core: Core) -> PieceDecoder:
+    return PieceDecoder.from_json(None if core.decoder is None else json.loads(core.decoder.__getstate__()))
 
 
 def _unknown_token(named_tokens: Mapping[str, str]) -> str | None:
