@@ -75,8 +75,9 @@ def test_the_same_architecture_is_read_back(tmp_path: Path, settings: dict[str, 
 )
 def test_a_rope_that_is_said_otherwise_turns_by_the_same_angles(tmp_path: Path, rope: dict[str, Any]) -> None:
     config = config_of(tmp_path, rope_scaling=rope)
-    expected = RotaryEmbedding.from_config(config.rope)
-    found = RotaryEmbedding.from_config(gguf_model_config(read_back(config)).rope)
+    context_window = config.max_position_embeddings
+    expected = RotaryEmbedding.from_config(config.rope, context_window)
+    found = RotaryEmbedding.from_config(gguf_model_config(read_back(config)).rope, context_window)
     assert found.inverse_frequencies == pytest.approx(expected.inverse_frequencies, rel=3e-7)
     assert found.attention_factor == pytest.approx(expected.attention_factor, rel=1e-6)
 

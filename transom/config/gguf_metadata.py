@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 
+from transom.config.features import NO_SCALING
 from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
 from transom.config.rope_config import RopeConfig
 from transom.errors import UnsupportedModelError
@@ -69,6 +70,15 @@ def _as_float32(value: Value) -> Value:
 def _architecture(config: ModelConfig) -> str:
     if config.model_type not in ARCHITECTURES:
         raise _unsupported(f"model_type {config.model_type}", f"supported: {', '.join(sorted(ARCHITECTURES))}")
+    features = {
+        "hidden_act": config.hidden_act != "silu",
+        "a rope of sliding layers": config.sliding_rope is not None,
+        "layers without positions": bool(config.nope_layers),
+        "scaling": config.scaling != NO_SCALING,
+        "experts": config.experts is not None,
+    }
+    if used := [name for name, is_used in features.items() if is_used]:
+        raise _unsupported(", ".join(used), "unknown to this architecture")
     if ARCHITECTURES[config.model_type] == "llama" and config.rope.rotary_dim != config.head_dim:
         raise _unsupported("partial_rotary_factor", "the llama architecture rotates whole heads")
     return ARCHITECTURES[config.model_type]
@@ -91,6 +101,8 @@ def _rope(rope: RopeConfig) -> dict[str, Value]:
         return keys | {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
     if rope.rope_type == "yarn":
         return keys | _yarn(rope)
+    if rope.rope_type not in ("default", "dynamic", "llama3"):
+        raise _unsupported(f"rope type {rope.rope_type}", "no keys for it in this architecture")
     return keys
 
 

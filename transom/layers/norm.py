@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom import kernels
+
+
+class Norm(Protocol):
+    """What may be done to rows before or after a block."""
+
+    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[T, hidden_size] -> [T, hidden_size]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoNorm:
+    """Where a family has none."""
+
+    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`x` itself."""
+        return x
 
 
 @dataclass(frozen=True, slots=True)
