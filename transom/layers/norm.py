@@ -20,3 +20,7 @@ class RMSNorm:
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """[T, hidden_size] -> [T, hidden_size]."""
         return kernels.rms_norm(x, self.weight, self.eps)
+
+    def forward_sum(self, x: NDArray[np.float32], update: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Adds `update` to `x` in place, both [T, hidden_size], and normalises the sum."""
+        return kernels.add_rms_norm(x, update, self.weight, self.eps)

@@ -27,7 +27,10 @@ _HEAD = "lm_head"
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """Attention and feed-forward, each behind a norm and beside a residual."""
+    """Attention and feed-forward, each behind a norm and beside a residual.
+
+    The sum of the residual stream and a block's output is made where the next norm reads it: one pass over both.
+    """
 
     attention_norm: RMSNorm
     attention: Attention
@@ -37,17 +40,22 @@ class DecoderLayer:
     def forward(
         self,
         hidden: NDArray[np.float32],
+        update: NDArray[np.float32] | None,
         rotation: Rotation,
         batch: ForwardBatch,
         keep: NDArray[np.int32] | None = None,
-    ) -> NDArray[np.float32]:
-        """[T, hidden_size] -> the same, or only the rows `keep` of it: the last layer's other rows are never used."""
-        heads = self.attention.attend(self.attention_norm.forward(hidden), rotation, batch)
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The residual stream and what is still to be added to it, [T, hidden_size] both, to the same after this layer.
+
+        `hidden` is changed in place. Only the rows `keep` come out, if given: the last layer's others are never used.
+        """
+        norm = self.attention_norm
+        x = norm.forward(hidden) if update is None else norm.forward_sum(hidden, update)
+        heads = self.attention.attend(x, rotation, batch)
         if keep is not None:
             hidden, heads = hidden[keep], heads[keep]
-        hidden = hidden + self.attention.output.forward(heads)
-        hidden += self.mlp.forward(self.mlp_norm.forward(hidden))
-        return hidden
+        x = self.mlp_norm.forward_sum(hidden, self.attention.output.forward(heads))
+        return hidden, self.mlp.forward(x)
 
 
 class LlamaModel:
@@ -67,10 +75,11 @@ class LlamaModel:
         """Logits [R, vocab_size] of the batch's `logit_rows`."""
         hidden = self._embedding.forward(batch.token_ids)
         rotation = self._rotary.at(batch.positions)
+        update = None
         for layer in self._layers[:-1]:
-            hidden = layer.forward(hidden, rotation, batch)
-        hidden = self._layers[-1].forward(hidden, rotation, batch, keep=batch.logit_rows)
-        return self._head.forward(self._norm.forward(hidden))
+            hidden, update = layer.forward(hidden, update, rotation, batch)
+        hidden, update = self._layers[-1].forward(hidden, update, rotation, batch, keep=batch.logit_rows)
+        return self._head.forward(self._norm.forward_sum(hidden, update))
 
 
 def _ignored_tensors(num_layers: int, is_tied: bool) -> tuple[str, ...]:
