@@ -109,6 +109,30 @@ def test_a_cold_tier_needs_a_place() -> None:
         load_registry(ModelOptions(model="tolstoy", max_ssd_mb=64))
 
 
+def test_a_place_needs_a_size_unless_somebody_said_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--ssd-path .* needs --max-ssd-mb"):
+        load_registry(ModelOptions(ssd_path=tmp_path))
+    [entry] = load_registry(ModelOptions(model="tolstoy", ssd_path=tmp_path, max_ssd_mb=0)).models
+    assert entry.tier_config.max_ssd_mb == 0
+    file = tmp_path / "registry.json"
+    tiers = {"max_ssd_mb": 64, "ssd_path": "there"}
+    file.write_text(json.dumps({"models": [{"id": "mine", "path": str(TOLSTOY), "tier_config": tiers}]}))
+    [entry] = load_registry(ModelOptions(config=file, ssd_path=tmp_path / "here")).models
+    assert entry.tier_config.ssd_path == tmp_path / "here"
+
+
+def test_a_directory_that_holds_no_model_does_not_hide_a_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tolstoy").mkdir()
+    [entry] = load_registry(ModelOptions(model="tolstoy")).models
+    assert entry.path.resolve() == TOLSTOY.resolve()
+    (tmp_path / "tolstoy" / "config.json").write_text("{}")
+    [entry] = load_registry(ModelOptions(model="tolstoy")).models
+    assert entry.path == tmp_path / "tolstoy"
+
+
 def test_changed_entries_obey_the_rules_of_the_file() -> None:
     with pytest.raises(ConfigError, match="max_ram_mb"):
         load_registry(ModelOptions(model="tolstoy", max_ram_mb=1))

@@ -218,6 +218,17 @@ def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
     assert load_model(tmp_path, tier_config={"max_ssd_mb": 100, "enable_tiering": False}).tier_config.max_ssd_mb == 100
 
 
+def test_the_home_directory_may_be_written_as_shells_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/reader")
+    file, tiers = tmp_path / "registry.json", {"max_ssd_mb": 8, "ssd_path": "~/cold"}
+    file.write_text(json.dumps({"models": [{"id": "x", "path": "~/model", "tier_config": tiers}]}))
+    [entry] = RegistryConfig.load(file).models
+    assert (entry.path, entry.tier_config.ssd_path) == (Path("/home/reader/model"), Path("/home/reader/cold"))
+    file.write_text(json.dumps({"models": [{"id": "x", "path": "~nobody-of-this-name/model"}]}))
+    with pytest.raises(ConfigError, match="must begin with the ~ of a user"):
+        RegistryConfig.load(file)
+
+
 def test_the_cold_tier_lies_relative_to_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     tiers = load_model(tmp_path, tier_config={"max_ssd_mb": 100, "ssd_path": "cold", "hot_tokens": 64}).tier_config

@@ -52,7 +52,10 @@ def _check_alias(value: str) -> str:
 def _check_path(value: Path) -> Path:
     if not value.name or "\0" in str(value):
         raise ValueError("must name a file or directory")
-    return value
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError("must begin with the ~ of a user who has a home directory") from None
 
 
 ModelId = Annotated[str, AfterValidator(_check_id)]
