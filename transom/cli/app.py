@@ -116,7 +116,7 @@ def serve(
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(help="Directory of a Hugging Face model, or the id of a bundled one.")],
+    model: Annotated[str, typer.Argument(help="Hugging Face directory, GGUF file, or the id of a bundled model.")],
     prompt: options.Prompt = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,

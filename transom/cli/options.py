@@ -95,7 +95,7 @@ def directory(text: str) -> Path:
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="Directory of a Hugging Face model, or the id of a bundled one. Nothing: all bundled models.",
+        help="Hugging Face directory, GGUF file, or the id of a bundled model. Nothing: all bundled models.",
         show_default=False,
     ),
 ]
