@@ -53,6 +53,11 @@ def quantize(dtype: QuantizableDtype, weight: NDArray[np.float32]) -> NDArray[np
 def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> NDArray[np.float32]:
     """x[T, H] / sqrt(mean(x ** 2) + eps) * weight[H] -> [T, H]."""
 
+def add_rms_norm(
+    x: NDArray[np.float32], update: NDArray[np.float32], weight: NDArray[np.float32], eps: float
+) -> NDArray[np.float32]:
+    """x[T, H] += update[T, H], in place, and the `rms_norm` of the sum -> [T, H]: a residual and the norm behind it."""
+
 def rotate(x: NDArray[np.float32], cos: NDArray[np.float32], sin: NDArray[np.float32]) -> None:
     """Rotary embedding of x[T, heads, D], in place, by cos and sin [T, R / 2], R <= D.
 

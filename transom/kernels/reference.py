@@ -100,6 +100,12 @@ def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
     return x * factor[:, None] * weight
 
 
+def add_rms_norm(x: Floats, update: Floats, weight: Floats, eps: float) -> Floats:
+    """x += update, in place; then the norm of the sum."""
+    x += update
+    return rms_norm(x, weight, eps)
+
+
 def _sum_of_squares(x: Floats) -> Floats:
     """Lane l takes elements l, l + 16, ...; then lane i takes in lane i + 8, i + 4, i + 2, i + 1."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % LANES)))
