@@ -82,7 +82,7 @@ def test_a_row_of_floats_has_the_bytes_of_its_floats() -> None:
 
 @pytest.mark.parametrize(("dtype", "in_features"), [("q4_k", 0), ("q4_k", 100), ("f32", -1), ("q7_x", 256)])
 def test_rows_that_cannot_be_are_refused(dtype: Any, in_features: int) -> None:
-    with pytest.raises(ValueError, match="column|unknown weight type"):
+    with pytest.raises(ValueError, match=r"column|unknown weight type"):
         row_bytes(dtype, in_features)
 
 

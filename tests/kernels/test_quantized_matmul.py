@@ -34,7 +34,8 @@ def plain(dtype: str, rows: NDArray[np.uint8]) -> reference.PackedMatrix:
 
 def _in_features(dtype: str, rows: NDArray[np.uint8]) -> int:
     size, num_bytes, _ = BLOCKS[dtype]
-    return rows.shape[1] // num_bytes * size
+    in_features: int = rows.shape[1] // num_bytes * size
+    return in_features
 
 
 @settings(max_examples=60, deadline=None)

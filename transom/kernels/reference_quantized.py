@@ -40,7 +40,8 @@ def _halves(blocks: Bytes, offset: int) -> Floats:
 
 
 def _integers(blocks: Bytes, begin: int, end: int) -> Integers:
-    return blocks[:, begin:end].astype(np.int64)
+    values: Integers = blocks[:, begin:end].astype(np.int64)
+    return values
 
 
 def _fields(values: Integers, run: int, bits: int, shifts: list[int]) -> Integers:
@@ -107,7 +108,7 @@ def _q3_k(blocks: Bytes) -> Blocks:
 
 
 def _six_bit_factors(words: Integers) -> tuple[Integers, Integers]:
-    """Eight scales and eight minima of 6 bits in 12 bytes; the last four of each have their high bits in the first 8."""
+    """Eight scales and eight minima of 6 bits; the last four of each have their high bits in the first 8 bytes."""
     a, b, c = words[:, 0:4], words[:, 4:8], words[:, 8:12]
     scales = np.concatenate([a & 63, c & 15 | (a >> 6) << 4], axis=1)
     minima = np.concatenate([b & 63, c >> 4 | (b >> 6) << 4], axis=1)
@@ -234,7 +235,7 @@ def _add_block(total: Floats, codes: Integers, scale: Floats, blocks: Blocks) ->
     total = fma(blocks.block_scales * scale, (codes @ scaled_codes.T).astype(np.float32), total)
     if blocks.block_minima is None or blocks.minima is None:
         return total
-    sums = codes.reshape(len(codes), sub_blocks, -1).sum(axis=2)
+    sums = codes.reshape(len(codes), sub_blocks, codes.shape[1] // sub_blocks).sum(axis=2)
     if sub_blocks == 1:
         return fma(np.broadcast_to(blocks.block_minima, total.shape), scale * sums.astype(np.float32), total)
     return fma(blocks.block_minima * scale, (sums @ blocks.minima.T).astype(np.float32), total)

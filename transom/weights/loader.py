@@ -130,7 +130,7 @@ class WeightLoader:
         self._progress(self._done_bytes, self._total_bytes)
 
 
-def _as_dtype(values: NDArray[Any], dtype: KernelDtype, wanted: KernelDtype) -> NDArray[Any]:
+def _as_dtype(values: NDArray[Any], dtype: KernelDtype, wanted: str) -> NDArray[Any]:
     """The same numbers as `wanted`, exactly; aligned, contiguous, a copy only where needed."""
     if dtype == wanted:
         return np.require(values, requirements=["C", "A"])

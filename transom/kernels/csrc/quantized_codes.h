@@ -54,7 +54,7 @@ struct Factors {
 // Bytes of four sub-blocks to four scales.
 template <class Dot>
 TRANSOM_INLINE void split_scales(i32s bytes, i32s* scales) {
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int i = 0; i < 4; ++i) scales[i] = Dot::scale_of_byte(bytes, i);
 }
 // Bytes (unsigned) of four sub-blocks to two pairs: 0 and 2, 1 and 3.
@@ -177,7 +177,9 @@ template <WeightType type>
 struct FourApart : BlockOf256<type> {
   using Dot = UnsignedDot;
   static constexpr int kGroups = 4, kMaxStrips = 4, kSteps = 4, kVectors = 4, kBlocks = 4;
-  static constexpr int group(int strip, int step, int vector) { return strip / 2 * 32 + 8 * vector + word(strip, step); }
+  static constexpr int group(int strip, int step, int vector) {
+    return strip / 2 * 32 + 8 * vector + word(strip, step);
+  }
   static constexpr int sub_block(int strip, int block) { return strip / 2 * 8 + 2 * block + strip % 2; }
   static constexpr int word(int strip, int step) { return strip % 2 * 4 + step; }
 };
@@ -189,11 +191,11 @@ struct Codes<WeightType::q2_k> : FourApart<WeightType::q2_k> {
 
   static TRANSOM_INLINE void read(const Part& part, int strip, int step, i32s* codes) {
     const i32s packed = part.word<0>(strip / 2 * 8 + word(strip, step));
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 4; ++i) codes[i] = bits_at(packed, 2 * i, 3);
   }
   static TRANSOM_INLINE void read_scales(const Part& part, Factors& factors) {
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 4; ++i) {
       const i32s both = part.word<1>(i);
       split_scales<Dot>(low_nibbles(both), factors.scales[part.part] + 4 * i);
@@ -211,12 +213,12 @@ struct Codes<WeightType::q3_k> : FourApart<WeightType::q3_k> {
     const i32s low = part.word<0>(strip / 2 * 8 + word(strip, step));
     const i32s high = part.word<1>(word(strip, step));
     const int first_bit = strip / 2 * 4 - 2;
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 4; ++i) codes[i] = bits_at(low, 2 * i, 3) | bits_at(high, first_bit + i, 4);
   }
   static TRANSOM_INLINE void read_scales(const Part& part, Factors& factors) {
     const i32s high = part.word<2>(2);
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 4; ++i) {
       const i32s low = i < 2 ? low_nibbles(part.word<2>(i)) : high_nibbles(part.word<2>(i - 2));
       const i32s bytes = subtract_bytes(low | bits_at(high, 2 * i - 4, 48), all_bytes(32));
@@ -240,7 +242,7 @@ struct Codes<WeightType::q6_k> : FourApart<WeightType::q6_k> {
     codes[3] = high_nibbles(next) | bits_at(high, 2, 48);
   }
   static TRANSOM_INLINE void read_scales(const Part& part, Factors& factors) {
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 4; ++i) split_scales<Dot>(part.word<2>(i), factors.scales[part.part] + 4 * i);
   }
 };
@@ -271,7 +273,7 @@ struct Codes<WeightType::q4_k> : BlockOf256<WeightType::q4_k> {
   }
   static TRANSOM_INLINE void read_scales(const Part& part, Factors& factors) {
     const SixBits bytes = six_bits(part.word<1>(0), part.word<1>(1), part.word<1>(2));
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 2; ++i) {
       split_scales<Dot>(bytes.scales[i], factors.scales[part.part] + 4 * i);
       split_pairs(bytes.minima[i], factors.minima[part.part] + 2 * i);
@@ -288,7 +290,9 @@ struct Codes<WeightType::q5_k> : BlockOf256<WeightType::q5_k> {
   static constexpr bool kHasMinimum = true;
 
   static constexpr int word(int strip, int step) { return strip % 2 * 4 + step; }
-  static constexpr int group(int strip, int step, int vector) { return strip / 2 * 16 + 8 * vector + word(strip, step); }
+  static constexpr int group(int strip, int step, int vector) {
+    return strip / 2 * 16 + 8 * vector + word(strip, step);
+  }
   static constexpr int sub_block(int strip, int block) { return strip / 2 * 4 + 2 * block + strip % 2; }
   static TRANSOM_INLINE void read(const Part& part, int strip, int step, i32s* codes) {
     const i32s packed = part.word<0>(strip / 2 * 8 + word(strip, step));
@@ -298,12 +302,12 @@ struct Codes<WeightType::q5_k> : BlockOf256<WeightType::q5_k> {
   }
   static TRANSOM_INLINE void read_scales(const Part& part, Factors& factors) {
     const SixBits bytes = six_bits(part.word<2>(0), part.word<2>(1), part.word<2>(2));
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 8; ++i) {
       const i32s scale = Dot::scale_of_byte(bytes.scales[i / 4], i % 4);
       factors.scales[part.part][2 * i] = factors.scales[part.part][2 * i + 1] = scale;
     }
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 2; ++i) split_pairs(bytes.minima[i], factors.minima[part.part] + 2 * i);
   }
 };
@@ -326,10 +330,10 @@ struct Codes<WeightType::iq4_xs> : BlockOf256<WeightType::iq4_xs> {
   static TRANSOM_INLINE void read_scales(const Part& part, Factors& factors) {
     const i32s low = part.word<1>(0);
     const i32s high = widen_halves(part.chunk + field_offset<WeightType::iq4_xs>(3, 1) + part.part * kIntLanes * 2);
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < 8; ++i) {
-      const i32s unsigned_scale = (shift_right(low, 4 * i) & broadcast_int(15)) |
-                                  shift_left(shift_right(high, 2 * i) & broadcast_int(3), 4);
+      const i32s unsigned_scale =
+          (shift_right(low, 4 * i) & broadcast_int(15)) | shift_left(shift_right(high, 2 * i) & broadcast_int(3), 4);
       factors.scales[part.part][i] = unsigned_scale + broadcast_int(-32);
     }
   }

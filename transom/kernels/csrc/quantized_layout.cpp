@@ -57,9 +57,8 @@ template <WeightType type, class Function>
 void change_fifth_bits(int64_t num_blocks, int64_t lane, std::byte* chunk, Function function) {
   constexpr int kField = panel_format<type>().fifth_bits;
   if constexpr (kField != kNoFifthBits) {
-    visit_field<type, kField>(num_blocks, lane, [&]<int width>(int64_t in_panel, int64_t) {
-      change_word(chunk + in_panel, function);
-    });
+    visit_field<type, kField>(num_blocks, lane,
+                              [&]<int width>(int64_t in_panel, int64_t) { change_word(chunk + in_panel, function); });
   }
 }
 
@@ -110,8 +109,7 @@ int64_t quantized_panel_bytes(WeightType type, int64_t in_features) {
 
 void pack_quantized_rows(WeightType type, int64_t in_features, const std::byte* rows, int64_t num_rows,
                          int64_t first_lane, std::byte* panel) {
-  visit_quantized(
-      type, [&]<WeightType kType>() { pack_rows<kType>(in_features, rows, num_rows, first_lane, panel); });
+  visit_quantized(type, [&]<WeightType kType>() { pack_rows<kType>(in_features, rows, num_rows, first_lane, panel); });
 }
 
 void unpack_quantized_row(WeightType type, int64_t in_features, const std::byte* panel, int64_t lane, std::byte* row) {

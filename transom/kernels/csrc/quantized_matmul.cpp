@@ -6,8 +6,8 @@
 //   output  = fma(scale of the block * activation scale, sum, output)                   from zero, block by block
 //   output  = fma(minimum of the block * activation scale, minima, output)              where the type has minima
 //
-// Blocks of 32 have no sub-blocks, and instead of the last line fma(minimum, activation scale * (sum of codes), output).
-// The order of the integer sums is free, that of the float operations is this one on every path.
+// Blocks of 32 have no sub-blocks, and instead of the last line fma(minimum, activation scale * (sum of codes),
+// output). The order of the integer sums is free, that of the float operations is this one on every path.
 #include "quantized_matmul.h"
 
 #include <algorithm>
@@ -89,7 +89,7 @@ TRANSOM_INLINE auto start_sum(Records<rows> x, int sub_block, int row) {
 template <class C>
 TRANSOM_INLINE void read_factors(const std::byte* chunk, int64_t num_blocks, Factors& factors) {
   constexpr WeightType kType = C::Part::kType;
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int part = 0; part < kParts; ++part) C::read_scales({chunk, num_blocks, part}, factors);
   const int64_t num_scales = C::kHasScales ? 1 : num_blocks;
   for (int64_t block = 0; block < num_scales; ++block) {
@@ -107,10 +107,10 @@ TRANSOM_INLINE f32x16 add_block(Records<rows> x, const Factors& factors, const i
   if constexpr (C::kHasMinimum) {
     constexpr int kSums = C::kMinimumPairs == 8 ? kPairSums16 : kPairSums32;
     i32s minima[kParts];
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int part = 0; part < kParts; ++part) {
       minima[part] = no_ints();
-TRANSOM_UNROLLED
+      TRANSOM_UNROLLED
       for (int i = 0; i < C::kMinimumPairs; ++i)
         minima[part] = add_pairs(minima[part], factors.minima[part][i], x.ints(kSums + i, row));
     }
@@ -135,17 +135,17 @@ template <class C>
 TRANSOM_INLINE i32s add_strip(const typename C::Part& part, Records<1> x, const Factors& factors, int strip,
                               i32s total) {
   typename C::Dot sums[C::kBlocks];
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int block = 0; block < C::kBlocks; ++block) sums[block] = start_sum<C>(x, C::sub_block(strip, block), 0);
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int step = 0; step < C::kSteps; ++step) {
     i32s codes[C::kVectors];
     C::read(part, strip, step, codes);
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int vector = 0; vector < C::kVectors; ++vector)
       sums[vector % C::kBlocks].add(codes[vector], x.ints(kCodeWords + C::group(strip, step, vector), 0));
   }
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int block = 0; block < C::kBlocks; ++block) {
     if constexpr (C::kHasScales) {
       total = sums[block].add_times(total, factors.scales[part.part][C::sub_block(strip, block)]);
@@ -163,19 +163,19 @@ TRANSOM_INLINE f32x16 stream_chunk(const std::byte* chunk, int64_t num_blocks, R
   Factors factors;
   read_factors<C>(chunk, num_blocks, factors);
   i32s sums[kParts];
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int part = 0; part < kParts; ++part) sums[part] = no_ints();
   const int num_strips = C::kHasScales ? C::kMaxStrips : static_cast<int>(num_blocks);
-TRANSOM_ROLLED
+  TRANSOM_ROLLED
   for (int strip = 0; strip < num_strips; ++strip) {
     for (int64_t line = 0; line < kStripBytes; line += kLine)
       __builtin_prefetch(chunk + kPrefetchBytes + strip * kStripBytes + line);
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int part = 0; part < kParts; ++part)
       sums[part] = add_strip<C>({chunk, num_blocks, part}, x, factors, strip, sums[part]);
     if constexpr (!C::kHasScales) {
       output = add_small_block<C>(x, factors, sums, strip, 0, output);
-TRANSOM_UNROLLED
+      TRANSOM_UNROLLED
       for (int part = 0; part < kParts; ++part) sums[part] = no_ints();
     }
   }
@@ -215,16 +215,16 @@ void unpack(const std::byte* chunk, int64_t num_blocks, const std::byte* ahead, 
   constexpr int64_t kStripBytes = (kBytes / C::kMaxStrips + kLine - 1) / kLine * kLine;
   read_factors<C>(chunk, num_blocks, unpacked.factors);
   const int num_strips = C::kHasScales ? C::kMaxStrips : static_cast<int>(num_blocks);
-TRANSOM_ROLLED
+  TRANSOM_ROLLED
   for (int strip = 0; strip < num_strips; ++strip) {
     for (int64_t line = 0; line < kStripBytes; line += kLine) __builtin_prefetch(ahead + strip * kStripBytes + line);
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int part = 0; part < kParts; ++part) {
-TRANSOM_UNROLLED
+      TRANSOM_UNROLLED
       for (int step = 0; step < C::kSteps; ++step) {
         i32s codes[C::kVectors];
         C::read({chunk, num_blocks, part}, strip, step, codes);
-TRANSOM_UNROLLED
+        TRANSOM_UNROLLED
         for (int vector = 0; vector < C::kVectors; ++vector)
           unpacked.codes[part][C::group(strip, step, vector)] = codes[vector];
       }
@@ -242,29 +242,26 @@ template <class C, int panels, int rows>
 TRANSOM_INLINE SubBlockSums<C, panels, rows> multiply_sub_block(const Unpacked* weights, Records<rows> x,
                                                                 int sub_block) {
   SubBlockSums<C, panels, rows> sums;
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int row = 0; row < rows; ++row) {
     const auto start = start_sum<C>(x, sub_block, row);
-TRANSOM_UNROLLED
-    for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-      for (int part = 0; part < kParts; ++part) sums.at[panel][part][row] = start;
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) sums.at[panel][part][row] = start;
   }
-TRANSOM_UNROLLED
+  TRANSOM_UNROLLED
   for (int i = 0; i < C::kGroups; ++i) {
     const int group = sub_block * C::kGroups + i;
     i32s codes[panels][kParts];
-TRANSOM_UNROLLED
-    for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-      for (int part = 0; part < kParts; ++part) codes[panel][part] = weights[panel].codes[part][group];
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) codes[panel][part] = weights[panel].codes[part][group];
+    TRANSOM_UNROLLED
     for (int row = 0; row < rows; ++row) {
       const i32s factor = x.ints(kCodeWords + group, row);
-TRANSOM_UNROLLED
-      for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-        for (int part = 0; part < kParts; ++part) sums.at[panel][part][row].add(codes[panel][part], factor);
+      TRANSOM_UNROLLED
+      for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+      for (int part = 0; part < kParts; ++part) sums.at[panel][part][row].add(codes[panel][part], factor);
     }
   }
   return sums;
@@ -273,32 +270,28 @@ TRANSOM_UNROLLED
 template <class C, int panels, int rows>
 void multiply_block_of_256(const Unpacked* weights, Records<rows> x, const Target& target, bool is_first) {
   i32s totals[panels][rows][kParts];
-TRANSOM_UNROLLED
-  for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-    for (int row = 0; row < rows; ++row)
-TRANSOM_UNROLLED
-      for (int part = 0; part < kParts; ++part) totals[panel][row][part] = no_ints();
-TRANSOM_ROLLED
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) TRANSOM_UNROLLED
+  for (int part = 0; part < kParts; ++part) totals[panel][row][part] = no_ints();
+  TRANSOM_ROLLED
   for (int sub_block = 0; sub_block < 64 / C::kGroups; ++sub_block) {
     const auto sums = multiply_sub_block<C, panels>(weights, x, sub_block);
-TRANSOM_UNROLLED
-    for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-      for (int part = 0; part < kParts; ++part) {
-        const i32s scale = weights[panel].factors.scales[part][sub_block];
-TRANSOM_UNROLLED
-        for (int row = 0; row < rows; ++row)
-          totals[panel][row][part] = sums.at[panel][part][row].add_times(totals[panel][row][part], scale);
-      }
-  }
-TRANSOM_UNROLLED
-  for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-    for (int row = 0; row < rows; ++row) {
-      const f32x16 before = load_output(target, panel, row, is_first);
-      store_output(target, panel, row, add_block<C>(x, weights[panel].factors, totals[panel][row], row, before));
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) {
+      const i32s scale = weights[panel].factors.scales[part][sub_block];
+      TRANSOM_UNROLLED
+      for (int row = 0; row < rows; ++row)
+        totals[panel][row][part] = sums.at[panel][part][row].add_times(totals[panel][row][part], scale);
     }
+  }
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) {
+    const f32x16 before = load_output(target, panel, row, is_first);
+    store_output(target, panel, row, add_block<C>(x, weights[panel].factors, totals[panel][row], row, before));
+  }
 }
 
 template <class C, int panels, int rows>
@@ -306,35 +299,30 @@ void multiply_blocks_of_32(const Unpacked* weights, Records<rows> x, int64_t num
                            bool is_first) {
   constexpr int kSubBlocks = 8 / C::kGroups;
   f32x16 outputs[panels][rows];
-TRANSOM_UNROLLED
-  for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-    for (int row = 0; row < rows; ++row) outputs[panel][row] = load_output(target, panel, row, is_first);
-TRANSOM_ROLLED
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) outputs[panel][row] = load_output(target, panel, row, is_first);
+  TRANSOM_ROLLED
   for (int block = 0; block < num_blocks; ++block) {
     i32s totals[panels][rows][kParts];
-TRANSOM_UNROLLED
+    TRANSOM_UNROLLED
     for (int i = 0; i < kSubBlocks; ++i) {
       const auto sums = multiply_sub_block<C, panels>(weights, x, block * kSubBlocks + i);
-TRANSOM_UNROLLED
-      for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-        for (int row = 0; row < rows; ++row)
-TRANSOM_UNROLLED
-          for (int part = 0; part < kParts; ++part)
-            totals[panel][row][part] = sums.at[panel][part][row].add_to(i == 0 ? no_ints() : totals[panel][row][part]);
+      TRANSOM_UNROLLED
+      for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+      for (int row = 0; row < rows; ++row) TRANSOM_UNROLLED
+      for (int part = 0; part < kParts; ++part)
+        totals[panel][row][part] = sums.at[panel][part][row].add_to(i == 0 ? no_ints() : totals[panel][row][part]);
     }
-TRANSOM_UNROLLED
-    for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-      for (int row = 0; row < rows; ++row)
-        outputs[panel][row] = add_small_block<C>(x, weights[panel].factors, totals[panel][row], block, row,
-                                                 outputs[panel][row]);
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int row = 0; row < rows; ++row)
+      outputs[panel][row] =
+          add_small_block<C>(x, weights[panel].factors, totals[panel][row], block, row, outputs[panel][row]);
   }
-TRANSOM_UNROLLED
-  for (int panel = 0; panel < panels; ++panel)
-TRANSOM_UNROLLED
-    for (int row = 0; row < rows; ++row) store_output(target, panel, row, outputs[panel][row]);
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) store_output(target, panel, row, outputs[panel][row]);
 }
 
 // Some panels' chunk times one tile. Turns the tile's number of rows into a template argument.
@@ -362,7 +350,8 @@ void multiply_block(const QuantizedProduct& product, int64_t panel, int64_t chun
     unpack<C>(product.weight->panel(panel + i) + chunk * kOffset, blocks_of_chunk(product, chunk),
               ahead + i * panel_bytes, weights[i]);
   }
-  for (int64_t tile = 0; tile < product.num_tiles; ++tile) multiply_tile<C, panels>(product, tile, panel, chunk, weights);
+  for (int64_t tile = 0; tile < product.num_tiles; ++tile)
+    multiply_tile<C, panels>(product, tile, panel, chunk, weights);
 }
 
 template <class C>

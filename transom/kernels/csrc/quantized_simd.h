@@ -210,8 +210,8 @@ constexpr bool kSumsInHalves = true;
 // The sum of a group of activations as `Dot::start` takes it; in halves: of bytes 0 and 1, and of bytes 2 and 3.
 TRANSOM_INLINE int32_t start_of(int first_pairs, int second_pairs) {
   if (!kSumsInHalves) return first_pairs + second_pairs;
-  return static_cast<int32_t>((static_cast<uint32_t>(first_pairs) & 0xffffu) |
-                              static_cast<uint32_t>(second_pairs) << 16);
+  return static_cast<int32_t>((static_cast<uint32_t>(first_pairs) & 0xffffu) | static_cast<uint32_t>(second_pairs)
+                                                                                   << 16);
 }
 
 // Unsigned codes times signed activations. Codes are what is stored; of a type whose weights are code - 2^shift, the
