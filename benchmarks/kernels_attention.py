@@ -4,9 +4,12 @@
 
 Decode: one row of one sequence over a long context, several layers so that nothing stays in a cache; bytes of KV read
 per second beside the memory bandwidth measured in the same run. Prefill: a chunk of rows at the end of that context;
-arithmetic per second beside that of the f32 matrix product in the same run. Mass and rounds: how much longer decode
-takes when attention mass is measured, and when it is called for every four splits, as with staged blocks. Each figure
-is the best of the repetitions that fit in the time: neighbours on the machine only ever slow a run down.
+arithmetic per second beside that of the f32 matrix product in the same run. Rounds: how much longer decode takes when
+it is called for every four splits, as with staged blocks. Each of these figures is the best of the repetitions that fit
+in the time: neighbours on the machine only ever slow a run down.
+
+Mass: how much longer attention takes when the share of each block is measured, as `adaptive` does. With and without
+take turns, and the figure is the median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -74,11 +77,14 @@ class Layers:
         scale = shape.head_dim**-0.5
         return lambda: kernels.attend(self.arena, shape.layout, next(tables), starts, first, query, scale)
 
-    def stepper(self, splits_per_round: int, measure_mass: bool = False) -> Callable[[], object]:
-        """As caller(1), in rounds."""
+    def stepper(
+        self, num_rows: int, splits_per_round: int | None = None, measure_mass: bool = False
+    ) -> Callable[[], object]:
+        """As `caller`, in rounds; None: a single one."""
         shape, tables, num_splits = self.shape, cycle(self.tables), -(-self.context // 256)
-        query = np.random.default_rng(0).standard_normal((1, shape.num_heads, shape.head_dim), np.float32)
-        starts, first = np.array([0, 1], np.int32), np.array([self.context - 1], np.int32)
+        splits_per_round = splits_per_round or num_splits
+        query = np.random.default_rng(0).standard_normal((num_rows, shape.num_heads, shape.head_dim), np.float32)
+        starts, first = np.array([0, num_rows], np.int32), np.array([self.context - num_rows], np.int32)
 
         def attend() -> object:
             table = next(tables)
@@ -109,6 +115,21 @@ def best_of_each(calls: Sequence[Callable[[], object]], seconds: float) -> list[
     return best
 
 
+def median_ratio(call: Callable[[], object], base: Callable[[], object], seconds: float) -> float:
+    """How much longer `call` takes than `base`: the median over pairs that follow each other."""
+    ratios: list[float] = []
+    order, end = [base, call], time.perf_counter() + seconds
+    while len(ratios) < 15 or time.perf_counter() < end:
+        taken = {}
+        for each in order:
+            start = time.perf_counter()
+            each()
+            taken[each] = time.perf_counter() - start
+        ratios.append(taken[call] / taken[base])
+        order.reverse()
+    return float(np.median(ratios))
+
+
 def bandwidth(seconds: float) -> float:
     """Bytes per second that all threads read from huge pages."""
     measured, end = 0.0, time.perf_counter() + seconds
@@ -125,12 +146,42 @@ def matmul_rate(seconds: float) -> float:
     return 2 * size**3 / best_seconds(lambda: kernels.matmul(x, weight), seconds)
 
 
+def print_speed(arguments: argparse.Namespace, memory: float, product: float) -> None:
+    print(f"{'':22} {'decode':>22}  {'rounds':>6}   {'prefill of ' + str(arguments.rows):>24}")
+    for shape in SHAPES:
+        layers = Layers(shape, arguments.context)
+        whole, rounds = best_of_each([layers.caller(1), layers.stepper(1, splits_per_round=4)], 2 * arguments.seconds)
+        decode = layers.arena.nbytes / layers.count / whole
+        seen = arguments.rows * (arguments.context - arguments.rows / 2)
+        operations = 4 * seen * shape.num_heads * shape.head_dim
+        prefill = operations / best_seconds(layers.caller(arguments.rows), arguments.seconds)
+        print(
+            f"{shape.name:22} {decode / 1e9:6.1f} GB/s {decode / memory:4.0%} of memory"
+            f"  {rounds / whole - 1:+6.1%}"
+            f"   {prefill / 1e9:5.0f} GFLOP/s {prefill / product:5.0%} of product"
+        )
+
+
+def print_mass(arguments: argparse.Namespace) -> None:
+    contexts = sorted({4096, arguments.context})
+    columns = [(context, rows) for context in contexts for rows in (1, arguments.rows)]
+    print(f"{'mass':22}" + "".join(f" {f'{rows} at {context}':>14}" for context, rows in columns))
+    for shape in SHAPES:
+        cells = []
+        for context, rows in columns:
+            layers = Layers(shape, context)
+            with_mass, without = layers.stepper(rows, measure_mass=True), layers.stepper(rows)
+            cells.append(f" {median_ratio(with_mass, without, arguments.seconds) - 1:+14.1%}")
+        print(f"{shape.name:22}" + "".join(cells))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=kernels.num_threads())
     parser.add_argument("--isa", choices=("portable", "avx2", "avx512", "avx512vnni"), default=kernels.best_isa())
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--rows", type=int, default=192, help="rows of the prefill chunk")
+    parser.add_argument("--table", choices=("all", "speed", "mass"), default="all")
     parser.add_argument("--seconds", type=float, default=1.0, help="per figure")
     arguments = parser.parse_args()
     kernels.set_num_threads(arguments.threads)
@@ -141,22 +192,10 @@ def main() -> None:
     print(
         f"memory {memory / 1e9:.1f} GB/s, f32 matrix product {product / 1e9:.0f} GFLOP/s, context {arguments.context}"
     )
-    print(f"{'':22} {'decode':>22}  {'mass':>6} {'rounds':>6}   {'prefill of ' + str(arguments.rows):>24}")
-    for shape in SHAPES:
-        layers = Layers(shape, arguments.context)
-        num_splits = -(-arguments.context // 256)
-        whole, mass, rounds = best_of_each(
-            [layers.caller(1), layers.stepper(num_splits, measure_mass=True), layers.stepper(4)], 3 * arguments.seconds
-        )
-        decode = layers.arena.nbytes / layers.count / whole
-        seen = arguments.rows * (arguments.context - arguments.rows / 2)
-        operations = 4 * seen * shape.num_heads * shape.head_dim
-        prefill = operations / best_seconds(layers.caller(arguments.rows), arguments.seconds)
-        print(
-            f"{shape.name:22} {decode / 1e9:6.1f} GB/s {decode / memory:4.0%} of memory"
-            f"  {mass / whole - 1:+6.1%} {rounds / whole - 1:+6.1%}"
-            f"   {prefill / 1e9:5.0f} GFLOP/s {prefill / product:5.0%} of product"
-        )
+    if arguments.table in ("all", "speed"):
+        print_speed(arguments, memory, product)
+    if arguments.table in ("all", "mass"):
+        print_mass(arguments)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from transom.cache import CacheManager, SequenceCache
 from transom.cache.file_system import FileSystem
 from transom.config.engine_config import resolve
-from transom.config.model_config import ModelConfig
 from transom.config.registry_config import ModelEntry
 from transom.layers.forward_batch import AttentionSpec, ForwardBatch
 from transom.models import Model, build
+from transom.registry.model_files import read_model_config
 from transom.request import CacheOptions
 from transom.weights.loader import WeightLoader
-from transom.weights.safetensors import open_checkpoint
+from transom.weights.sources import open_weights
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Harness:
     ) -> None:
         """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig.
 
-        `model` is one that another harness built from the same directory.
+        `directory` may be a GGUF file. `model` is one that another harness built from the same directory.
         """
         entry = ModelEntry.model_validate(
             {
@@ -58,10 +58,10 @@ class Harness:
                 "tier_config": {"kv_dtype": kv_dtype, "kv_cache_ram_mb": kv_cache_ram_mb},
             }
         )
-        own_config = replace(ModelConfig.from_hf(directory), **(architecture or {}))
+        own_config = replace(read_model_config(directory), **(architecture or {}))
         self.model_config, engine_config = resolve(entry, own_config, num_threads=2)
         self.engine_config = replace(engine_config, **limits)
-        self.model: Model = model or build(self.model_config, WeightLoader(open_checkpoint(directory)))
+        self.model: Model = model or build(self.model_config, WeightLoader(open_weights(directory)))
         self.cache = CacheManager(self.model_config, self.engine_config, file_system=file_system, clock=clock)
 
     def open(self, token_ids: Sequence[int] = (), options: CacheOptions | None = None) -> Stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +143,20 @@ def test_no_more_is_written_than_the_budget_holds(tmp_path: Path) -> None:
         assert on.write(*blocks[taken:]) == 0
         assert on.tier.state is TierState.ON  # full by plan, not by accident
         on.tier.check_integrity(blocks)
+
+
+def test_a_disk_is_not_called_full_for_what_is_being_written(tmp_path: Path) -> None:
+    with bench(tmp_path, max_bytes=160 * 1024) as on:
+        before = on.tier.tiers()[0].num_physical_bytes
+        *most, last = [on.block(index) for index in range(on.tier.num_free_slots // 2)]
+        assert on.tier.write(most, Run()) == len(most)
+        while on.tier.tiers()[0].num_physical_bytes < before + len(most) * 2 * SLOT_BYTES:
+            time.sleep(0.001)  # all of it is on disk, and nobody has looked yet
+        taken = on.tier.write([last], Run())
+        assert on.tier.state is TierState.ON
+        while on.tier.wait():
+            pass
+        assert taken or on.write(last) == 1
 
 
 def test_room_of_forgotten_blocks_goes_back_to_the_disk_and_is_used_again(tmp_path: Path) -> None:

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.cache.dense_driver import Driver
+from tests.cache.small_models import FULL
 from tests.cache.tiers import cold_stats, tiered_cache
 from transom.cache import CacheManager, LostBlockError
+from transom.cache.block import Block, BlockState
+from transom.cache.block_pool import BlockPool
+from transom.cache.block_table import BlockTable
+from transom.cache.cold_tier import TIMED_OUT, ColdRead, NoColdTier
+from transom.cache.layer_group import LayerGroup
+from transom.cache.promotion import Promotion
+from transom.config.model_config import LayerKind
 from transom.request import CacheOptions, CacheStrategy
 
 
@@ -97,3 +106,62 @@ def test_a_block_that_is_attended_to_changes_places_with_one_that_is_not(tmp_pat
         hot = {block.index for block in table.hot_blocks()}
         assert set(cold[:2]) <= hot
         assert table.num_hot_blocks <= num_hot + 1
+
+
+@pytest.mark.parametrize("attempt", range(10))  # a race between the disk and the caller
+def test_a_sequence_that_leaves_while_its_blocks_come_back_is_no_error_of_the_disk(
+    tmp_path: Path, attempt: int
+) -> None:
+    with tiered_cache(tmp_path, num_hot_slots=27, chunk=64) as cache:
+        driver = crowded(cache)
+        [first] = [stream for stream in driver.streams if stream.handle.is_open]
+        assert cache.reserve(first.handle, first.length + 1)
+        cache.layer_cache([(first.handle, first.length, 1)])  # begins to bring blocks back
+        driver.close(first)  # its places are emptied, or belong to others
+        other = driver.open()
+        driver.read(other, 400 + attempt)
+        transfers = cold_stats(cache).transfers
+        assert (transfers.num_checksum_failures, transfers.num_read_errors) == (0, 0)
+
+
+class StuckTier(NoColdTier):
+    """Never gives an answer in time; what was asked for is over when the test says so."""
+
+    is_free_again = False
+
+    def read(
+        self, kind: LayerKind, _row: int, cold_indices: NDArray[np.int64], arena_slots: NDArray[np.int32]
+    ) -> ColdRead:
+        return ColdRead(0, kind, cold_indices, arena_slots)
+
+    def finish_read(self, read: ColdRead, _wanted: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+        return np.full(len(read.cold_indices), TIMED_OUT, np.int32)
+
+    def is_over(self, _read: ColdRead) -> bool:
+        return self.is_free_again
+
+
+def cold_table(pool: BlockPool, num_blocks: int) -> BlockTable:
+    table = BlockTable(LayerGroup(FULL, (0, 1), None))
+    table.extend(pool, num_blocks * 64)
+    blocks: list[Block] = list(table.kept_blocks())
+    for block in blocks:
+        block.state, block.cold_index = BlockState.CLEAN, block.index
+        table.demote(pool, block)
+    return table
+
+
+def test_slots_into_which_a_stuck_disk_may_still_read_are_nobody_elses() -> None:
+    tier = StuckTier()
+    pool = BlockPool(10, tier)
+    table = cold_table(pool, 3)
+    promotion = Promotion(pool, tier, slot_bytes=4096, max_hot_blocks=None)
+    promotion.begin([table], 6)
+    promotion.settle()
+    promotion.take_in()
+    assert (pool.num_lent_slots, pool.num_free_slots, table.num_cold_blocks) == (6, 4, 3)
+    promotion.begin([table], 4)  # a disk that is stuck is asked for nothing more
+    assert pool.num_lent_slots == 6
+    tier.is_free_again = True
+    promotion.take_in()
+    assert (pool.num_lent_slots, pool.num_free_slots, table.num_cold_blocks) == (0, 10, 3)

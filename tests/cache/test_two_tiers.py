@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.cache.dense_driver import Driver, Stream
-from tests.cache.small_models import BLOCK_SIZE, make_cache, slot_bytes
-from tests.cache.tiers import MIB, cold_stats, settled, tiered_cache
+from tests.cache.small_models import BLOCK_SIZE, FULL, SLIDING, make_cache, slot_bytes
+from tests.cache.tiers import MIB, NUM_RING_SLOTS, cold_stats, settled, tiered_cache
 from transom.cache import CacheManager, LostBlockError, SequenceCache, TierState
+from transom.config.model_config import LayerKind
 from transom.errors import BudgetExceededError, ConfigError
 from transom.kernels import IOFault
 from transom.request import CacheOptions, CacheStrategy
 
 
-def computed(cache: CacheManager, num_tokens: int, known: int = 0) -> SequenceCache:
+def computed(
+    cache: CacheManager, num_tokens: int, known: int = 0, options: CacheOptions | None = None
+) -> SequenceCache:
     """A sequence of which so many tokens are computed, without anybody looking at the numbers."""
-    handle = cache.open([0] * known)
+    handle = cache.open([0] * known, options)
     while handle.num_computed_tokens < num_tokens:
         count = cache.prefill_chunk(handle, num_tokens - handle.num_computed_tokens)
         extend(cache, handle, count)
@@ -46,6 +49,39 @@ def test_a_sequence_is_as_long_as_both_tiers_hold(tmp_path: Path) -> None:
         handle = computed(cache, longest)
         assert not cache.reserve(handle, longest + 1)
         cache.close(handle)
+
+
+@pytest.mark.parametrize("ssd_kib", [100, 104, 108])  # one slot more each
+@pytest.mark.parametrize(
+    ("layer_types", "num_hot_slots", "hot_tokens", "strategy"),
+    [
+        ((FULL, FULL, FULL), 8, None, None),
+        ((FULL, FULL, FULL), 5, 128, None),
+        ((FULL, FULL, FULL, SLIDING), 6, None, None),
+        ((FULL, FULL, SLIDING, SLIDING), 14, 192, CacheOptions(CacheStrategy.FIFO)),
+    ],
+)
+def test_what_is_said_to_fit_does_although_a_block_lies_in_one_tier_as_a_whole(
+    tmp_path: Path,
+    layer_types: tuple[LayerKind, ...],
+    num_hot_slots: int,
+    hot_tokens: int | None,
+    strategy: CacheOptions | None,
+    ssd_kib: int,
+) -> None:
+    cache = make_cache(
+        num_hot_slots + NUM_RING_SLOTS,
+        layer_types,
+        sliding_window=1,
+        kv_dtype="f16",
+        max_ssd_bytes=ssd_kib * 1024,
+        ssd_path=tmp_path / "cold",
+        hot_tokens=hot_tokens,
+    )
+    longest = 900 if strategy else cache.budget.max_tokens(900)
+    cache.check_fits(longest, strategy)
+    cache.close(computed(cache, longest, options=strategy))
+    cache.shut_down()
 
 
 def test_nothing_is_written_as_long_as_there_is_plenty_of_ram(tmp_path: Path) -> None:

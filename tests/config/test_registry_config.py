@@ -186,7 +186,6 @@ def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"path": "model.gguf"}, "path"),
         ({"load": "on_demand"}, "load is on_demand"),
         ({"quantization": "q8_0"}, "quantization is q8_0"),
         ({"resource_quota": {}}, "resource_quota is set"),
@@ -219,6 +218,17 @@ def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
     assert load_model(tmp_path, tier_config={"max_ssd_mb": 100, "enable_tiering": False}).tier_config.max_ssd_mb == 100
 
 
+def test_the_home_directory_may_be_written_as_shells_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/reader")
+    file, tiers = tmp_path / "registry.json", {"max_ssd_mb": 8, "ssd_path": "~/cold"}
+    file.write_text(json.dumps({"models": [{"id": "x", "path": "~/model", "tier_config": tiers}]}))
+    [entry] = RegistryConfig.load(file).models
+    assert (entry.path, entry.tier_config.ssd_path) == (Path("/home/reader/model"), Path("/home/reader/cold"))
+    file.write_text(json.dumps({"models": [{"id": "x", "path": "~nobody-of-this-name/model"}]}))
+    with pytest.raises(ConfigError, match="must begin with the ~ of a user"):
+        RegistryConfig.load(file)
+
+
 def test_the_cold_tier_lies_relative_to_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     tiers = load_model(tmp_path, tier_config={"max_ssd_mb": 100, "ssd_path": "cold", "hot_tokens": 64}).tier_config
@@ -248,16 +258,16 @@ def test_several_problems_take_a_line_each(tmp_path: Path) -> None:
 def test_a_directory_on_the_command_line_becomes_an_entry(tmp_path: Path) -> None:
     directory = tmp_path / "My Model_v1.5 (f16)"
     directory.mkdir()
-    entry = ModelEntry.for_directory(directory, max_position_embeddings=100)
+    entry = ModelEntry.for_path(directory, max_position_embeddings=100)
     assert (entry.id, entry.path, entry.max_position_embeddings) == ("my-model_v1.5-f16-", directory, 100)
     with pytest.raises(ConfigError, match="max_position_embeddings is 0"):
-        ModelEntry.for_directory(directory, max_position_embeddings=0)
+        ModelEntry.for_path(directory, max_position_embeddings=0)
     with pytest.raises(ConfigError, match="not supported yet"):
-        ModelEntry.for_directory(directory, quantization="q4_k")
+        ModelEntry.for_path(directory, quantization="q4_k")
 
 
 def test_a_directory_that_gives_no_id_may_be_given_one(tmp_path: Path) -> None:
-    assert ModelEntry.for_directory(tmp_path / "___", id="mine").id == "mine"
+    assert ModelEntry.for_path(tmp_path / "___", id="mine").id == "mine"
 
 
 def test_a_name_without_any_usable_character_is_refused(tmp_path: Path) -> None:

@@ -99,8 +99,8 @@ async def test_entries_are_prepared_with_their_limits_and_failures_are_kept(tmp_
         return replace(config, max_num_seqs=3)
 
     entries = [
-        ModelEntry.for_directory(BUNDLED / "tolstoy", sliding_window=100),
-        ModelEntry.for_directory(tmp_path, id="empty"),
+        ModelEntry.for_path(BUNDLED / "tolstoy", sliding_window=100),
+        ModelEntry.for_path(tmp_path, id="empty"),
     ]
     registry = ModelRegistry.prepare(entries, num_threads=1, adjust=adjust)
     [model], [failure] = registry.models(), registry.failed()

@@ -36,7 +36,7 @@ EOS = 256
 VOCAB_SIZE = 260
 TRANSFERS = TransferStats(1000, 0.5, 2000, 1.5, 3, 0.25, 4, 5, 6, 7)
 COLD_TIER = TierStats("cold", 768, 4096, 8192, TierState.PAUSED, False, TRANSFERS)
-REPORT = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW)
+REPORT = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW, 1024)
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -179,7 +179,7 @@ def served_model(
     defaults = defaults or GenerationDefaults()
     tokenizer = byte_tokenizer()
     llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
-    entry = ModelEntry.for_directory(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {})
+    entry = ModelEntry.for_path(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {})
     limits = replace(small_engine_config(), context_window=WINDOW, cache=resolve_cache(entry.cache, WINDOW))
     return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine)
 

@@ -20,9 +20,9 @@ def loader(directory: Path, **tensors: NDArray[Any]) -> WeightLoader:
     return WeightLoader(open_checkpoint(write_single(directory, tensors)))
 
 
-def rows(matrix: kernels.PackedMatrix) -> NDArray[np.float32]:
-    """What the packed matrix holds, as the kernels see it."""
-    return kernels.embed(matrix, np.arange(matrix.out_features, dtype=np.int32))
+def rows(matrices: tuple[kernels.PackedMatrix, ...]) -> NDArray[np.float32]:
+    """What packed matrices hold, as the kernels see it, stacked."""
+    return np.concatenate([kernels.embed(each, np.arange(each.out_features, dtype=np.int32)) for each in matrices])
 
 
 @pytest.mark.parametrize("convert", [np.float32, np.float16, bf16])
@@ -35,9 +35,9 @@ def test_a_vector_becomes_f32(tmp_path: Path, convert: Any) -> None:
 
 @pytest.mark.parametrize(("convert", "dtype"), [(np.float32, "f32"), (np.float16, "f16"), (bf16, "bf16")])
 def test_a_matrix_keeps_its_width(tmp_path: Path, convert: Any, dtype: str) -> None:
-    matrix = loader(tmp_path, w=convert(f32(33, 20))).matrix({"w": 33}, 20)
+    (matrix,) = loader(tmp_path, w=convert(f32(33, 20))).matrix({"w": 33}, 20)
     assert (matrix.out_features, matrix.in_features, matrix.dtype) == (33, 20, dtype)
-    np.testing.assert_array_equal(rows(matrix), f32(33, 20))
+    np.testing.assert_array_equal(rows((matrix,)), f32(33, 20))
 
 
 def test_parts_are_stacked_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -48,13 +48,13 @@ def test_parts_are_stacked_in_the_order_asked_for(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows(matrix), values)
 
 
-def test_parts_of_different_types_become_f32_exactly(tmp_path: Path) -> None:
+def test_parts_of_different_types_become_a_matrix_each_and_neighbours_of_one_type_one(tmp_path: Path) -> None:
     values = f32(12, 8)
-    matrix = loader(tmp_path, a=bf16(values[:4]), b=values[4:8].astype(np.float16), c=values[8:]).matrix(
-        {"a": 4, "b": 4, "c": 4}, 8
+    matrices = loader(tmp_path, a=bf16(values[:4]), b=bf16(values[4:6]), c=values[6:8], d=bf16(values[8:])).matrix(
+        {"a": 4, "b": 2, "c": 2, "d": 4}, 8
     )
-    assert matrix.dtype == "f32"
-    np.testing.assert_array_equal(rows(matrix), values)
+    assert [(each.dtype, each.out_features) for each in matrices] == [("bf16", 6), ("f32", 2), ("bf16", 4)]
+    np.testing.assert_array_equal(rows(matrices), values)
 
 
 @pytest.mark.parametrize("num_rows", [1, 1023, 1024, 1025, 3000])
@@ -97,7 +97,7 @@ def test_a_wrong_shape_is_named_with_both_shapes(tmp_path: Path, shape: tuple[in
 
 def test_a_type_no_kernel_computes_with_is_named(tmp_path: Path) -> None:
     weights = loader(tmp_path, w=f32(2, 2).astype(np.float64))
-    with pytest.raises(WeightsError, match="tensor 'w' is of type F64; supported: F32, F16, BF16"):
+    with pytest.raises(WeightsError, match="tensor 'w' is of type F64; supported here: F32, F16, BF16, Q8_0"):
         weights.matrix({"w": 2}, 2)
 
 

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from transom.errors import WeightsError
-from transom.weights.safetensors_header import MAX_HEADER_BYTES, TensorInfo, header_length, parse_header
+from transom.weights.safetensors_header import MAX_HEADER_BYTES, header_length, parse_header
+from transom.weights.tensor_info import TensorInfo
 
 ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transom.cache.block import BLOCK_SIZE
@@ -64,13 +64,9 @@ class Budget:
         num_layers = sum(group.num_layers for group in self.groups if group.is_full)
         if num_layers == 0:
             return 1
-        sliding = sum(
-            self._peak_of(group, 2**31, FULL) * group.num_layers for group in self.groups if not group.is_full
-        )
-        blocks = (self.num_hot_slots + self.num_cold_slots - sliding) // num_layers
-        if self.max_hot_blocks is not None:
-            blocks = min(blocks, self.max_hot_blocks + self.num_cold_slots // num_layers)
-        return max(1, blocks)
+        peaks = {group: self._peak_of(group, 2**31, FULL) for group in self.groups}
+        sliding = sum(peak * group.num_layers for group, peak in peaks.items() if not group.is_full)
+        return max(1, (self._num_slots_for(peaks) - sliding) // num_layers)
 
     def peak_slots(self, num_tokens: int, strategy: Strategy = FULL) -> int:
         """The most slots that one sequence of `num_tokens` holds at once, in both tiers together."""
@@ -81,9 +77,8 @@ class Budget:
 
     def fits(self, num_tokens: int, strategy: Strategy = FULL) -> bool:
         """Whether a sequence of `num_tokens` has room when it is alone."""
-        if self.peak_slots(num_tokens, strategy) > self.num_hot_slots + self.num_cold_slots:
-            return False
-        return self._num_slots_over_cap(num_tokens, strategy) <= self.num_cold_slots
+        peaks = {group: self._peak_of(group, num_tokens, strategy) for group in self.groups}
+        return self.peak_slots(num_tokens, strategy) <= self._num_slots_for(peaks)
 
     def max_tokens(self, limit: int) -> int:
         """The longest sequence of which nothing is forgotten, up to `limit` tokens, that fits when it is alone."""
@@ -111,11 +106,28 @@ class Budget:
             num_tokens, min(self.chunk, BLOCK_SIZE) if self.has_cold_tier else self.chunk, strategy
         )
 
-    def _num_slots_over_cap(self, num_tokens: int, strategy: Strategy) -> int:
-        if self.max_hot_blocks is None:
-            return 0
-        peaks = ((group.num_layers, self._peak_of(group, num_tokens, strategy)) for group in self.groups)
-        return sum(num_layers * max(0, peak - self.max_hot_blocks) for num_layers, peak in peaks)
+    def _num_slots_for(self, peaks: Mapping[LayerGroup, int]) -> int:
+        """Slots in both tiers that are sure to hold one sequence with so many blocks in each group.
+
+        A group with more blocks than its cap must have the others in the cold tier, where copies of all that is in RAM
+        of the other groups may lie, too.
+        """
+        num_slots = self.num_hot_slots + self._num_whole_cold_slots
+        if self.max_hot_blocks is not None:
+            capped = [group.num_layers * self.max_hot_blocks for group in peaks if peaks[group] > self.max_hot_blocks]
+            num_slots = min([num_slots, *(self._num_whole_cold_slots + most for most in capped)])
+        return num_slots
+
+    @property
+    def _num_whole_cold_slots(self) -> int:
+        """Slots on SSD without those that may be left over, too few for one more block.
+
+        A block lies in one tier as a whole. Of blocks of one size it is known what is left over, of blocks of two sizes
+        it depends on their turns: at most one slot less than the larger size.
+        """
+        sizes = {group.num_layers for group in self.groups}
+        left_over = self.num_cold_slots % max(sizes) if len(sizes) == 1 else max(sizes) - 1
+        return max(0, self.num_cold_slots - left_over)
 
     def _described(self) -> str:
         """What there is, up to the verb."""

@@ -171,16 +171,22 @@ class ColdTier:
         ticket = self._queue.submit_reads(store.file.fd, offsets, self._arena, arena_slots, self._slot_bytes, checksums)
         return ColdRead(ticket, kind, cold_indices, arena_slots)
 
-    def finish_read(self, read: ColdRead) -> NDArray[np.int32]:
+    def finish_read(self, read: ColdRead, wanted: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
         """Waits until the bytes are there, at most DEADLINE_SECONDS. Errors by item, 0 where the bytes are right.
 
-        Places with errors are given to nobody else.
+        Places with errors are given to nobody else. `wanted` False: nobody owns the block of that item any more, so its
+        place may have been emptied or given away meanwhile; whatever was read there is no error.
         """
         if not self.is_over(read) and not self._wait_for_read(read):
-            return self._judge(read, np.full(len(read.cold_indices), TIMED_OUT, np.int32))
-        if read.result is None or read.result.ok:
-            return np.zeros(len(read.cold_indices), np.int32)
-        return self._judge(read, read.result.errors)
+            errors = np.full(len(read.cold_indices), TIMED_OUT, np.int32)
+        else:
+            assert read.result is not None
+            errors = read.result.errors
+        if wanted is not None:
+            errors = np.where(wanted, errors, np.int32(0))
+        if errors.any():
+            self._judge(read, errors)
+        return errors
 
     def is_over(self, read: ColdRead) -> bool:
         """Whether a transfer has left its slots."""
@@ -218,12 +224,13 @@ class ColdTier:
     def _num_writable(self, blocks: Sequence[Block]) -> int:
         """How many of the blocks have room: by the budget, by the places of the file, by what is on the disk.
 
-        Bytes in the directory that nobody here wrote, or that the disk did not take back, count as a full disk.
+        Bytes in the directory that nobody here wrote, or that the disk did not take back, count as a full disk. While
+        something is being written, part of it may be counted twice: then what is left out has to wait for that.
         """
         store = self._stores[blocks[0].kind]
         num_blocks = min(len(blocks), store.num_free, self.num_free_slots // store.num_layers)
         num_affordable = self._num_free_bytes(num_blocks * store.num_layers) // store.block_bytes
-        if num_affordable < num_blocks:
+        if num_affordable < num_blocks and not self._writes:
             self._note_failed_write(errno.ENOSPC)
         return min(num_blocks, num_affordable)
 
@@ -294,7 +301,7 @@ class ColdTier:
         if result is not None:
             self._counters.count_read(result)
 
-    def _judge(self, read: ColdRead, errors: NDArray[np.int32]) -> NDArray[np.int32]:
+    def _judge(self, read: ColdRead, errors: NDArray[np.int32]) -> None:
         """Takes note of bytes that did not come, or came wrong."""
         num_wrong = int((errors == CHECKSUM_MISMATCH).sum())
         self._counters.num_checksum_failures += num_wrong
@@ -303,7 +310,6 @@ class ColdTier:
         first = int(errors[errors != 0][0])
         self._gate.note(first)
         logger.error("blocks could not be read from the cold tier (error %d); they are computed again", first)
-        return errors
 
     def _note_failed_write(self, error: int) -> None:
         self._counters.num_write_errors += 1
@@ -331,7 +337,7 @@ class NoColdTier:
     ) -> ColdRead:
         raise KeyError(kind)
 
-    def finish_read(self, read: ColdRead) -> NDArray[np.int32]:
+    def finish_read(self, read: ColdRead, _wanted: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
         raise KeyError(read.kind)
 
     def is_over(self, read: ColdRead) -> bool:

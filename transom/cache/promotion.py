@@ -48,6 +48,7 @@ class Promotion:
         self._max_slots = _MAX_BYTES // slot_bytes
         self._max_hot_blocks = max_hot_blocks
         self._transfers: list[_Transfer] = []
+        self._late: list[_Transfer] = []  # given up, but a read may still fill their slots
 
     @property
     def is_under_way(self) -> bool:
@@ -55,18 +56,19 @@ class Promotion:
 
     def take_in(self) -> None:
         """If what is under way is over, its blocks are hot. Quick."""
+        self._late = [transfer for transfer in self._late if not self._take_back(transfer)]
         if all(self._cold_tier.is_over(read) for each in self._transfers for read in each.reads):
             self.settle()
 
     def settle(self) -> None:
-        """Waits until nothing is under way."""
+        """Waits until nothing is under way, or given up because the disk takes too long."""
         transfers, self._transfers = self._transfers, []
         for transfer in transfers:
             self._finish(transfer)
 
     def begin(self, tables: Tables, num_spare_slots: int) -> None:
         """Starts to bring back blocks of these tables, into at most so many slots. Not while others are under way."""
-        if self._transfers:
+        if self._transfers or self._late:
             return
         num_slots = min(num_spare_slots, self._max_slots)
         for table in tables:
@@ -103,10 +105,21 @@ class Promotion:
 
     def _finish(self, transfer: _Transfer) -> None:
         """Blocks that came, and are still wanted, are hot; the slots of the others are free again."""
-        errors = [self._cold_tier.finish_read(read) for read in transfer.reads]
-        is_there = ~np.any(errors, axis=0)
+        is_there = wanted = np.array([block.ref_count > 0 for block in transfer.blocks])
+        for read in transfer.reads:
+            is_there = is_there & (self._cold_tier.finish_read(read, wanted) == 0)
+            if not self._cold_tier.is_over(read):
+                self._late.append(transfer)
+                return
         for block, slots, came in zip(transfer.blocks, transfer.slots.T, is_there, strict=True):
-            if came and block.ref_count > 0:
+            if came:
                 transfer.table.promote(self._pool, block, slots.copy())
             else:
                 self._pool.take_back(slots)
+
+    def _take_back(self, transfer: _Transfer) -> bool:
+        """The slots of a transfer that was given up are free again, once nothing reads into them; whether they are."""
+        is_over = all(self._cold_tier.is_over(read) for read in transfer.reads)
+        if is_over:
+            self._pool.take_back(transfer.slots.ravel())
+        return is_over

@@ -129,6 +129,12 @@ def run(
     max_model_len: options.MaxModelLen = None,
     kv_cache_dtype: options.KVCacheDtype = None,
     kv_cache_ram_mb: options.KVCacheRam = None,
+    max_ssd_mb: options.MaxSSD = None,
+    ssd_path: options.SSDPath = None,
+    hot_tokens: options.HotTokens = None,
+    cache_strategy: options.Strategy = None,
+    window_size: options.WindowSize = None,
+    keep_first: options.KeepFirst = None,
     threads: options.Threads = None,
 ) -> None:
     """Complete a text or chat in the terminal, without a server."""
@@ -137,6 +143,12 @@ def run(
         max_model_len=max_model_len,
         kv_cache_dtype=kv_cache_dtype,
         kv_cache_ram_mb=kv_cache_ram_mb,
+        max_ssd_mb=max_ssd_mb,
+        ssd_path=ssd_path,
+        hot_tokens=hot_tokens,
+        cache_strategy=cache_strategy,
+        window_size=window_size,
+        keep_first=keep_first,
         threads=threads,
     )
     with told_in_one_line(partial(in_flags, options=model_options)):

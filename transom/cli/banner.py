@@ -28,6 +28,7 @@ _HEADINGS = (
     "KV PER TOKEN",
     "KV IN RAM",
     "KV ON SSD",
+    "TYPE",
     "WEIGHTS",
     "THREADS",
 )
@@ -72,6 +73,7 @@ def model_table(models: Iterable[ServedModel]) -> Table:
             f"{size_text(per_token)} ({engine.kv_dtype})",
             size_text(engine.kv_cache_ram_bytes),
             size_text(engine.max_ssd_bytes) if engine.has_cold_tier else "-",
+            served.model_config.dtype,
             "-" if report is None else size_text(report.weights_bytes),
             str(engine.num_threads),
         )

@@ -32,4 +32,6 @@ def in_flags(message: str, options: ModelOptions) -> str:
             name = rf"(?<![/\w])(?:(?:tier_config|cache)(?:\.|: ))?{key}\b"
             message = re.sub(rf"{name} is ([^\s,]+), ", rf"{flag} \1: ", message)
             message = re.sub(name, flag, message)
+    if options.max_ssd_mb is not None:
+        message = message.replace(" needs ssd_path,", " needs --ssd-path,")  # nobody set it: that is the mistake
     return message

@@ -13,9 +13,9 @@ from transom.cli.banner import size_text, wide_console, window_text
 from transom.cli.options import ModelOptions
 from transom.cli.sources import load_registry
 from transom.config.engine_config import kv_bytes_per_token, resolve
-from transom.config.model_config import ModelConfig
 from transom.config.registry_config import ModelEntry
-from transom.weights.safetensors import weights_bytes
+from transom.registry.model_files import read_model_config
+from transom.weights.sources import num_parameters, open_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class ModelRow:
     kv_cache_ram_bytes: int
     max_ssd_bytes: int
     cache_strategy: str
+    quantization: str
+    num_parameters: int
     weights_bytes: int
     path: str
 
@@ -45,7 +47,8 @@ def list_models(config: Path | None, *, as_json: bool) -> None:
 
 
 def _row(entry: ModelEntry) -> ModelRow:
-    model_config, engine_config = resolve(entry, ModelConfig.from_hf(entry.path), num_threads=1)
+    model_config, engine_config = resolve(entry, read_model_config(entry.path), num_threads=1)
+    weights = open_weights(entry.path)
     return ModelRow(
         id=entry.id,
         architecture=model_config.model_type,
@@ -56,14 +59,25 @@ def _row(entry: ModelEntry) -> ModelRow:
         kv_cache_ram_bytes=engine_config.kv_cache_ram_bytes,
         max_ssd_bytes=engine_config.max_ssd_bytes,
         cache_strategy=engine_config.cache.strategy.value,
-        weights_bytes=weights_bytes(entry.path),
+        quantization=model_config.dtype,
+        num_parameters=num_parameters(weights),
+        weights_bytes=weights.nbytes,
         path=os.path.normpath(entry.path),
     )
 
 
 def _table(rows: list[ModelRow]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("ID", "ARCHITECTURE", "CONTEXT WINDOW", "ATTENTION WINDOW", "KV PER TOKEN", "WEIGHTS", "PATH"):
+    for heading in (
+        "ID",
+        "ARCHITECTURE",
+        "CONTEXT WINDOW",
+        "ATTENTION WINDOW",
+        "KV PER TOKEN",
+        "TYPE",
+        "WEIGHTS",
+        "PATH",
+    ):
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(
@@ -72,6 +86,7 @@ def _table(rows: list[ModelRow]) -> Table:
             f"{row.context_window} tokens",
             window_text(row.attention_window),
             f"{size_text(row.kv_bytes_per_token)} ({row.kv_dtype})",
+            row.quantization,
             size_text(row.weights_bytes),
             row.path,
         )

@@ -81,6 +81,17 @@ def _registry_decides(value: KVDtype | None) -> KVDtype | None:
     return None if value is KVDtype.AUTO else value
 
 
+def directory(text: str) -> Path:
+    """~ is the home directory, also where no shell sees it (`--ssd-path=~/x`). An empty text, such as a shell variable
+    that is not set, would be the current directory: refused."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"{text} has the ~ of nobody who has a home directory") from None
+
+
 Model = Annotated[
     str | None,
     typer.Argument(
@@ -150,7 +161,13 @@ MaxSSD = Annotated[
 ]
 SSDPath = Annotated[
     Path | None,
-    typer.Option("--ssd-path", envvar="TRANSOM_SSD_PATH", help="Directory for KV on SSD; --max-ssd-mb needs it."),
+    typer.Option(
+        "--ssd-path",
+        parser=directory,
+        metavar="<path>",
+        envvar="TRANSOM_SSD_PATH",
+        help="Directory for KV on SSD; --max-ssd-mb needs it.",
+    ),
 ]
 HotTokens = Annotated[
     int | None, typer.Option(min=1, envvar="TRANSOM_HOT_TOKENS", help="Tokens of one sequence in RAM, at most.")

@@ -1,4 +1,4 @@
-"""From the command line's words to registry entries: a directory, a bundled model, or a registry file."""
+"""From the command line's words to registry entries: a directory or GGUF file, a bundled model, or a registry file."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def load_registry(options: ModelOptions) -> RegistryConfig:
     else:
         registry = _registry_of(options.model)
     entries = tuple(_changed(entry, options) for entry in registry.models)
+    _check_cold_tier(entries, options)
     return registry.model_copy(update={"models": _renamed(entries, options.served_model_name)})
 
 
@@ -50,15 +51,25 @@ def adjust_limits(options: ModelOptions, config: EngineConfig) -> EngineConfig:
 
 
 def _registry_of(model: str | None) -> RegistryConfig:
+    """A model's directory comes before a bundled model, and that before some directory that has its name by chance."""
     bundled = RegistryConfig.load(bundled_registry())
     if model is None:
         return bundled
-    if model and Path(model).is_dir():
-        return RegistryConfig(models=(ModelEntry.for_directory(Path(model).resolve()),))
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
+    if model and _is_model(Path(model)) and not (entries and _holds_no_model(Path(model))):
+        return RegistryConfig(models=(ModelEntry.for_path(Path(model).resolve()),))
     if not entries:
         raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)})")
     return RegistryConfig(models=entries)
+
+
+def _is_model(path: Path) -> bool:
+    return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
+
+
+def _holds_no_model(path: Path) -> bool:
+    """A directory that has a bundled model's name by chance, as a directory of cold tiers may."""
+    return path.is_dir() and not (path / "config.json").exists()
 
 
 def _registry_file(path: Path) -> RegistryConfig:
@@ -81,17 +92,15 @@ def _describes_a_model(path: Path) -> bool:
 def _why_no_model(model: str) -> str:
     """Why a name cannot be served: what it looks like, and what to do."""
     path = Path(model)
-    if path.suffix.lower() == ".gguf" and path.is_file():
-        return "is a GGUF file, which is not supported yet; give a directory with safetensors"
     if path.suffix.lower() == ".json" and path.is_file():
         return f"is a file; give a model's directory ({path.parent}), or a registry file by --config"
     if path.is_file():
-        return "is a file; give a model's directory"
+        return "is a file; give a model's directory, or a .gguf file"
     if _HUB_ID.fullmatch(model) and not path.parent.is_dir():
         return "looks like a Hugging Face id; Transom downloads nothing (yet): give a local directory"
     if "/" in model or model.startswith(("~", ".")):
-        return "is no such directory"
-    return "is neither a directory nor a bundled model"
+        return "is no such directory or file"
+    return "is neither a directory, nor a GGUF file, nor a bundled model"
 
 
 def _names(registry: RegistryConfig) -> str:
@@ -109,7 +118,17 @@ def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
     if not changes:
         return entry
     kept = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
-    return ModelEntry.for_directory(entry.path, **{**kept, **changes, "id": entry.id})
+    return ModelEntry.for_path(entry.path, **{**kept, **changes, "id": entry.id})
+
+
+def _check_cold_tier(entries: tuple[ModelEntry, ...], options: ModelOptions) -> None:
+    """Who names a directory means a cold tier; without a size there would silently be none."""
+    if options.ssd_path is None or options.max_ssd_mb is not None:
+        return
+    if not any(entry.tier_config.max_ssd_mb for entry in entries):
+        raise ConfigError(
+            f"--ssd-path {options.ssd_path} needs --max-ssd-mb, the size of the cold tier in MiB (0: no cold tier)"
+        )
 
 
 def _tier_options(options: ModelOptions) -> dict[str, Any]:
@@ -139,7 +158,7 @@ def _renamed(entries: tuple[ModelEntry, ...], name: str | None) -> tuple[ModelEn
         raise ConfigError(f"--served-model-name {name} needs one model, but {len(entries)} are served")
     [entry] = entries
     settings = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
-    return (ModelEntry.for_directory(entry.path, **{**settings, "id": name}),)
+    return (ModelEntry.for_path(entry.path, **{**settings, "id": name}),)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

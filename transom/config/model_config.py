@@ -39,7 +39,10 @@ class LayerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """An architecture with every default resolved. `from_hf` is the only door from Hugging Face's files."""
+    """An architecture with every default resolved.
+
+    `from_hf` is the only door from Hugging Face's files, `gguf_config.gguf_model_config` that from GGUF files.
+    """
 
     model_type: str
     vocab_size: int
@@ -64,7 +67,7 @@ class ModelConfig:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]  # of config.json and generation_config.json together
     pad_token_id: int | None
-    dtype: str  # of the checkpoint: float32, float16, bfloat16
+    dtype: str  # of the checkpoint: float32, float16, bfloat16; of a GGUF file its file type, such as Q4_K_M
 
     @classmethod
     def from_hf(cls, directory: Path) -> ModelConfig:
@@ -146,10 +149,10 @@ class GenerationDefaults:
         """
         settings = _generation_settings(directory)
         return cls(
-            temperature=_share(settings, "temperature", up_to=100.0),
+            temperature=settings.share("temperature", up_to=100.0),
             top_p=settings.optional_number("top_p", above=0.0, up_to=1.0),
             top_k=_top_k(settings),
-            min_p=_share(settings, "min_p", up_to=1.0),
+            min_p=settings.share("min_p", up_to=1.0),
             repetition_penalty=settings.optional_number("repetition_penalty", above=0.0, up_to=100.0),
         )
 
@@ -157,14 +160,6 @@ class GenerationDefaults:
 def _generation_settings(directory: Path) -> Settings:
     path = directory / "generation_config.json"
     return Settings.of_file(path) if path.exists() else Settings(str(path), {})
-
-
-def _share(settings: Settings, key: str, *, up_to: float) -> float | None:
-    """A number from 0, included."""
-    value = settings.optional_number(key, up_to=up_to)
-    if value is not None and value < 0:
-        raise settings.error(key, value, f"must be a number from 0 to {up_to:g}")
-    return value
 
 
 def _top_k(settings: Settings) -> int | None:
@@ -274,7 +269,5 @@ def _dtype(settings: Settings) -> str:
 
 
 def _require_directory(path: Path) -> None:
-    if path.suffix.lower() == ".gguf":
-        raise UnsupportedModelError(f"{path}: GGUF files are not supported yet")
     if not path.is_dir():
         raise ConfigError(f"{path}: is not a directory; a model is a directory with config.json and safetensors files")

@@ -42,12 +42,6 @@ OF_THE_FILE = (
 
 OF_AN_ENTRY = (
     Unsupported(
-        "path",
-        "a .gguf file",
-        lambda entry: entry.path.suffix.lower() == ".gguf",
-        "directories with safetensors",
-    ),
-    Unsupported(
         "load",
         "on_demand",
         lambda entry: entry.load != "at_start",

@@ -52,7 +52,10 @@ def _check_alias(value: str) -> str:
 def _check_path(value: Path) -> Path:
     if not value.name or "\0" in str(value):
         raise ValueError("must name a file or directory")
-    return value
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError("must begin with the ~ of a user who has a home directory") from None
 
 
 ModelId = Annotated[str, AfterValidator(_check_id)]
@@ -159,7 +162,8 @@ class ModelEntry(_Section):
     id: ModelId
     """Name in requests: 1 to 128 of `a-z 0-9 . _ -`, beginning with a letter or digit."""
     path: PathSetting
-    """Hugging Face directory (config.json, safetensors, tokenizer.json); relative to the registry file."""
+    """Hugging Face directory (config.json, safetensors, tokenizer.json) or GGUF file (of a split model any part);
+    relative to the registry file."""
     aliases: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
     """Further names in requests."""
     max_position_embeddings: Tokens | None = None
@@ -196,16 +200,16 @@ class ModelEntry(_Section):
         return self
 
     @classmethod
-    def for_directory(cls, directory: Path, **settings: object) -> Self:
+    def for_path(cls, path: Path, **settings: object) -> Self:
         """An entry for a model named by its path alone; `settings` are further keys, `id` among them if it is given.
 
         Raises ConfigError as `RegistryConfig.load` does.
         """
-        fields = {"path": directory.resolve(), "id": settings.get("id") or model_id_from(directory)}
+        fields = {"path": path.resolve(), "id": settings.get("id") or model_id_from(path)}
         try:
             return cls.model_validate({**settings, **fields}).supported()
         except ValidationError as error:
-            raise ConfigError(describe(error, cls, str(directory))) from None
+            raise ConfigError(describe(error, cls, str(path))) from None
 
     def placed_in(self, directory: Path) -> Self:
         """The entry with its relative paths taken from `directory`."""
@@ -263,11 +267,15 @@ class RegistryConfig(_Section):
             raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
 
 
-def model_id_from(directory: Path) -> str:
-    """An id made of a directory's name: lower case, what an id cannot hold becomes `-`. Raises ConfigError."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", directory.resolve().name.lower()).lstrip("._-")[:_MAX_ID_CHARACTERS]
+def model_id_from(path: Path) -> str:
+    """An id made of a directory's or a GGUF file's name: lower case, what an id cannot hold becomes `-`.
+
+    Raises ConfigError.
+    """
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", path.resolve().name.lower())
+    name = re.sub(r"[^a-z0-9._-]+", "-", stem).lstrip("._-")[:_MAX_ID_CHARACTERS]
     if not name:
-        raise ConfigError(f"{directory}: no model id can be made of this name; serve it from a registry file")
+        raise ConfigError(f"{path}: no model id can be made of this name; serve it from a registry file")
     return name
 
 

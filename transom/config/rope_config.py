@@ -21,7 +21,7 @@ _MAX_POSITIONS = 2**31 - 1
 class RopeConfig:
     """Rotary position embedding of one layer kind, `rope_scaling` and `rope_parameters` alike."""
 
-    rope_type: str  # default, linear, dynamic, llama3, yarn
+    rope_type: str  # default, linear, dynamic, llama3, yarn; factors (GGUF files only)
     rope_theta: float
     rotary_dim: int  # head_dim * partial_rotary_factor
     factor: float = 1.0
@@ -34,6 +34,7 @@ class RopeConfig:
     mscale: float | None = None  # yarn
     mscale_all_dim: float | None = None  # yarn
     truncate: bool = True  # yarn
+    frequency_factors: tuple[float, ...] = ()  # factors: what divides each of the rotary_dim / 2 frequencies
 
 
 def read_rope(

@@ -79,6 +79,13 @@ class Settings:
             return default
         return self.number(key, above=above, up_to=up_to)
 
+    def share(self, key: str, *, up_to: float) -> float | None:
+        """A number from 0, included; None when absent or null."""
+        value = self.optional_number(key, up_to=up_to)
+        if value is not None and value < 0:
+            raise self.error(key, value, f"must be a number from 0 to {up_to:g}")
+        return value
+
     def boolean(self, key: str, default: bool) -> bool:
         """true or false."""
         value = self._lookup(key, default)

@@ -1,4 +1,4 @@
-"""From a model directory to an engine that can serve it. Runs in the worker.
+"""From a model's path to an engine that can serve it. Runs in the worker.
 
 Whether weights, KV and workspace fit into `max_ram_bytes` is checked before the first tensor is read.
 """
@@ -16,7 +16,7 @@ from transom.engine.reports import LoadReport
 from transom.errors import ConfigError
 from transom.models import build
 from transom.weights.loader import WeightLoader
-from transom.weights.safetensors import open_checkpoint
+from transom.weights.sources import num_parameters, open_weights
 
 
 def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple[Engine, LoadReport]:
@@ -25,17 +25,17 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     Raises ConfigError when it fits neither `max_ram_bytes` nor this machine, UnsupportedModelError, WeightsError.
     """
     started = time.monotonic()
-    checkpoint = open_checkpoint(engine_config.model_path)
-    check_memory(model_config, engine_config, checkpoint.nbytes)
+    weights = open_weights(engine_config.model_path)
+    check_memory(model_config, engine_config, weights.nbytes)
     kernels.set_num_threads(engine_config.num_threads)
     try:
-        engine = Engine.of(build(model_config, WeightLoader(checkpoint)), model_config, engine_config)
+        engine = Engine.of(build(model_config, WeightLoader(weights)), model_config, engine_config)
     except MemoryError as error:
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"
         ) from error
     return engine, LoadReport(
-        weights_bytes=checkpoint.nbytes,
+        weights_bytes=weights.nbytes,
         kv_bytes=engine.stats().cache.num_bytes_total,
         workspace_bytes=workspace_bytes(model_config, engine_config),
         num_threads=kernels.num_threads(),
@@ -43,4 +43,5 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         load_seconds=time.monotonic() - started,
         process_id=os.getpid(),
         max_sequence_tokens=engine.max_sequence_tokens(engine_config.context_window),
+        num_parameters=num_parameters(weights),
     )

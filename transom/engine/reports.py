@@ -37,3 +37,5 @@ class LoadReport:
     max_sequence_tokens: int
     """The longest sequence of which nothing is forgotten that the KV budgets can ever hold; at most the context window.
     Strategies that forget are not bound by it."""
+    num_parameters: int
+    """Elements of all tensors."""

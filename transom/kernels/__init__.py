@@ -1,4 +1,5 @@
-"""The only door to native code: matrix products, norms, rotary embedding, SwiGLU, attention, memory, threads, cold I/O.
+"""The only door to native code: matrix products, norms, rotary embedding, SwiGLU, attention, quantisation, memory,
+threads, cold I/O.
 
 Arrays are float32 and C-contiguous unless said otherwise. Every call blocks until done, releases the GIL, uses all
 threads of one native pool, and raises `TypeError` for a wrong dtype and `ValueError` for a wrong shape or layout.
@@ -26,6 +27,7 @@ from transom.kernels._native import (
     measure_read_bandwidth,
     num_threads,
     punch_hole,
+    quantize,
     rms_norm,
     rotate,
     row_bytes,
@@ -55,6 +57,7 @@ __all__ = [
     "measure_read_bandwidth",
     "num_threads",
     "punch_hole",
+    "quantize",
     "rms_norm",
     "rotate",
     "row_bytes",

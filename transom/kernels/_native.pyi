@@ -12,6 +12,7 @@ QuantizedDtype = Literal[
 ]
 WeightDtype = Literal["f32", "f16", "bf16"] | QuantizedDtype
 KVDtype = Literal["f32", "f16"]
+QuantizableDtype = Literal["q8_0", "q4_0", "q4_k", "q5_k", "q6_k"]
 FaultKind = Literal["EIO", "ENOSPC", "EDQUOT", "EFBIG", "EINTR", "short", "corrupt"]
 
 class PackedMatrix:
@@ -64,6 +65,13 @@ def dequantize(dtype: QuantizedDtype, rows: NDArray[np.uint8]) -> NDArray[np.flo
     """ggml's blocks [n, row_bytes] -> [n, K], the same bits as ggml gives. The array may be unaligned.
 
     ValueError for a dtype that is not quantised, and for rows that are not whole blocks.
+    """
+
+def quantize(dtype: QuantizableDtype, weight: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Rows weight[n, K] as ggml's blocks, [n, bytes of a row]. A row's bytes do not depend on other rows.
+
+    ValueError for an unknown type, for rows that are no multiple of its block, and for a row that holds NaN, infinity
+    or a magnitude of 2^18 or more; it is named by its number.
     """
 
 def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> NDArray[np.float32]:

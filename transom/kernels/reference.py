@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transom.kernels import reference_quantized
 from transom.kernels.reference_arithmetic import Floats, fma
 from transom.kernels.reference_attention import KVLayout, attend, store_kv
+from transom.kernels.reference_quantize import quantize
 from transom.kernels.reference_quantized import dequantize, row_bytes
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "exp",
     "fma",
     "matmul",
+    "quantize",
     "rms_norm",
     "rotate",
     "row_bytes",

@@ -40,20 +40,20 @@ def _halves(blocks: Bytes, offset: int) -> Floats:
 
 
 def _integers(blocks: Bytes, begin: int, end: int) -> Integers:
-    values: Integers = blocks[:, begin:end].astype(np.int64)
-    return values
+    return blocks[:, begin:end].astype(np.int64)
 
 
 def _fields(values: Integers, run: int, bits: int, shifts: list[int]) -> Integers:
     """Bit fields of runs of bytes: per run the first field of all its bytes, then the second, ..."""
     shape = (len(values), -1, 1, run)
-    fields = values.reshape(shape) >> np.array(shifts)[:, None] & (1 << bits) - 1
+    fields: Integers = values.reshape(shape) >> np.array(shifts)[:, None] & (1 << bits) - 1
     return fields.reshape(len(values), -1)
 
 
 def _words(blocks: Bytes, begin: int, dtype: str) -> Integers:
     size = np.dtype(dtype).itemsize
-    return np.ascontiguousarray(blocks[:, begin : begin + size]).view(dtype)[:, 0].astype(np.int64)
+    words: Integers = np.ascontiguousarray(blocks[:, begin : begin + size]).view(dtype)[:, 0].astype(np.int64)
+    return words
 
 
 def _ones(blocks: Bytes) -> Integers:

@@ -12,14 +12,17 @@ from transom import kernels
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x W^T + b for weights of shape [out_features, in_features]."""
+    """y = x W^T + b for weights of shape [out_features, in_features]: one matrix, or several of different types."""
 
-    weight: kernels.PackedMatrix
+    weights: tuple[kernels.PackedMatrix, ...]  # stacked by rows
     bias: NDArray[np.float32] | None = None  # [out_features]
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """[M, in_features] -> [M, out_features]."""
-        return kernels.matmul(x, self.weight, self.bias)
+        if len(self.weights) == 1:
+            return kernels.matmul(x, self.weights[0], self.bias)
+        products = np.concatenate([kernels.matmul(x, weight) for weight in self.weights], axis=1)
+        return products if self.bias is None else products + self.bias
 
 
 @dataclass(frozen=True, slots=True)

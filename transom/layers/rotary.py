@@ -3,7 +3,8 @@
 Frequencies follow transformers' `modeling_rope_utils`, in float32 as there, so that logits agree at any position:
 `linear` (Chen et al., 2023), `llama3` (Llama 3.1), `yarn` (Peng et al., 2023). `dynamic` changes frequencies only
 beyond `max_position_embeddings`; a request never gets there (the context window is checked first), so within the
-window it is the default embedding, and a token's rotation depends on its position alone.
+window it is the default embedding, and a token's rotation depends on its position alone. `factors` are numbers that a
+GGUF file carries: what `llama3` comes to, one for each frequency.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class RotaryEmbedding:
                 return cls(_llama3_frequencies(rope), 1.0)
             case "yarn":
                 return cls(_yarn_frequencies(rope), _yarn_attention_factor(rope))
+            case "factors":
+                return cls(_base_frequencies(rope) / _frequency_factors(rope), 1.0)
             case other:
                 raise AssertionError(f"config let rope type {other!r} through")
 
@@ -68,6 +71,10 @@ def _periods(rope: RopeConfig) -> NDArray[np.float32]:
 
 def _base_frequencies(rope: RopeConfig) -> NDArray[np.float32]:
     return np.float32(1.0) / _periods(rope)
+
+
+def _frequency_factors(rope: RopeConfig) -> NDArray[np.float32]:
+    return np.array(rope.frequency_factors, np.float32)
 
 
 def _llama3_frequencies(rope: RopeConfig) -> NDArray[np.float32]:

@@ -56,13 +56,11 @@ class LlamaModel:
     def __init__(self, config: ModelConfig, loader: WeightLoader) -> None:
         weights = _Weights(config, loader)
         is_tied = weights.is_tied
-        self._embedding = Embedding(weights.matrix(weights.embedding_name, config.vocab_size, config.hidden_size))
+        self._embedding = Embedding(weights.table(weights.embedding_name))
         self._rotary = RotaryEmbedding.from_config(config.rope)
         self._layers = [weights.decoder_layer(index) for index in range(config.num_hidden_layers)]
         self._norm = weights.norm("model.norm")
-        self._head = Linear(
-            self._embedding.weight if is_tied else weights.matrix(_HEAD, config.vocab_size, config.hidden_size)
-        )
+        self._head = Linear((self._embedding.weight if is_tied else weights.table(_HEAD),))
         loader.finish(ignored=_ignored_tensors(config.num_hidden_layers, is_tied))
 
     def forward(self, batch: ForwardBatch) -> NDArray[np.float32]:
@@ -142,12 +140,14 @@ class _Weights:
     def norm(self, name: str) -> RMSNorm:
         return RMSNorm(self.loader.vector(f"{name}.weight", (self.config.hidden_size,)), self.config.rms_norm_eps)
 
-    def matrix(self, name: str, out_features: int, in_features: int) -> kernels.PackedMatrix:
-        return self.loader.matrix({f"{name}.weight": out_features}, in_features)
+    def table(self, name: str) -> kernels.PackedMatrix:
+        """One row per token."""
+        (weight,) = self.loader.matrix({f"{name}.weight": self.config.vocab_size}, self.config.hidden_size)
+        return weight
 
     def fused(self, parts: dict[str, int], in_features: int, has_bias: bool) -> Linear:
         """Several products of the same input as one; `parts` maps module names to their output sizes."""
-        weight = self.loader.matrix({f"{name}.weight": size for name, size in parts.items()}, in_features)
+        weights = self.loader.matrix({f"{name}.weight": size for name, size in parts.items()}, in_features)
         if not has_bias:
-            return Linear(weight)
-        return Linear(weight, np.concatenate([self.loader.vector(f"{n}.bias", (size,)) for n, size in parts.items()]))
+            return Linear(weights)
+        return Linear(weights, np.concatenate([self.loader.vector(f"{n}.bias", (size,)) for n, size in parts.items()]))

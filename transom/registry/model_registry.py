@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transom.config.engine_config import EngineConfig, resolve
-from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.config.registry_config import ModelEntry
 from transom.engine import EngineClient, EngineState
 from transom.errors import ModelLoadingError, ModelNotFoundError, TransomError
 from transom.llm import LLM
+from transom.registry.model_files import read_model_files
 from transom.registry.served_model import ModelState, ServedModel
-from transom.tokenizer import ChatTemplate, Tokenizer
 
 Adjust = Callable[[EngineConfig], EngineConfig]
 
@@ -107,12 +106,10 @@ class ModelRegistry:
 
 
 def _prepare_model(entry: ModelEntry, num_threads: int, adjust: Adjust) -> ServedModel:
-    own_config = ModelConfig.from_hf(entry.path)
-    defaults = GenerationDefaults.from_hf(entry.path)
-    model_config, resolved = resolve(entry, own_config, num_threads=num_threads)
+    files = read_model_files(entry.path)
+    own_window = files.model_config.max_position_embeddings
+    model_config, resolved = resolve(entry, files.model_config, num_threads=num_threads)
     engine_config = adjust(resolved)
     engine = EngineClient(model_config, engine_config, name=entry.id)
-    tokenizer = Tokenizer.from_directory(entry.path)
-    template = ChatTemplate.from_directory(entry.path, tokenizer)
-    llm = LLM(model_config, tokenizer, template, defaults, engine)
-    return ServedModel(entry, model_config, own_config.max_position_embeddings, engine_config, defaults, llm, engine)
+    llm = LLM(model_config, files.tokenizer, files.chat_template, files.generation_defaults, engine)
+    return ServedModel(entry, model_config, own_window, engine_config, files.generation_defaults, llm, engine)

@@ -61,6 +61,8 @@ def _meta(served: ServedModel) -> dict[str, Any]:
         "n_embd": model.hidden_size,
         "n_layers": model.num_hidden_layers,
         "architecture": model.model_type,
+        "quantization": model.dtype,
+        "n_params": None if report is None else report.num_parameters,
         "size": None if report is None else report.weights_bytes,
         "kv_dtype": engine.kv_dtype,
         "kv_bytes_per_token": kv_bytes_per_token(model, engine.kv_dtype),

@@ -1,27 +1,31 @@
 """`WeightLoader`: what models build themselves from. Strict: every tensor is asked for once, by name and shape.
 
 Owns the conversion from a checkpoint's tensors to kernel operands and the bookkeeping of what was used. Knows no
-architecture and no file format beyond `Checkpoint`.
+architecture and no file format: tensors come from a `WeightSource`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.errors import WeightsError
 from transom.kernels import PackedMatrix
-from transom.weights.safetensors_header import TensorInfo
+from transom.weights.tensor_info import TensorInfo
+
+if TYPE_CHECKING:
+    from transom.kernels._native import WeightDtype
 
 __all__ = ["WeightLoader", "WeightSource"]
 
-KernelDtype = Literal["f32", "f16", "bf16"]
-
-_KERNEL_DTYPES: dict[str, KernelDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-_ROWS_AT_ONCE = 1024  # a multiple of the panel height; bounds the memory that conversion takes
+_FLOATS = ("F32", "F16", "BF16")
+_BLOCKS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+_KERNEL_DTYPES = {name: cast("WeightDtype", name.lower()) for name in (*_FLOATS, *_BLOCKS)}
+_ROWS_AT_ONCE = 1024  # a multiple of the panel height; bounds the memory that a file's pages and copies take
 _NAMES_SHOWN = 5
 
 
@@ -37,7 +41,11 @@ class WeightSource(Protocol):
         ...
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """A view; bf16 as uint16."""
+        """A view, or a copy; bf16 as uint16, types of blocks as the bytes of each row, uint8[rows, row_bytes]."""
+        ...
+
+    def rows(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        """Rows `begin .. end` of `tensor(name)`."""
         ...
 
     def release(self, name: str) -> None:
@@ -69,34 +77,30 @@ class WeightLoader:
 
     def are_equal(self, first: str, second: str) -> bool:
         """Whether two tensors of the checkpoint have the same type, shape and values. Reads both."""
-        same_form = self._source.info(first) == self._source.info(second)
-        equal = same_form and np.array_equal(self._source.tensor(first), self._source.tensor(second))
-        self._source.release(first)
-        self._source.release(second)
-        return equal
+        mine, other = self._source.info(first), self._source.info(second)
+        return (mine.dtype, mine.shape) == (other.dtype, other.shape) and all(
+            np.array_equal(a, b) for a, b in zip(self._pieces(first), self._pieces(second), strict=True)
+        )
 
     def vector(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A small tensor (norm, bias) as a fresh f32 array of `shape`. Raises WeightsError naming the tensor."""
         self._check(name, shape)
-        values = _as_dtype(self._source.tensor(name), self._dtype(name), "f32").copy()
+        if (dtype := self._source.info(name).dtype) not in _FLOATS:
+            raise _unsupported(name, dtype, _FLOATS)
+        values = _widened(self._source.tensor(name))
         self._finish_tensor(name)
         return values
 
-    def matrix(self, parts: Mapping[str, int], in_features: int) -> PackedMatrix:
+    def matrix(self, parts: Mapping[str, int], in_features: int) -> tuple[PackedMatrix, ...]:
         """Tensors [rows, in_features], stacked by rows in the order of `parts` (name -> rows), packed for `matmul`.
 
-        The checkpoint's width is kept; parts of different types become f32, which holds them all exactly. The memory
-        of the mapped file is given back tensor by tensor. Raises WeightsError naming the tensor.
+        Every part keeps its type; neighbours of one type are one matrix. The memory of the mapped file is given back
+        piece by piece. Raises WeightsError naming the tensor.
         """
         for name, rows in parts.items():
             self._check(name, (rows, in_features))
-        dtypes = {self._dtype(name) for name in parts}
-        packed = PackedMatrix(sum(parts.values()), in_features, dtypes.pop() if len(dtypes) == 1 else "f32")
-        first_row = 0
-        for name, rows in parts.items():
-            self._fill(packed, first_row, name)
-            first_row += rows
-        return packed
+        by_type = itertools.groupby(parts.items(), lambda part: self._dtype(part[0]))
+        return tuple(self._packed(dtype, dict(group), in_features) for dtype, group in by_type)
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
         """Raises WeightsError for tensors nobody asked for, but those `ignored`: they mean the model is another one."""
@@ -111,17 +115,29 @@ class WeightLoader:
             raise WeightsError(f"tensor {name!r} has shape {list(found.shape)}, the model needs {list(shape)}")
         self._dtype(name)
 
-    def _dtype(self, name: str) -> KernelDtype:
+    def _dtype(self, name: str) -> WeightDtype:
         dtype = self._source.info(name).dtype
         if dtype not in _KERNEL_DTYPES:
-            raise WeightsError(f"tensor {name!r} is of type {dtype}; supported: {', '.join(_KERNEL_DTYPES)}")
+            raise _unsupported(name, dtype, _KERNEL_DTYPES)
         return _KERNEL_DTYPES[dtype]
 
-    def _fill(self, packed: PackedMatrix, first_row: int, name: str) -> None:
-        values, dtype = self._source.tensor(name), self._dtype(name)
-        for row in range(0, len(values), _ROWS_AT_ONCE):
-            packed.fill(first_row + row, _as_dtype(values[row : row + _ROWS_AT_ONCE], dtype, packed.dtype))
-        self._finish_tensor(name)
+    def _packed(self, dtype: WeightDtype, parts: Mapping[str, int], in_features: int) -> PackedMatrix:
+        packed = PackedMatrix(sum(parts.values()), in_features, dtype)
+        row = 0
+        for name in parts:
+            for piece in self._pieces(name):
+                packed.fill(row, piece)
+                row += len(piece)
+            self._finish_tensor(name)
+        return packed
+
+    def _pieces(self, name: str) -> Iterator[NDArray[Any]]:
+        """A matrix from its first row to its last; what was read may leave memory before the next piece is."""
+        num_rows = self._source.info(name).shape[0]
+        for row in range(0, num_rows, _ROWS_AT_ONCE):
+            values = self._source.rows(name, row, min(row + _ROWS_AT_ONCE, num_rows))
+            yield np.require(values, requirements=["C", "A"])
+            self._source.release(name)
 
     def _finish_tensor(self, name: str) -> None:
         self._source.release(name)
@@ -130,10 +146,12 @@ class WeightLoader:
         self._progress(self._done_bytes, self._total_bytes)
 
 
-def _as_dtype(values: NDArray[Any], dtype: KernelDtype, wanted: str) -> NDArray[Any]:
-    """The same numbers as `wanted`, exactly; aligned, contiguous, a copy only where needed."""
-    if dtype == wanted:
-        return np.require(values, requirements=["C", "A"])
-    if dtype == "bf16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+def _widened(values: NDArray[Any]) -> NDArray[np.float32]:
+    """The same numbers as a fresh array of f32; bf16 comes as uint16."""
+    if values.dtype == np.uint16:
+        values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)
+
+
+def _unsupported(name: str, dtype: str, supported: Iterable[str]) -> WeightsError:
+    return WeightsError(f"tensor {name!r} is of type {dtype}; supported here: {', '.join(supported)}")

@@ -6,9 +6,7 @@ Owns finding the files, keeping inside the model's directory, and views on their
 
 from __future__ import annotations
 
-import mmap
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,11 @@ from numpy.typing import NDArray
 
 from transom.config.json_file import read_json_object
 from transom.errors import ConfigError, WeightsError
-from transom.weights.safetensors_header import LENGTH_BYTES, TensorInfo, header_length, parse_header
+from transom.weights.mapped_file import MappedFile
+from transom.weights.safetensors_header import LENGTH_BYTES, header_length, parse_header
+from transom.weights.tensor_info import TensorInfo
 
-__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint", "weights_bytes"]
+__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -50,43 +50,30 @@ _STORAGE = {
 class SafetensorsFile:
     """One mapped file whose header was checked."""
 
-    path: Path
-    mapping: mmap.mmap
+    file: MappedFile
     data_start: int
     tensors: Mapping[str, TensorInfo]
 
     @classmethod
     def open(cls, path: Path) -> SafetensorsFile:
         """Maps the file and checks its header. Raises WeightsError naming file and offset or tensor."""
-        try:
-            # O_NONBLOCK: opening a FIFO must not wait for a writer
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise WeightsError(f"{path}: cannot be opened: {error.strerror}") from None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise WeightsError(f"{path}: is not a regular file")
-            length = header_length(file.read(LENGTH_BYTES), status.st_size, str(path))
-            data_start = LENGTH_BYTES + length
-            tensors = parse_header(file.read(length), status.st_size - data_start, str(path))
-            return cls(path, mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), data_start, tensors)
+        file = MappedFile.open(path, "safetensors", LENGTH_BYTES)
+        length = header_length(file.mapping[:LENGTH_BYTES], file.num_bytes, str(path))
+        data_start = LENGTH_BYTES + length
+        header = file.mapping[LENGTH_BYTES:data_start]
+        return cls(file, data_start, parse_header(header, file.num_bytes - data_start, str(path)))
 
     def view(self, name: str) -> NDArray[Any]:
         """The tensor's bytes where they lie, read-only; possibly unaligned."""
         info = self.tensors[name]
-        storage = _STORAGE[info.dtype]
-        count = info.nbytes // storage.itemsize
-        return np.frombuffer(self.mapping, storage, count, self.data_start + info.begin).reshape(info.shape)
+        return self.file.view(_STORAGE[info.dtype], *self._place(info)).reshape(info.shape)
 
     def release(self, name: str) -> None:
         """Gives the RAM behind a tensor back to the system; the next access reads the file again."""
-        info = self.tensors[name]
-        page = mmap.PAGESIZE
-        start = -(-(self.data_start + info.begin) // page) * page
-        length = (self.data_start + info.end) // page * page - start
-        if length > 0:
-            self.mapping.madvise(mmap.MADV_DONTNEED, start, length)
+        self.file.release(*self._place(self.tensors[name]))
+
+    def _place(self, info: TensorInfo) -> tuple[int, int]:
+        return self.data_start + info.begin, self.data_start + info.end
 
 
 class Checkpoint:
@@ -110,6 +97,10 @@ class Checkpoint:
         Valid as long as it is referenced. Raises WeightsError for an unknown name.
         """
         return self._file_of(name).view(name)
+
+    def rows(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        """Rows `begin .. end` of `tensor(name)`."""
+        return self.tensor(name)[begin:end]
 
     def release(self, name: str) -> None:
         """Drops the tensor's pages from this process's memory; views stay valid and read the file again."""
@@ -139,11 +130,6 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
     hint = f"; {pickles[0]} is a pickle, which is never loaded" if pickles else ""
     raise WeightsError(f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}{hint}")
-
-
-def weights_bytes(directory: Path) -> int:
-    """Bytes of all tensors of a model's checkpoint, from the headers alone. Raises WeightsError."""
-    return open_checkpoint(directory).nbytes
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:

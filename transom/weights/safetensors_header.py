@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from transom.errors import WeightsError
+from transom.weights.tensor_info import TensorInfo
 
 __all__ = ["ITEM_SIZES", "LENGTH_BYTES", "MAX_HEADER_BYTES", "TensorInfo", "header_length", "parse_header"]
 
@@ -41,21 +41,6 @@ ITEM_SIZES = {
     "F64": 8,
 }
 """Bytes of one element, by the format's dtype names."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One tensor as its header describes it; `begin` and `end` count bytes from the start of the data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return self.end - self.begin
 
 
 def header_length(prefix: bytes, file_bytes: int, source: str) -> int:

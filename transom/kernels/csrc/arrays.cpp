@@ -54,6 +54,20 @@ template <class... Arguments>
   nb::raise_python_error();
 }
 
+// An attribute of numpy, never destroyed: an object of a static must not be released after the interpreter is gone.
+PyObject* immortal(const char* name) { return nb::object(nb::module_::import_("numpy").attr(name)).release().ptr(); }
+
+nb::object new_array_of(PyObject* dtype, std::initializer_list<int64_t> shape) {
+  static PyObject* const empty = immortal("empty");
+  nb::object sizes = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(shape.size())));
+  Py_ssize_t axis = 0;
+  for (int64_t size : shape) PyTuple_SET_ITEM(sizes.ptr(), axis++, PyLong_FromLongLong(size));
+  PyObject* const arguments[] = {sizes.ptr(), dtype};
+  PyObject* result = PyObject_Vectorcall(empty, arguments, 2, nullptr);
+  if (result == nullptr) nb::raise_python_error();
+  return nb::steal(result);
+}
+
 }  // namespace
 
 ArrayView::ArrayView(nb::handle array, const char* name, Dtype dtype, int num_axes, Access access, Layout layout)
@@ -96,16 +110,13 @@ void ArrayView::expect_size(int axis, int64_t size) const {
 }
 
 nb::object new_array(std::initializer_list<int64_t> shape) {
-  // Never destroyed: an object of a static must not be released after the interpreter is gone.
-  static PyObject* const empty = nb::object(nb::module_::import_("numpy").attr("empty")).release().ptr();
-  static PyObject* const float32 = nb::object(nb::module_::import_("numpy").attr("float32")).release().ptr();
-  nb::object sizes = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(shape.size())));
-  Py_ssize_t axis = 0;
-  for (int64_t size : shape) PyTuple_SET_ITEM(sizes.ptr(), axis++, PyLong_FromLongLong(size));
-  PyObject* const arguments[] = {sizes.ptr(), float32};
-  PyObject* result = PyObject_Vectorcall(empty, arguments, 2, nullptr);
-  if (result == nullptr) nb::raise_python_error();
-  return nb::steal(result);
+  static PyObject* const float32 = immortal("float32");
+  return new_array_of(float32, shape);
+}
+
+nb::object new_byte_array(std::initializer_list<int64_t> shape) {
+  static PyObject* const uint8 = immortal("uint8");
+  return new_array_of(uint8, shape);
 }
 
 }  // namespace transom

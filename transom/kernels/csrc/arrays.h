@@ -47,7 +47,8 @@ class ArrayView {
   Py_buffer buffer_;
 };
 
-// A fresh uninitialised float32 array. Needs the GIL.
+// A fresh uninitialised array, of float32 or of uint8. Needs the GIL.
 nanobind::object new_array(std::initializer_list<int64_t> shape);
+nanobind::object new_byte_array(std::initializer_list<int64_t> shape);
 
 }  // namespace transom

@@ -1,10 +1,10 @@
 // Paged attention over one split: scores, softmax and weighted values, compiled once per instruction set.
 //
 // The order of operations of a line (one row, one head) is fixed: a score is a chain of FMAs over head_dim, lane =
-// token; the maximum and the sixteen-lane sums run over the split's visible tokens; a channel of the weighted values is
-// a chain of FMAs over the visible tokens. Register tiles, packing and the other lines of a tile only decide when each
-// chain's next link is computed. A token a line must not see never enters its chains: keys and values behind the mask
-// may be uninitialised memory.
+// token; the maximum runs over the split's visible tokens; the weights' sum is that of the blocks in order, each
+// block's made of sixteen lanes; a channel of the weighted values is a chain of FMAs over the visible tokens. Register
+// tiles, packing and the other lines of a tile only decide when each chain's next link is computed. A token a line must
+// not see never enters its chains: keys and values behind the mask may be uninitialised memory.
 #include "attention.h"
 
 #include "attention_product.h"
@@ -200,56 +200,37 @@ inline float mask_and_maximum(const Task& task, float* scores, Range visible) {
   return reduce_max(highest);
 }
 
-// Turns scores into weights exp(score - maximum); returns their sum. Each block is summed from zero, and its sum is
-// handed on: kept(block, lanes).
-template <class Keep>
-inline float weigh(const Task& task, float* scores, Range visible, float maximum, const Keep& keep) {
+// Turns scores into weights exp(score - maximum), and writes the sum of each block's weights, 0 where none are seen.
+inline void weigh(const Task& task, float* scores, Range visible, float maximum, float* block_sums) {
+  static_assert(kSplitBlocks == 4, "as many as reduce_add_four takes");
   const f32x16 highest = broadcast(maximum);
-  f32x16 total = zero();
+  f32x16 totals[kSplitBlocks] = {zero(), zero(), zero(), zero()};
   for_each_block(task.split, visible, [&](int64_t block, Range tokens) {
-    f32x16 block_total = zero();
+    f32x16 total = zero();
     for (int64_t first = tokens.begin / kLanes * kLanes; first < tokens.end; first += kLanes) {
       const f32x16 weights = exp(load(scores + first) - highest);
       store(scores + first, weights);
-      block_total = block_total + weights;
+      total = total + weights;
     }
-    total = total + block_total;
-    keep(block, block_total);
+    totals[block] = total;
   });
-  return reduce_add(total);
+  reduce_add_four(totals, block_sums);
 }
 
 void softmax_row(const Task& task, int64_t row, const Scratch& scratch, AttentionSums partial) {
   const Range visible = task.visible(row);
-  for (int64_t line = row * task.tile.group; line < (row + 1) * task.tile.group; ++line) {
-    float* scores = scratch.scores.from(line, 0).first;
-    partial.maximum[line] = mask_and_maximum(task, scores, visible);
-    partial.sum[line] = weigh(task, scores, visible, partial.maximum[line], [](int64_t, f32x16) {});
-  }
-}
-
-// The same bits, and the sums of the blocks.
-void softmax_measured_row(const Task& task, int64_t row, const Scratch& scratch, AttentionSums partial) {
-  const Range visible = task.visible(row);
   const BlockSums& measured = task.split.block_sums;
+  const bool is_measured = task.tile.first_position + row == measured.position;
   for (int64_t head = 0; head < task.tile.group; ++head) {
     const int64_t line = row * task.tile.group + head;
     float* scores = scratch.scores.from(line, 0).first;
-    float* sums = measured.sums + head * kSplitBlocks;
-    partial.maximum[line] = mask_and_maximum(task, scores, visible);
-    partial.sum[line] = weigh(task, scores, visible, partial.maximum[line],
-                              [&](int64_t block, f32x16 lanes) { sums[block] = reduce_add(lanes); });
-    measured.maximum[head] = partial.maximum[line];
-  }
-}
-
-void softmax(const Task& task, const Scratch& scratch, AttentionSums partial) {
-  for (int64_t row = 0; row < task.tile.num_rows; ++row) {
-    if (task.tile.first_position + row == task.split.block_sums.position) {
-      softmax_measured_row(task, row, scratch, partial);
-    } else {
-      softmax_row(task, row, scratch, partial);
-    }
+    float unmeasured[kSplitBlocks];
+    float* sums = is_measured ? measured.sums + head * kSplitBlocks : unmeasured;
+    const float maximum = mask_and_maximum(task, scores, visible);
+    weigh(task, scores, visible, maximum, sums);
+    partial.maximum[line] = maximum;
+    partial.sum[line] = ((sums[0] + sums[1]) + sums[2]) + sums[3];
+    if (is_measured) measured.maximum[head] = maximum;
   }
 }
 
@@ -297,12 +278,21 @@ void weigh_block(const Task& task, int64_t block, Range tokens, const Scratch& s
   }
 }
 
+// The block sums are written once, long after they were made: asked for here, the stores need not wait for memory.
+void fetch_for_writing(const BlockSums& measured, int64_t group) {
+  constexpr int64_t kLineFloats = 16;
+  if (measured.sums == nullptr) return;
+  __builtin_prefetch(measured.maximum, 1);
+  for (int64_t i = 0; i < group * kSplitBlocks; i += kLineFloats) __builtin_prefetch(measured.sums + i, 1);
+}
+
 template <class T>
 void attend_visible_rows(const Task& task, const Scratch& scratch, AttentionSums partial) {
+  fetch_for_writing(task.split.block_sums, task.tile.group);
   const Range visible = task.visible_to_any();
   for_each_block(task.split, visible,
                  [&](int64_t block, Range tokens) { score_block<T>(task, block, tokens, scratch); });
-  softmax(task, scratch, partial);
+  for (int64_t row = 0; row < task.tile.num_rows; ++row) softmax_row(task, row, scratch, partial);
   std::memset(partial.values, 0, static_cast<size_t>(task.lines() * padded(task.tile.head_dim)) * sizeof(float));
   for_each_block(task.split, visible,
                  [&](int64_t block, Range tokens) { weigh_block<T>(task, block, tokens, scratch, partial); });
@@ -361,17 +351,28 @@ void merge_split(const AttentionTile& tile, Part part, int64_t split_position, A
   }
 }
 
+// A lane stands for one of four heads and a block: sixteen heads are four vectors of sums.
 void add_mass(BlockSums part, const AttentionSums& row, int64_t num_heads, float* mass) {
   const f32x16 heads = broadcast(static_cast<float>(num_heads));
+  f32x16 total = zero();
   for (int64_t first = 0; first < num_heads; first += kLanes) {
     const int count = static_cast<int>(smaller(kLanes, num_heads - first));
     const f32x16 grown = load_first(part.maximum + first, count) - load_first(row.maximum + first, count);
-    float factors[kLanes];
-    store(factors, exp(grown) / (load_first(row.sum + first, count) * heads));
-    for (int i = 0; i < count; ++i)
-      for (int64_t block = 0; block < kSplitBlocks; ++block)
-        mass[block] += factors[i] * part.sums[(first + i) * kSplitBlocks + block];
+    const f32x16 factor = exp(grown) / (load_first(row.sum + first, count) * heads);
+    float factors[kLanes], of_blocks[kLanes * kSplitBlocks];
+    store(factors, select_first(factor, zero(), count));
+    for (int i = 0; i < kLanes; ++i)
+      for (int block = 0; block < kSplitBlocks; ++block) of_blocks[i * kSplitBlocks + block] = factors[i];
+    const float* sums = part.sums + first * kSplitBlocks;
+    for (int i = 0; i < count * kSplitBlocks; i += kLanes) {
+      const int lanes = static_cast<int>(smaller(kLanes, count * kSplitBlocks - i));
+      total = fma(load_first(sums + i, lanes), load(of_blocks + i), total);
+    }
   }
+  float lanes[kLanes];
+  store(lanes, total);
+  for (int block = 0; block < kSplitBlocks; ++block)
+    mass[block] += (lanes[block] + lanes[block + 8]) + (lanes[block + 4] + lanes[block + 12]);
 }
 
 void finish(AttentionSums running, int64_t lines, int head_dim, float* output) {

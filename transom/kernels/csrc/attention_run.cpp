@@ -246,8 +246,10 @@ void AttentionRun::write_mass(const Tile& tile, float* mass, int64_t blocks) con
   const AttentionSums row = {maxima.data(), sums.data(), nullptr};
   std::vector<float> shares(static_cast<size_t>(measured_.splits * kSplitBlocks));
   const SplitParts parts = parts_of(tile, {0, measured_.splits});
+  constexpr int64_t kPartsAhead = 4;  // other threads wrote much of it: it is asked for early
   for (int64_t i = 0; i < parts.size(); ++i) {
     const SplitPart part = parts.at(i);
+    if (i + kPartsAhead < parts.size()) measured_.fetch(tile.sequence, parts.at(i + kPartsAhead));
     kernels.add_mass(measured_.at(tile.sequence, part), row, num_heads_, shares.data() + part.split * kSplitBlocks);
   }
   std::copy_n(shares.data(), blocks, mass);
@@ -257,6 +259,13 @@ BlockSums AttentionRun::Measured::at(int64_t sequence, SplitPart part) const {
   const int64_t place = part.part == Part::first ? part.split : first_splits + part.split;
   const int64_t first = (sequence * (first_splits + splits) + place) * num_heads;
   return {-1, const_cast<float*>(maxima.data()) + first, const_cast<float*>(sums.data()) + first * kSplitBlocks};
+}
+
+void AttentionRun::Measured::fetch(int64_t sequence, SplitPart part) const {
+  constexpr int64_t kLineFloats = 16;
+  const BlockSums sums = at(sequence, part);
+  for (int64_t i = 0; i < num_heads; i += kLineFloats) __builtin_prefetch(sums.maximum + i);
+  for (int64_t i = 0; i < num_heads * kSplitBlocks; i += kLineFloats) __builtin_prefetch(sums.sums + i);
 }
 
 int64_t AttentionRun::kept_at(Item item) const {

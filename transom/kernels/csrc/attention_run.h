@@ -73,6 +73,7 @@ class AttentionRun {
     std::vector<float> maxima;  // [sequences][first parts, then recent ones][num_heads]
     std::vector<float> sums;    // and as many times kSplitBlocks
     BlockSums at(int64_t sequence, SplitPart part) const;
+    void fetch(int64_t sequence, SplitPart part) const;  // asks the caches for it
   };
   struct Step;  // what one call of attend or attend_splits works on
   struct Item {

@@ -17,6 +17,7 @@ void bind_elementwise(nb::module_& module);
 void bind_io(nb::module_& module);
 void bind_matmul(nb::module_& module);
 void bind_memory(nb::module_& module);
+void bind_quantize(nb::module_& module);
 
 namespace {
 
@@ -47,4 +48,5 @@ NB_MODULE(_native, module) {
   bind_elementwise(module);
   bind_attention(module);
   bind_io(module);
+  bind_quantize(module);
 }

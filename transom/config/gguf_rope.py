@@ -1,0 +1,104 @@
+"""`RopeConfig` of a GGUF file: the keys `rope.*` of an architecture, and the factors some files carry as a tensor."""
+
+from __future__ import annotations
+
+import math
+
+from transom.config.rope_config import RopeConfig
+from transom.config.settings import Settings
+from transom.errors import UnsupportedModelError
+
+__all__ = ["read_gguf_rope"]
+
+_MAX_POSITIONS = 2**31 - 1
+_SCALING_TYPES = ("none", "linear", "yarn")
+
+
+def read_gguf_rope(
+    settings: Settings, head_dim: int, max_position_embeddings: int, factors: tuple[float, ...]
+) -> RopeConfig:
+    """Raises UnsupportedModelError for other types of scaling and ConfigError for parameters that make no sense.
+
+    `factors` divide the frequencies (`rope_freqs.weight`): Llama 3.1's scaling, computed when the file was made.
+    """
+    theta = settings.number("rope.freq_base", 10_000.0, above=1.0)
+    rotary_dim = settings.integer("rope.dimension_count", head_dim, low=2, high=head_dim)
+    if rotary_dim % 2:
+        raise settings.error("rope.dimension_count", rotary_dim, "must be even")
+    scaling = _scaling_type(settings)
+    if scaling != "yarn" and _attention_factor(settings) != 1.0:
+        raise _unsupported(settings, "rope.scaling.attn_factor", "an attention factor without yarn")
+    if factors:
+        return _with_factors(settings, RopeConfig("factors", theta, rotary_dim), factors, scaling)
+    if scaling == "none":
+        return RopeConfig("default", theta, rotary_dim)
+    if scaling == "linear":
+        return RopeConfig("linear", theta, rotary_dim, factor=_factor(settings))
+    return _read_yarn(settings, theta, rotary_dim, max_position_embeddings)
+
+
+def _scaling_type(settings: Settings) -> str:
+    """`none` for a factor that changes nothing, too; without a type a factor is linear."""
+    scaling = settings.text("rope.scaling.type", "linear")
+    if scaling not in _SCALING_TYPES:
+        known = ", ".join(_SCALING_TYPES)
+        name = f"{settings.prefix}rope.scaling.type {scaling[:64]!r}"
+        raise UnsupportedModelError(f"{settings.source}: {name} is not supported; supported: {known}")
+    return "none" if scaling == "linear" and _factor(settings) == 1.0 else scaling
+
+
+def _factor(settings: Settings) -> float:
+    """The older key is `rope.scale_linear`; 0 stands for 1 in some files."""
+    key = "rope.scaling.factor" if settings.has("rope.scaling.factor") else "rope.scale_linear"
+    return 1.0 if settings.get(key) == 0.0 else settings.number(key, 1.0, above=0.0)
+
+
+def _attention_factor(settings: Settings) -> float:
+    """What the file itself multiplies rotated queries and keys by."""
+    keys = ("rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor")
+    return math.prod(settings.number(key, 1.0, above=0.0) for key in keys)
+
+
+def _with_factors(settings: Settings, rope: RopeConfig, factors: tuple[float, ...], scaling: str) -> RopeConfig:
+    if scaling != "none":
+        raise _unsupported(settings, "rope.scaling.type", "together with the tensor 'rope_freqs.weight'")
+    if len(factors) != rope.rotary_dim // 2 or not all(math.isfinite(each) and each > 0 for each in factors):
+        rule = f"must be {rope.rotary_dim // 2} numbers greater than 0, one for each pair of rotated channels"
+        raise settings.error("rope.dimension_count", rope.rotary_dim, f"so the tensor 'rope_freqs.weight' {rule}")
+    return RopeConfig(rope.rope_type, rope.rope_theta, rope.rotary_dim, frequency_factors=factors)
+
+
+def _read_yarn(settings: Settings, theta: float, rotary_dim: int, max_position_embeddings: int) -> RopeConfig:
+    """The attention factor is what yarn gives for the factor, times the file's own."""
+    _require_full_extrapolation(settings)
+    factor = _factor(settings)
+    original = settings.integer(
+        "rope.scaling.original_context_length", max_position_embeddings, low=1, high=_MAX_POSITIONS
+    )
+    own = _attention_factor(settings)
+    return RopeConfig(
+        "yarn",
+        theta,
+        rotary_dim,
+        factor=factor,
+        original_max_position_embeddings=original,
+        attention_factor=None if own == 1.0 else own * (0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0),
+        beta_fast=settings.number("rope.scaling.yarn_beta_fast", 32.0, above=0.0),
+        beta_slow=settings.number("rope.scaling.yarn_beta_slow", 1.0, above=0.0),
+    )
+
+
+def _require_full_extrapolation(settings: Settings) -> None:
+    neutral: dict[str, tuple[float, ...]] = {
+        "rope.scaling.yarn_ext_factor": (1.0, -1.0),
+        "rope.scaling.yarn_log_multiplier": (0.0,),
+    }
+    for key, values in neutral.items():
+        if settings.has(key) and settings.get(key) not in values:
+            raise _unsupported(settings, key, "yarn of another kind")
+
+
+def _unsupported(settings: Settings, key: str, detail: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{settings.source}: {settings.prefix}{key} {settings.get(key)!r} is not supported ({detail})"
+    )

@@ -1,0 +1,50 @@
+"""`ModelFiles`: everything that is read of a model before its weights, whether a Hugging Face directory or a GGUF file.
+
+The one place that tells the two apart. Knows no entry of a registry and no engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transom.config.gguf_config import gguf_model_config
+from transom.config.model_config import GenerationDefaults, ModelConfig
+from transom.errors import TokenizerError
+from transom.tokenizer import ChatTemplate, Tokenizer
+from transom.weights.gguf import find_gguf, open_gguf
+from transom.weights.gguf_checkpoint import describe_gguf
+
+__all__ = ["ModelFiles", "read_model_config", "read_model_files"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model's architecture, its authors' sampling settings, and its ways between text and tokens."""
+
+    model_config: ModelConfig
+    generation_defaults: GenerationDefaults
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """The architecture alone. Raises ConfigError, UnsupportedModelError, WeightsError."""
+    gguf_path = find_gguf(path)
+    return ModelConfig.from_hf(path) if gguf_path is None else gguf_model_config(describe_gguf(open_gguf(gguf_path)))
+
+
+def read_model_files(path: Path) -> ModelFiles:
+    """All of it. Blocks for up to seconds. Raises as `read_model_config`, and TokenizerError."""
+    gguf_path = find_gguf(path)
+    return _from_directory(path) if gguf_path is None else _from_gguf(gguf_path)
+
+
+def _from_directory(path: Path) -> ModelFiles:
+    model_config, defaults = ModelConfig.from_hf(path), GenerationDefaults.from_hf(path)
+    tokenizer = Tokenizer.from_directory(path)
+    return ModelFiles(model_config, defaults, tokenizer, ChatTemplate.from_directory(path, tokenizer))
+
+
+def _from_gguf(path: Path) -> ModelFiles:
+    raise TokenizerError(f"{path}: tokenizers of GGUF files are not read yet")

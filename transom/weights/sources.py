@@ -1,0 +1,34 @@
+"""A model's weights by its path alone: a directory of safetensors, or a GGUF file. Knows no architecture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Protocol
+
+from transom.weights.gguf import find_gguf
+from transom.weights.gguf_checkpoint import open_gguf_checkpoint
+from transom.weights.loader import WeightSource
+from transom.weights.safetensors import open_checkpoint
+
+__all__ = ["SizedWeightSource", "num_parameters", "open_weights"]
+
+
+class SizedWeightSource(WeightSource, Protocol):
+    """All tensors of a model, and what they take in all."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, at the width they have in the file."""
+        ...
+
+
+def open_weights(path: Path) -> SizedWeightSource:
+    """Opens what is there, reading headers only. Raises WeightsError naming file and tensor."""
+    gguf_path = find_gguf(path)
+    return open_checkpoint(path) if gguf_path is None else open_gguf_checkpoint(gguf_path)
+
+
+def num_parameters(source: WeightSource) -> int:
+    """Elements of all tensors."""
+    return sum(math.prod(source.info(name).shape) for name in source.names())
