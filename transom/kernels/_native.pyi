@@ -77,6 +77,11 @@ def quantize(dtype: QuantizableDtype, weight: NDArray[np.float32]) -> NDArray[np
 def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> NDArray[np.float32]:
     """x[T, H] / sqrt(mean(x ** 2) + eps) * weight[H] -> [T, H]."""
 
+def add_rms_norm(
+    x: NDArray[np.float32], update: NDArray[np.float32], weight: NDArray[np.float32], eps: float
+) -> NDArray[np.float32]:
+    """x[T, H] += update[T, H], in place, and the `rms_norm` of the sum -> [T, H]: a residual and the norm behind it."""
+
 def rotate(x: NDArray[np.float32], cos: NDArray[np.float32], sin: NDArray[np.float32]) -> None:
     """Rotary embedding of x[T, heads, D], in place, by cos and sin [T, R / 2], R <= D.
 
@@ -86,6 +91,31 @@ def rotate(x: NDArray[np.float32], cos: NDArray[np.float32], sin: NDArray[np.flo
 
 def swiglu(gate_up: NDArray[np.float32]) -> NDArray[np.float32]:
     """silu(gate_up[:, :I]) * gate_up[:, I:] -> [T, I]."""
+
+def geglu(gate_up: NDArray[np.float32]) -> NDArray[np.float32]:
+    """gelu(gate_up[:, :I]) * gate_up[:, I:] -> [T, I], with gelu approximated by tanh (Hendrycks and Gimpel, 2016)."""
+
+def rms_norm_heads(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> None:
+    """`rms_norm` of every head of x[T, heads, D] by weight[D], in place. The stride of the first axis is free."""
+
+def soft_cap(x: NDArray[np.float32], cap: float) -> None:
+    """x[T, H] becomes cap * tanh(x / cap), in place; `cap` is positive."""
+
+def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """exp(x - max) / sum(exp(x - max)) over the rows of x[T, H] -> [T, H]."""
+
+def short_conv(
+    x: NDArray[np.float32],
+    history: NDArray[np.float32],
+    sequence_starts: NDArray[np.int32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Causal convolution of every channel of x[T, H] by itself with weight[taps, H], oldest tap first -> [T, H].
+
+    Rows sequence_starts[s] .. sequence_starts[s + 1] of x belong to sequence s, and follow the rows
+    history[s] of history[S, taps - 1, H].
+    """
 
 def allocate_arena(num_bytes: int) -> NDArray[np.uint8]:
     """Zeros [num_bytes], 4096-aligned, in huge pages where the system grants them. Raises MemoryError."""

@@ -8,6 +8,7 @@ float64 (`reference_attention`), to within rounding. Written for reading; knows 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,16 @@ __all__ = [
     "embed",
     "exp",
     "fma",
+    "geglu",
     "matmul",
     "quantize",
     "rms_norm",
+    "rms_norm_heads",
     "rotate",
     "row_bytes",
+    "short_conv",
+    "soft_cap",
+    "softmax",
     "store_kv",
     "swiglu",
 ]
@@ -101,6 +107,12 @@ def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
     return x * factor[:, None] * weight
 
 
+def add_rms_norm(x: Floats, update: Floats, weight: Floats, eps: float) -> Floats:
+    """x += update, in place; then the norm of the sum."""
+    x += update
+    return rms_norm(x, weight, eps)
+
+
 def _sum_of_squares(x: Floats) -> Floats:
     """Lane l takes elements l, l + 16, ...; then lane i takes in lane i + 8, i + 4, i + 2, i + 1."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % LANES)))
@@ -108,6 +120,10 @@ def _sum_of_squares(x: Floats) -> Floats:
     for begin in range(0, padded.shape[1], LANES):
         values = padded[:, begin : begin + LANES]
         lanes = fma(values, values, lanes)
+    return _lane_sum(lanes)
+
+
+def _lane_sum(lanes: Floats) -> Floats:
     for width in (8, 4, 2, 1):
         lanes = lanes[:, :width] + lanes[:, width : 2 * width]
     return lanes[:, 0]
@@ -146,6 +162,54 @@ def swiglu(gate_up: Floats) -> Floats:
     """silu of the first half of the columns times the second half."""
     gate, up = np.split(gate_up, 2, axis=1)
     return gate / (np.float32(1) + exp(np.float32(0) - gate)) * up
+
+
+def geglu(gate_up: Floats) -> Floats:
+    """gelu of the first half of the columns, approximated by tanh, times the second half."""
+    gate, up = np.split(gate_up, 2, axis=1)
+    squares = gate * gate
+    twice_u = gate * fma(squares, np.full_like(gate, 0.071354816), np.full_like(gate, 1.5957691))
+    return gate / (np.float32(1) + exp(np.float32(0) - twice_u)) * up
+
+
+def rms_norm_heads(x: Floats, weight: Floats, eps: float) -> None:
+    """`rms_norm` of every head of x[T, heads, D], in place."""
+    x[...] = rms_norm(x.reshape(-1, x.shape[2]), weight, eps).reshape(x.shape)
+
+
+def tanh(x: Floats) -> Floats:
+    """1 - 2 / (e ** 2x + 1)."""
+    one = np.float32(1)
+    result: Floats = one - np.float32(2) / (exp(x + x) + one)
+    return result
+
+
+def soft_cap(x: Floats, cap: float) -> None:
+    """cap * tanh(x / cap), in place."""
+    x[...] = np.float32(cap) * tanh(x / np.float32(cap))
+
+
+def softmax(x: Floats) -> Floats:
+    """exp(x - max) / sum over rows; lane l adds up elements l, l + 16, ..., then the lanes' tree."""
+    weights = exp(x - x.max(axis=1, keepdims=True))
+    padded = np.pad(weights, ((0, 0), (0, -x.shape[1] % LANES)))
+    lanes = np.zeros((len(x), LANES), np.float32)
+    for begin in range(0, padded.shape[1], LANES):
+        lanes = lanes + padded[:, begin : begin + LANES]
+    return weights / _lane_sum(lanes)[:, None]
+
+
+def short_conv(
+    x: Floats, history: Floats, sequence_starts: NDArray[np.int32], weight: Floats, bias: Floats | None = None
+) -> Floats:
+    """Taps by FMA from the bias on, oldest first; a sequence's rows follow its history."""
+    out = np.zeros_like(x) if bias is None else np.tile(bias, (len(x), 1))
+    for sequence, (begin, end) in enumerate(pairwise(sequence_starts)):
+        rows = np.concatenate([history[sequence], x[begin:end]])
+        for tap, factors in enumerate(weight):
+            inputs = rows[tap : tap + end - begin]
+            out[begin:end] = fma(inputs, np.broadcast_to(factors, inputs.shape), out[begin:end])
+    return out
 
 
 def checksum(array: NDArray[np.uint8]) -> tuple[int, int]:

@@ -292,4 +292,9 @@ inline f32x16 exp(f32x16 x) {
 #endif
 }
 
+inline f32x16 tanh(f32x16 x) {
+  const f32x16 one = broadcast(1.0f);
+  return one - broadcast(2.0f) / (exp(x + x) + one);
+}
+
 }  // namespace transom::TRANSOM_ISA
