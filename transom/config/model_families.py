@@ -1,6 +1,6 @@
 """What a `config.json` leaves unsaid: the defaults of each `model_type`, and the features none of them has.
 
-Defaults are those of transformers 5.23's configuration classes. Which architecture computes a family is a table of
+Defaults are those of transformers 5.24's configuration classes. Which architecture computes a family is a table of
 `transom.models`; a family needs a line in both.
 """
 
@@ -133,6 +133,7 @@ FAMILIES = {
         bos_token_id=1,
         eos_token_id=2,
         rms_norm_eps=1e-5,
+        rope_theta=1_000_000.0,
         own_keys=frozenset({"num_local_experts", "num_experts"}),
         features=mixtral_features,
     ),
