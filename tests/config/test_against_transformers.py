@@ -84,22 +84,17 @@ _OWN_KEYS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 }
 
 
-@st.composite
-def _settings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A family and some of its keys."""
-    model_type = draw(st.sampled_from(sorted(FAMILIES)))
-    return model_type, draw(st.fixed_dictionaries({}, optional={**_KEYS, **_OWN_KEYS.get(model_type, {})}))
-
-
-@given(_settings())
+@pytest.mark.parametrize("model_type", FAMILIES)
+@given(data=st.data())
 @hypothesis_settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=600, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
 )
-def test_every_default_is_that_of_transformers(tmp_path: Path, drawn: tuple[str, dict[str, Any]]) -> None:
+def test_every_default_is_that_of_transformers(tmp_path: Path, model_type: str, data: st.DataObject) -> None:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    model_type, changes = drawn
+    keys = {**_KEYS, **_OWN_KEYS.get(model_type, {})}
+    changes = data.draw(st.fixed_dictionaries({}, optional=keys))
 
     base = settings(model_type=model_type, num_attention_heads=32, hidden_size=256)
     if "num_key_value_heads" not in changes:
