@@ -87,7 +87,7 @@ class CacheManager:
 
     @property
     def is_waiting_for_disk(self) -> bool:
-        """The cold tier takes no blocks for the moment, because its disk is full: room may come later, by itself."""
+        """The cold tier takes no blocks for the moment, because its disk is full or hangs: room may come later."""
         return self._cold_tier.state is TierState.PAUSED
 
     def check_fits(self, num_tokens: int, options: CacheOptions | None = None) -> None:
