@@ -259,14 +259,12 @@ def test_a_disk_that_hangs_is_waited_for_once_and_goes_on_when_it_does(tmp_path:
         disk.hangs = True
         assert on.read(0, cold) == on.read(1, cold) == [TIMED_OUT]
         assert disk.waits == [DEADLINE_SECONDS, HUNG_DISK_SECONDS]
-        assert on.tier.state is TierState.PAUSED
-        assert on.write(hot) == 0
+        assert (on.tier.state.value, on.write(hot)) == ("paused", 0)
         disk.hangs = False
         deadline = time.monotonic() + 10
         while not on.tier.takes_blocks and time.monotonic() < deadline:
             on.tier.poll()
-        assert on.tier.state is TierState.ON
-        assert on.write(hot) == 1
+        assert (on.tier.state.value, on.write(hot)) == ("on", 1)
         on.tier.check_integrity([cold, hot])
 
 

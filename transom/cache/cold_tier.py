@@ -31,7 +31,7 @@ DEADLINE_SECONDS = 30.0
 """A transfer that a running request waits for is given up after so long."""
 
 HUNG_DISK_SECONDS = 1.0
-"""The same while a transfer that was given up is still not over: everybody waits for a disk that hangs, but only once."""
+"""The same while a transfer that was given up is still not over: a disk that hangs makes everybody wait only once."""
 
 TIMED_OUT = -100
 """Error of an item whose transfer was given up; beside errno (> 0) and the negative codes of `IOResult`."""

@@ -1,8 +1,8 @@
 """`SpillGate`: whether blocks may be written to the cold tier at the moment. Owns the memory of recent errors.
 
-A full disk stops spilling for half a minute, or until it takes back bytes of ours; a broken one for five minutes. One that
-hangs is tried again after half a minute or as soon as it goes on, and called broken the third time.
-Serving goes on in both cases, with what is there.
+A full disk stops spilling for half a minute, or until it takes back bytes of ours; a broken one for five minutes. One
+that hangs is tried again after half a minute or as soon as it goes on, and is called broken the third time. Serving
+goes on in all cases, with what is there.
 """
 
 from __future__ import annotations
