@@ -8,8 +8,8 @@ from bisect import bisect_right
 class ColdIndices:
     """Places `0 .. capacity`, given out so that what is near in a sequence is near in the file.
 
-    A run of its own is begun in the middle of the widest gap, so that it and the run before the gap can both grow. Memory
-    grows with the places in use, not with the capacity: a file may be as large as a disk, and is mostly holes.
+    A run of its own is begun in the middle of the widest gap, so that it and the run before the gap can both grow.
+    Memory grows with the places in use, not with the capacity: a file may be as large as a disk, and is mostly holes.
     """
 
     def __init__(self, capacity: int) -> None:
