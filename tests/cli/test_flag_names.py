@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from transom.cli.flag_names import in_flags
-from transom.cli.options import ModelOptions
+from transom.cli.options import ModelOptions, Quantization
 from transom.cli.sources import load_registry
 from transom.errors import ConfigError
 
@@ -45,3 +45,9 @@ def test_a_limit_that_the_user_never_typed_is_said_to_come_from_elsewhere(
     told = in_flags(rule, ModelOptions(kv_cache_ram_mb=999, config=config))
     assert told.endswith(f"(max_ram_mb is {source}; --max-ram-mb changes it)")
     assert "(" not in in_flags(rule, ModelOptions(kv_cache_ram_mb=999, max_ram_mb=576, config=config))
+
+
+def test_a_flag_of_the_same_name_as_its_key_is_named_once() -> None:
+    message = "model m: quantization is q8_0, is for directories with safetensors"
+    told = in_flags(message, ModelOptions(quantization=Quantization.Q8_0))
+    assert told == "model m: --quantization q8_0: is for directories with safetensors"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tests.kernels.instruction_sets import everywhere
 from transom.kernels import (
+    add_rms_norm,
     geglu,
     reference,
     rms_norm,
@@ -36,6 +37,21 @@ def test_a_norm_equals_the_specification_on_every_instruction_set(num_rows: int,
     expected = reference.rms_norm(x, weight, 1e-5)
     for result in everywhere(lambda: rms_norm(x, weight, 1e-5)):
         np.testing.assert_array_equal(result, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_rows=st.integers(0, 20), width=st.integers(1, 100), seed=st.integers(0, 1000))
+def test_a_norm_of_a_sum_leaves_the_sum_behind(num_rows: int, width: int, seed: int) -> None:
+    x, update, weight = floats(seed, num_rows, width), floats(seed + 1, num_rows, width), floats(seed + 2, width)
+    expected = reference.rms_norm(x + update, weight, 1e-5)
+
+    def of_a_copy() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        total = x.copy()
+        return add_rms_norm(total, update, weight, 1e-5), total
+
+    for result, total in everywhere(of_a_copy):
+        np.testing.assert_array_equal(result, expected)
+        np.testing.assert_array_equal(total, x + update)
 
 
 def test_a_large_norm_is_shared_out_without_a_change() -> None:
@@ -161,6 +177,21 @@ def test_rotation_refuses_arrays_that_do_not_fit(
 def test_swiglu_refuses_an_odd_number_of_columns() -> None:
     with pytest.raises(ValueError, match="even"):
         swiglu(floats(0, 2, 7))
+
+
+@pytest.mark.parametrize(
+    ("x", "update", "error", "message"),
+    [
+        (floats(0, 2, 8), floats(0, 3, 8), ValueError, "axis 0 of update must have size 2, not 3"),
+        (floats(0, 2, 8), floats(0, 2, 9), ValueError, "axis 1 of update must have size 8, not 9"),
+        (np.broadcast_to(floats(0, 8), (2, 8)), floats(0, 2, 8), TypeError, "x must be a writable array"),
+    ],
+)
+def test_a_norm_of_a_sum_refuses_arrays_that_do_not_fit(
+    x: Any, update: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        add_rms_norm(x, update, floats(0, 8), 1e-6)
 
 
 @settings(max_examples=30, deadline=None)

@@ -57,7 +57,7 @@ def _registry_of(model: str | None) -> RegistryConfig:
         return bundled
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
     if model and _is_model(Path(model)) and not (entries and _holds_no_model(Path(model))):
-        return RegistryConfig(models=(ModelEntry.for_path(Path(model).resolve()),))
+        return RegistryConfig(models=(ModelEntry.for_path(Path(model)),))
     if not entries:
         raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)})")
     return RegistryConfig(models=entries)
@@ -109,7 +109,11 @@ def _names(registry: RegistryConfig) -> str:
 
 def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
     """The entry with what the options say; checked again as a whole."""
-    own = {"max_position_embeddings": options.max_model_len, "sliding_window": options.sliding_window}
+    own = {
+        "max_position_embeddings": options.max_model_len,
+        "sliding_window": options.sliding_window,
+        "quantization": options.quantization and options.quantization.value,
+    }
     changes = _given(own)
     if given_tiers := _given(_tier_options(options)):
         changes["tier_config"] = {**entry.tier_config.model_dump(exclude_unset=True), **given_tiers}

@@ -34,7 +34,10 @@ class Mixer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """Mixer and feed-forward block, each with norms before and after, and beside a residual."""
+    """Mixer and feed-forward block, each with norms before and after, and beside a residual.
+
+    What a block adds to the residual is added where the next norm reads the sum: one pass over both.
+    """
 
     mixer_norm: Norm
     mixer: Mixer
@@ -46,14 +49,23 @@ class DecoderLayer:
     """On what mixer and feed-forward block add."""
 
     def forward(
-        self, hidden: Floats, rotations: Rotations, batch: ForwardBatch, keep: NDArray[np.int32] | None = None
-    ) -> Floats:
-        """[T, hidden_size] -> the same, or only the rows `keep` of it: the last layer's other rows are never used."""
-        mixed = self.mixer.forward(self.mixer_norm.forward(hidden), rotations, batch, keep)
-        kept = hidden if keep is None else hidden[keep]
-        hidden = kept + self._scaled(self.mixer_output_norm.forward(mixed))
-        hidden += self._scaled(self.mlp_output_norm.forward(self.mlp.forward(self.mlp_norm.forward(hidden))))
-        return hidden
+        self,
+        hidden: Floats,
+        update: Floats | None,
+        rotations: Rotations,
+        batch: ForwardBatch,
+        keep: NDArray[np.int32] | None = None,
+    ) -> tuple[Floats, Floats]:
+        """The residual and what is still to be added to it, [T, hidden_size] each -> the same behind this layer.
+
+        `hidden` is changed in place. With `keep` only those rows come out: the last layer's others are never used.
+        """
+        x = self.mixer_norm.forward(hidden) if update is None else self.mixer_norm.forward_sum(hidden, update)
+        mixed = self.mixer.forward(x, rotations, batch, keep)
+        if keep is not None:
+            hidden = hidden[keep]
+        x = self.mlp_norm.forward_sum(hidden, self._scaled(self.mixer_output_norm.forward(mixed)))
+        return hidden, self._scaled(self.mlp_output_norm.forward(self.mlp.forward(x)))
 
     def _scaled(self, x: Floats) -> Floats:
         return x if self.residual_multiplier == 1.0 else x * np.float32(self.residual_multiplier)
@@ -69,9 +81,9 @@ class OutputHead:
     soft_cap: float | None = None
     """Logits become soft_cap * tanh(logit / soft_cap)."""
 
-    def forward(self, hidden: Floats) -> Floats:
-        """[R, hidden_size] -> [R, vocab_size]."""
-        logits = self.weight.forward(self.norm.forward(hidden))
+    def forward(self, hidden: Floats, update: Floats) -> Floats:
+        """The residual and what is still to be added to it, [R, hidden_size] each -> [R, vocab_size]."""
+        logits = self.weight.forward(self.norm.forward_sum(hidden, update))
         if self.divisor != 1.0:
             logits /= np.float32(self.divisor)
         if self.soft_cap is not None:
@@ -96,7 +108,8 @@ class Decoder:
         if self.embedding_multiplier != 1.0:
             hidden *= np.float32(self.embedding_multiplier)
         rotations = [rotary.at(batch.positions) for rotary in self.rotaries]
+        update = None
         for layer in self.layers[:-1]:
-            hidden = layer.forward(hidden, rotations, batch)
-        hidden = self.layers[-1].forward(hidden, rotations, batch, keep=batch.logit_rows)
-        return self.head.forward(hidden)
+            hidden, update = layer.forward(hidden, update, rotations, batch)
+        hidden, update = self.layers[-1].forward(hidden, update, rotations, batch, keep=batch.logit_rows)
+        return self.head.forward(hidden, update)

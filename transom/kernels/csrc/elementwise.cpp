@@ -36,6 +36,16 @@ void rms_norm(const float* x, const float* weight, float epsilon, int64_t width,
   }
 }
 
+void add_rms_norm(float* x, const float* update, const float* weight, float epsilon, int64_t width, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) store(x + i, load(x + i) + load(update + i));
+  if (i < width) {
+    const int count = lanes_left(width - i);
+    store_first(x + i, load_first(x + i, count) + load_first(update + i, count), count);
+  }
+  rms_norm(x, weight, epsilon, width, out);
+}
+
 // (a, b) -> (a cos - b sin, b cos + a sin), each product and sum rounded, as Hugging Face's f32 code rounds them.
 void rotate_head(float* head, const Rotation& rotation) {
   float* other = head + rotation.half;
@@ -122,7 +132,7 @@ void short_conv(const float* const* inputs, int64_t num_taps, const float* weigh
 
 }  // namespace
 
-extern const ElementwiseKernels elementwise_kernels = {&rms_norm, &rotate,  &swiglu,    &geglu,
-                                                       &soft_cap, &softmax, &short_conv};
+extern const ElementwiseKernels elementwise_kernels = {&rms_norm, &add_rms_norm, &rotate,  &swiglu,
+                                                       &geglu,    &soft_cap,     &softmax, &short_conv};
 
 }  // namespace transom::TRANSOM_ISA

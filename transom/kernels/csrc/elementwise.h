@@ -17,6 +17,8 @@ struct Rotation {
 struct ElementwiseKernels {
   // out[width] = x / sqrt(mean(x^2) + epsilon) * weight
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t width, float* out);
+  // x[width] += update, then the norm of the sum
+  void (*add_rms_norm)(float* x, const float* update, const float* weight, float epsilon, int64_t width, float* out);
   // heads[num_heads][head_dim], in place
   void (*rotate)(float* heads, int64_t num_heads, int64_t head_dim, const Rotation& rotation);
   // out[width] = silu(gate[width]) * up[width]

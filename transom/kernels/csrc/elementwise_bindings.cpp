@@ -39,6 +39,25 @@ nb::object rms_norm(nb::handle x_object, nb::handle weight_object, float epsilon
   return result;
 }
 
+nb::object add_rms_norm(nb::handle x_object, nb::handle update_object, nb::handle weight_object, float epsilon) {
+  const ArrayView x(x_object, "x", Dtype::f32, 2, Access::write);
+  const ArrayView update(update_object, "update", Dtype::f32, 2);
+  const ArrayView weight(weight_object, "weight", Dtype::f32, 1);
+  const int64_t width = x.size(1);
+  update.expect_size(0, x.size(0));
+  update.expect_size(1, width);
+  weight.expect_size(0, width);
+  nb::object result = new_array({x.size(0), width});
+  const ArrayView out(result, "result", Dtype::f32, 2, Access::write);
+  nb::gil_scoped_release release;
+  const ElementwiseKernels& kernels = TRANSOM_PICK(elementwise_kernels);
+  for_each_row(x.size(0), width * 5, [&](int64_t row) {
+    kernels.add_rms_norm(x.mutable_data<float>() + row * width, update.data<float>() + row * width,
+                         weight.data<float>(), epsilon, width, out.mutable_data<float>() + row * width);
+  });
+  return result;
+}
+
 void rotate(nb::handle x_object, nb::handle cosine_object, nb::handle sine_object) {
   const ArrayView x(x_object, "x", Dtype::f32, 3, Access::write, Layout::strided_rows);
   const ArrayView cosine(cosine_object, "cos", Dtype::f32, 2);
@@ -162,6 +181,7 @@ nb::object short_conv(nb::handle x_object, nb::handle history_object, nb::handle
 
 void bind_elementwise(nb::module_& module) {
   module.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("eps"));
+  module.def("add_rms_norm", &add_rms_norm, nb::arg("x"), nb::arg("update"), nb::arg("weight"), nb::arg("eps"));
   module.def("rotate", &rotate, nb::arg("x"), nb::arg("cos"), nb::arg("sin"));
   module.def("swiglu", &swiglu, nb::arg("gate_up"));
   module.def("geglu", &geglu, nb::arg("gate_up"));
