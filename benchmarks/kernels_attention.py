@@ -37,7 +37,7 @@ class Shape:
     num_key_value_heads: int
     group: int
     head_dim: int
-    dtype: Literal["f32", "f16"] = "f16"
+    dtype: Literal["f32", "f16", "q8_0"] = "f16"
 
     @property
     def layout(self) -> kernels.KVLayout:
@@ -54,6 +54,8 @@ SHAPES = [
     Shape("MHA 32 x 1 x 128", 32, 1, 128),
     Shape("GQA 4 x 8 x 64", 4, 8, 64),
     Shape("1B in f32", 8, 4, 64, "f32"),
+    Shape("1B in q8_0", 8, 4, 64, "q8_0"),
+    Shape("8B in q8_0", 8, 4, 128, "q8_0"),
 ]
 
 
@@ -65,7 +67,7 @@ class Layers:
         num_blocks = -(-context // 64)
         self.count = max(1, ARENA_BYTES // (num_blocks * shape.layout.slot_bytes))
         self.arena = kernels.allocate_arena(self.count * num_blocks * shape.layout.slot_bytes)
-        self.arena.view(np.float16 if shape.dtype == "f16" else np.float32)[:] = 0.25
+        self.arena[:] = 0x2C  # numbers of moderate size, whatever the type
         slots = np.arange(num_blocks * self.count, dtype=np.int32).reshape(num_blocks, self.count)
         self.tables = [np.ascontiguousarray(slots[None, :, layer]) for layer in range(self.count)]
 
@@ -147,7 +149,7 @@ def matmul_rate(seconds: float) -> float:
 
 
 def print_speed(arguments: argparse.Namespace, memory: float, product: float) -> None:
-    print(f"{'':22} {'decode':>22}  {'rounds':>6}   {'prefill of ' + str(arguments.rows):>24}")
+    print(f"{'':22} {'decode':>33}  {'rounds':>6}   {'prefill of ' + str(arguments.rows):>24}")
     for shape in SHAPES:
         layers = Layers(shape, arguments.context)
         whole, rounds = best_of_each([layers.caller(1), layers.stepper(1, splits_per_round=4)], 2 * arguments.seconds)
@@ -156,7 +158,7 @@ def print_speed(arguments: argparse.Namespace, memory: float, product: float) ->
         operations = 4 * seen * shape.num_heads * shape.head_dim
         prefill = operations / best_seconds(layers.caller(arguments.rows), arguments.seconds)
         print(
-            f"{shape.name:22} {decode / 1e9:6.1f} GB/s {decode / memory:4.0%} of memory"
+            f"{shape.name:22} {whole * 1e6:7.0f} us {decode / 1e9:6.1f} GB/s {decode / memory:4.0%} of memory"
             f"  {rounds / whole - 1:+6.1%}"
             f"   {prefill / 1e9:5.0f} GFLOP/s {prefill / product:5.0%} of product"
         )

@@ -50,7 +50,7 @@ def test_everything_that_is_supported_is_accepted(tmp_path: Path) -> None:
         sliding_window=4096,
         load="at_start",
         quantization=None,
-        tier_config={**tiers, "enable_tiering": True, "enable_distributed": False, "kv_dtype": "f32"},
+        tier_config={**tiers, "enable_tiering": True, "enable_distributed": False, "kv_dtype": "q8_0"},
         cache={"strategy": "full", "window_size": 1024, "keep_first": 256},
         resource_quota=None,
     )
@@ -190,7 +190,6 @@ def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Pat
         ({"quantization": "q8_0"}, "quantization is q8_0"),
         ({"resource_quota": {}}, "resource_quota is set"),
         ({"tier_config": {"enable_distributed": True}}, "tier_config.enable_distributed is true"),
-        ({"tier_config": {"kv_dtype": "q8_0"}}, "tier_config.kv_dtype is q8_0"),
     ],
 )
 def test_what_does_not_exist_yet_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
