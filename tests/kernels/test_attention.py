@@ -335,7 +335,7 @@ MAGNITUDES = [0.0, 1e-30, 1e-9, 3e-6, 1e-3, 0.3, 40.0, 1e6, 8.3e6, 1e7, 3e38]
 def test_q8_0_rounds_as_the_reference_whatever_the_magnitude(head_dim: int, isa: Isa) -> None:
     shape = Shape(1, 1, head_dim, "q8_0")
     tokens = random_tokens(shape, 64)
-    magnitudes = np.resize(np.float32(MAGNITUDES), 64)[:, None, None]
+    magnitudes = np.resize(np.array(MAGNITUDES, np.float32), 64)[:, None, None]
     with np.errstate(over="ignore"):
         scaled = Tokens(tokens.query, tokens.key * magnitudes, tokens.value * magnitudes)
     with using(isa, 1):
@@ -344,7 +344,7 @@ def test_q8_0_rounds_as_the_reference_whatever_the_magnitude(head_dim: int, isa:
 
 
 def test_q8_0_rounds_halves_to_even() -> None:
-    halves = np.float32([127, -127, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5])
+    halves = np.array([127, -127, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5], np.float32)
     integers, scales = reference.quantise(halves)
     assert (integers.tolist(), scales.tolist()) == ([127, -127, 0, 2, 2, 0, -2, 126], [1.0])
 
