@@ -30,9 +30,10 @@ from transom.config.registry_config import ModelEntry
 from transom.engine.engine import Engine
 from transom.layers.forward_batch import AttentionSpec, ForwardBatch
 from transom.models import Model, build
+from transom.registry.model_files import read_model_config
 from transom.request import Request, RequestOutput, SamplingParams
 from transom.weights.loader import WeightLoader
-from transom.weights.safetensors import open_checkpoint
+from transom.weights.sources import open_weights
 
 MAX_NUM_SEQS = 16
 MAX_BATCHED_TOKENS = 512
@@ -65,14 +66,14 @@ def load(path: Path, threads: int, kv_tokens: int, kv_dtype: str) -> tuple[Model
     """The model with all weights, and limits with room for so many tokens of KV."""
     kernels.set_num_threads(threads)
     entry = ModelEntry.model_validate({"id": "benchmark", "path": str(path), "tier_config": {"kv_dtype": kv_dtype}})
-    model_config, engine_config = resolve(entry, ModelConfig.from_hf(path), num_threads=threads)
+    model_config, engine_config = resolve(entry, read_model_config(path), num_threads=threads)
     engine_config = replace(
         engine_config,
         kv_cache_ram_bytes=kv_bytes_for_tokens(model_config, kv_dtype, kv_tokens),
         max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=MAX_BATCHED_TOKENS,
     )
-    return build(model_config, WeightLoader(open_checkpoint(path))), model_config, engine_config
+    return build(model_config, WeightLoader(open_weights(path))), model_config, engine_config
 
 
 class TransomSide:

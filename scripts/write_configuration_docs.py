@@ -70,7 +70,8 @@ The registry file, usually `config.json`, says which models are served and withi
 
 It is strict: a key that does not exist, a key given twice, a value of another type or beyond its bounds ends the start
 with one line for each problem, naming file, key, value and rule. Sizes ending in `_mb` are MiB (2^20 bytes). Relative
-paths are taken from the file's directory. The file may have at most {MAX_JSON_BYTES // 2**20} MiB.
+paths are taken from the file's directory, `~` is the home directory. The file may have at
+most {MAX_JSON_BYTES // 2**20} MiB.
 """
 
 RULES = f"""

@@ -204,6 +204,21 @@ def test_a_full_disk_pauses_writing_and_keeps_the_blocks_in_ram(tmp_path: Path, 
         on.tier.check_integrity([block])
 
 
+def test_a_full_disk_is_written_again_as_soon_as_it_took_bytes_back(tmp_path: Path) -> None:
+    with bench(tmp_path, fault=IOFault(3, "ENOSPC")) as on:  # the second block
+        first, second = on.block(0), on.block(1)
+        on.write(first)
+        on.write(second)
+        states = (first.state, second.state, on.tier.takes_blocks)
+        assert states == (BlockState.CLEAN, BlockState.DIRTY, False)
+        first.ref_count = 0
+        assert on.tier.forget(first)
+        on.tier.trim()
+        assert (on.tier.state, on.tier.takes_blocks) == (TierState.PAUSED, True)
+        assert on.write(second) == 1
+        assert second.state is BlockState.CLEAN
+
+
 def test_a_disk_that_fails_again_and_again_is_written_to_no_more(tmp_path: Path) -> None:
     with bench(tmp_path, IOFault(1, "EIO", persistent=True)) as on:
         assert [on.write(on.block(index)) for index in range(5)] == [1, 1, 1, 0, 0]

@@ -26,6 +26,23 @@ def test_a_gate_is_open_at_first() -> None:
     assert (gate.state, gate.num_closed) == (TierState.ON, 0)
 
 
+def test_a_full_disk_that_took_bytes_back_may_be_written_but_is_still_called_full() -> None:
+    gate = SpillGate(Clock())
+    for num_closed in (1, 2):
+        gate.note(errno.ENOSPC)
+        assert (gate.state, gate.is_open, gate.num_closed) == (TierState.PAUSED, False, num_closed)
+        gate.note_room()
+        assert (gate.state, gate.is_open) == (TierState.PAUSED, True)
+
+
+def test_a_broken_disk_is_left_alone_whatever_it_took_back() -> None:
+    gate = SpillGate(Clock())
+    for _ in range(3):
+        gate.note(errno.EIO)
+    gate.note_room()
+    assert (gate.state, gate.is_open) == (TierState.OFF, False)
+
+
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_pauses_spilling_for_half_a_minute(error: int) -> None:
     clock = Clock()

@@ -47,7 +47,7 @@ def test_a_sequence_is_as_long_as_both_tiers_hold(tmp_path: Path) -> None:
         with pytest.raises(BudgetExceededError, match=r"the budgets kv_cache_ram_mb and max_ssd_mb are .* which hold"):
             cache.check_fits(longest + 1)
         handle = computed(cache, longest)
-        assert not cache.reserve(handle, longest + 1)
+        assert not cache.reserve(handle, longest + BLOCK_SIZE + 1)
         cache.close(handle)
 
 

@@ -37,7 +37,7 @@ def test_the_version_is_told() -> None:
     assert one_line(run("--version").stdout).startswith("transom ")
 
 
-@pytest.mark.parametrize("arguments", [(), ("serve",), ("run",), ("models",), ("cache", "stats")])
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("run",), ("convert",), ("models",), ("cache", "stats")])
 def test_help_imports_neither_numpy_nor_the_engine(arguments: Sequence[str]) -> None:
     code = (
         "import sys\n"
@@ -75,7 +75,9 @@ def test_both_spellings_of_a_flag_are_in_the_help() -> None:
         (["run", "tolstoy", "x", "--max-tokens", "9000"], "maximum context length is 8192", 1),
         (["run", "tolstoy", "x", "--system", "y"], "chat template", 2),
         (["models", "--config", "/no/such/file.json"], "No such file", 2),
-        (["serve", "tolstoy", "--max-ssd-mb", "64"], "--max-ssd-mb 64 needs ssd_path", 2),
+        (["serve", "tolstoy", "--max-ssd-mb", "64"], "--max-ssd-mb 64 needs --ssd-path", 2),
+        (["serve", "tolstoy", "--ssd-path", "cold"], "--ssd-path cold needs --max-ssd-mb", 2),
+        (["run", "tolstoy", "x", "--ssd-path", "cold"], "--ssd-path cold needs --max-ssd-mb", 2),
         (["serve", "tolstoy", "--port", "0", "--hot-tokens", "3"], "--hot-tokens 3: must be at least one block", 1),
         (
             ["serve", "tolstoy", "--port", "0", "--window-size", "9000"],
@@ -87,7 +89,7 @@ def test_both_spellings_of_a_flag_are_in_the_help() -> None:
         (["cache", "verify", "--ssd-path", "/no/such"], "/no/such is not a directory", 2),
         (["cache", "stats", "--url", "nowhere"], "not the address of a server", 2),
     ],
-    ids=range(23),
+    ids=range(25),
 )
 def test_a_mistake_is_one_line_on_standard_error(arguments: list[str], reason: str, code: int) -> None:
     result = run(*arguments)
@@ -110,11 +112,27 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded() -> None:
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("arguments", [["serve", "--port", "70000"], ["serve", "-ctk", "q3"], ["nonsense"], ["run"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--port", "70000"],
+        ["serve", "-ctk", "q3"],
+        ["nonsense"],
+        ["run"],
+        ["serve", "--ssd-path", ""],
+        ["cache", "purge", "--ssd-path", ""],
+    ],
+)
 def test_a_flag_that_cannot_be_read_is_a_usage_error(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+def test_a_directory_of_cold_tiers_may_begin_with_the_home_directory() -> None:
+    result = run("serve", "tolstoy", "--max-ssd-mb", "8", "--ssd-path=~/cold", "--print-config", HOME="/home/reader")
+    [entry] = json.loads(result.stdout)["registry"]["models"]
+    assert entry["tier_config"]["ssd_path"] == "/home/reader/cold"
 
 
 def test_settings_are_printed_with_their_origins_and_without_keys() -> None:

@@ -72,6 +72,22 @@ def test_without_a_server_the_directories_are_shown(tmp_path: Path, capsys: pyte
     assert (shown["model"], shown["directory"], shown["in_use"]) == ("tiny", str(tmp_path / "tiny"), False)
 
 
+def test_without_any_place_it_is_said_how_to_name_one(capsys: pytest.CaptureFixture[str]) -> None:
+    show_stats(ServerClient(f"http://127.0.0.1:{free_port()}"), None, None, None, as_json=False)
+    verify_all((), as_json=False)
+    purge_all(())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all("--ssd-path DIRECTORY or --config FILE" in line for line in lines)
+
+
+async def test_a_tier_in_ram_shows_no_numbers_of_a_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    async with running() as server:
+        await stats_of(server.url, as_json=False)
+    [hot] = [line.split() for line in capsys.readouterr().out.splitlines() if " hot " in line]
+    assert hot[-6:] == ["-"] * 6
+
+
 def test_verify_ends_with_1_and_a_line_for_each_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = crashed(tmp_path / "tiny")
     verify_all(find_places(None, tmp_path, None), as_json=False)
@@ -91,8 +107,3 @@ def test_purge_says_what_was_given_back(tmp_path: Path, capsys: pytest.CaptureFi
     purge_all(find_places(None, tmp_path, None))
     assert capsys.readouterr().out.startswith("tiny: ")
     assert not file.exists()
-
-
-def test_no_cold_tier_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    verify_all(find_places(None, None, None), as_json=False)
-    assert capsys.readouterr().out == "No model has a cold tier.\n"

@@ -62,6 +62,14 @@ def test_a_gguf_file_is_named_by_its_name(tmp_path: Path, name: str, model_id: s
     assert (entry.id, entry.path) == (model_id, (tmp_path / name).resolve())
 
 
+def test_a_link_keeps_its_name(tmp_path: Path) -> None:
+    """A download cache links to files that are named by a hash."""
+    (tmp_path / "5f70bf18").touch()
+    (tmp_path / "model.gguf").symlink_to("5f70bf18")
+    [entry] = load_registry(ModelOptions(model=str(tmp_path / "model.gguf"))).models
+    assert (entry.id, entry.path) == ("model", tmp_path / "model.gguf")
+
+
 def test_a_gguf_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such directory or file"):
         load_registry(ModelOptions(model=str(tmp_path / "model.gguf")))
@@ -107,6 +115,30 @@ def test_flags_give_a_model_a_cold_tier_and_a_strategy(tmp_path: Path, monkeypat
 def test_a_cold_tier_needs_a_place() -> None:
     with pytest.raises(ConfigError, match="max_ssd_mb 64 needs ssd_path"):
         load_registry(ModelOptions(model="tolstoy", max_ssd_mb=64))
+
+
+def test_a_place_needs_a_size_unless_somebody_said_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--ssd-path .* needs --max-ssd-mb"):
+        load_registry(ModelOptions(ssd_path=tmp_path))
+    [entry] = load_registry(ModelOptions(model="tolstoy", ssd_path=tmp_path, max_ssd_mb=0)).models
+    assert entry.tier_config.max_ssd_mb == 0
+    file = tmp_path / "registry.json"
+    tiers = {"max_ssd_mb": 64, "ssd_path": "there"}
+    file.write_text(json.dumps({"models": [{"id": "mine", "path": str(TOLSTOY), "tier_config": tiers}]}))
+    [entry] = load_registry(ModelOptions(config=file, ssd_path=tmp_path / "here")).models
+    assert entry.tier_config.ssd_path == tmp_path / "here"
+
+
+def test_a_directory_that_holds_no_model_does_not_hide_a_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tolstoy").mkdir()
+    [entry] = load_registry(ModelOptions(model="tolstoy")).models
+    assert entry.path.resolve() == TOLSTOY.resolve()
+    (tmp_path / "tolstoy" / "config.json").write_text("{}")
+    [entry] = load_registry(ModelOptions(model="tolstoy")).models
+    assert entry.path == tmp_path / "tolstoy"
 
 
 def test_changed_entries_obey_the_rules_of_the_file() -> None:

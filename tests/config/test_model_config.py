@@ -197,7 +197,7 @@ def test_nonsense_is_refused_by_key(tmp_path: Path, key: str, value: object) -> 
         ("logits_scaling", 8.0),
         ("layer_types", ["conv"] * 4),
         ("layer_types", ["linear_attention"] * 4),
-        ("rope_scaling", {"rope_type": "longrope", "factor": 4}),
+        ("rope_scaling", {"rope_type": "mrope", "factor": 4}),
         ("rope_scaling", {"type": "mrope", "mrope_section": [1]}),
         ("rope_parameters", {"full_attention": {"rope_type": "default"}}),
         ("dtype", "float8_e4m3fn"),

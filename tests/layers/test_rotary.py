@@ -20,6 +20,7 @@ YARN = [1.0, 0.23717082, 0.05, 0.0079056947, 0.0025, 0.00079056947, 0.00025, 7.9
         (RopeConfig("default", 10_000.0, 16), BASE, 1.0),
         (RopeConfig("dynamic", 10_000.0, 16, factor=4.0), BASE, 1.0),
         (RopeConfig("linear", 10_000.0, 16, factor=4.0), LINEAR, 1.0),
+        (RopeConfig("factors", 10_000.0, 16, frequency_factors=(4.0,) * 8), LINEAR, 1.0),
         (
             RopeConfig(
                 "llama3",
@@ -40,13 +41,13 @@ YARN = [1.0, 0.23717082, 0.05, 0.0079056947, 0.0025, 0.00079056947, 0.00025, 7.9
 def test_frequencies_are_those_of_the_reference(
     rope: RopeConfig, frequencies: list[float], attention_factor: float
 ) -> None:
-    embedding = RotaryEmbedding.from_config(rope)
+    embedding = RotaryEmbedding.from_config(rope, 512)
     np.testing.assert_allclose(embedding.inverse_frequencies, frequencies, rtol=3e-6)
     assert embedding.attention_factor == pytest.approx(attention_factor)
 
 
 def test_scores_depend_on_the_distance_of_positions_only() -> None:
-    embedding = RotaryEmbedding.from_config(RopeConfig("default", 10_000.0, 16))
+    embedding = RotaryEmbedding.from_config(RopeConfig("default", 10_000.0, 16), 512)
     rng = np.random.default_rng(0)
     query, key = rng.standard_normal((2, 1, 1, 16)).astype(np.float32)
 

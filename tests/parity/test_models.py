@@ -89,6 +89,100 @@ CASES = [
         {"use_sliding_window": True, "sliding_window": 50, "max_window_layers": 1},
     ),
     Case("tied", "Qwen2", {"tie_word_embeddings": True}),
+    Case("plain", "Ministral", {"sliding_window": 40, "head_dim": 12}),
+    Case("plain", "Qwen3", {"head_dim": 20, "attention_bias": True}),
+    Case(
+        "upper layers sliding",
+        "Qwen3",
+        {"head_dim": 14, "use_sliding_window": True, "sliding_window": 50, "max_window_layers": 1},
+    ),
+    Case("rope with alpha", "HunYuanDenseV1", {"head_dim": 16, **rope("dynamic", factor=1.0, alpha=50.0)}),
+    Case("tied", "HunYuanDenseV1", {"head_dim": 20, "tie_word_embeddings": True}),
+    Case(
+        "convolutions and attention",
+        "Lfm2",
+        {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]},
+    ),
+    Case(
+        "more taps, biases",
+        "Lfm2",
+        {"layer_types": ["full_attention", "conv", "conv"], "conv_L_cache": 5, "conv_bias": True},
+    ),
+    Case(
+        "window smaller than the prompt",
+        "Gemma2",
+        {"head_dim": 20, "sliding_window": 37, "query_pre_attn_scalar": 15, "tie_word_embeddings": True},
+    ),
+    Case("no caps", "Gemma2", {"head_dim": 10, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    Case(
+        "two ropes",
+        "Gemma3Text",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 20,
+            "sliding_window": 37,
+            "query_pre_attn_scalar": 33,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            },
+        },
+    ),
+    Case("plain", "Phi3", {"pad_token_id": 0, "sliding_window": 100}),
+    Case("part of the head is rotated", "Phi3", {"pad_token_id": 0, **rope("default", partial_rotary_factor=0.6)}),
+    Case(
+        "longrope beyond the original length",
+        "Phi3",
+        {
+            "pad_token_id": 0,
+            "original_max_position_embeddings": 32,
+            **rope(
+                "longrope",
+                short_factor=[1.0, 1.1, 1.2, 1.3, 1.4],
+                long_factor=[1.0, 2.0, 3.0, 4.0, 5.0],
+                original_max_position_embeddings=32,
+            ),
+        },
+    ),
+    Case(
+        "layers without positions", "SmolLM3", {"num_hidden_layers": 5, "no_rope_layer_interval": 2, "pad_token_id": 0}
+    ),
+    Case(
+        "all factors",
+        "Granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.5,
+            "attention_bias": True,
+        },
+    ),
+    Case("norms behind the blocks", "Olmo2", {"pad_token_id": 0}),
+    Case(
+        "experts and dense layers",
+        "Qwen3Moe",
+        {
+            "head_dim": 20,
+            "num_experts": 7,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 37,
+            "mlp_only_layers": [1],
+        },
+    ),
+    Case(
+        "shares divided by their sum",
+        "Qwen3Moe",
+        {
+            "head_dim": 20,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 37,
+            "norm_topk_prob": True,
+        },
+    ),
+    Case("experts", "Mixtral", {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 60}),
 ]
 
 
@@ -99,8 +193,8 @@ def write_reference(case: Case, directory: Path) -> Any:
 
     torch.manual_seed(7)
     config = getattr(transformers, f"{case.family}Config")(**{**BASE, **case.settings})
-    config._attn_implementation = "eager"
-    model = getattr(transformers, f"{case.family}ForCausalLM")(config).eval()
+    config._attn_implementation = config._experts_implementation = "eager"
+    model = getattr(transformers, f"{case.family.removesuffix('Text')}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):

@@ -64,9 +64,9 @@ async def test_what_a_request_chooses_reaches_the_engine(ask_for: Any, field: An
 @pytest.mark.parametrize(
     ("field", "param", "said"),
     [
-        (1, "cache", "dict"),
-        ("full", "cache", "dict"),
-        ([], "cache", "dict"),
+        (1, "cache", "must be an object"),
+        ("full", "cache", "'cache': must be an object."),
+        ([], "cache", "must be an object"),
         ({"strategy": "lru"}, "cache.strategy", "'full', 'fifo'"),
         ({"strategy": 1}, "cache.strategy", "'full', 'fifo'"),
         ({"window_size": 0}, "cache.window_size", "greater than or equal to 1"),
@@ -77,7 +77,13 @@ async def test_what_a_request_chooses_reaches_the_engine(ask_for: Any, field: An
         ({"keep_first": -1}, "cache.keep_first", "greater than or equal to 0"),
         ({"size": 1}, "cache.size", "Unknown parameter"),
         ({"strategy": "sliding_window"}, "cache", "window_size is 1024, must be at most the context window"),
-        ({"window_size": WINDOW + 1}, "cache", "window_size is 257, must be at most the context window, which is 256"),
+        ({"strategy": "fifo", "window_size": WINDOW + 1}, "cache", "window_size is 257, must be at most the context"),
+        (
+            {"window_size": 64},
+            "cache",
+            "window_size needs a strategy, sliding_window or keep_first or fifo; the model's",
+        ),
+        ({"keep_first": 8}, "cache", "keep_first needs a strategy, keep_first; the model's own is full"),
         ({"strategy": "keep_first", "window_size": 64}, "cache", "keep_first 256 must be less than window_size 64"),
         ({"strategy": "keep_first", "window_size": 64, "keep_first": 64}, "cache", "keep_first 64 must be less than"),
         ({"strategy": "full", "window_size": 64, "keep_first": 65}, "cache", "keep_first 65 must be less than"),

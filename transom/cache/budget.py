@@ -30,6 +30,8 @@ class Budget:
     num_cold_slots: int = 0
     """Slots that fit on SSD."""
     max_ssd_bytes: int = 0
+    state_bytes: int = 0
+    """RAM for what the short convolutions of all sequences remember."""
     max_hot_blocks: int | None = None
     """Blocks that one sequence may have in RAM in layers of one kind; None = no such cap."""
 
@@ -37,7 +39,9 @@ class Budget:
         least = f"one block of {BLOCK_SIZE} tokens"
         if self.num_staging_slots:
             least += f" and a staging ring of {self.num_staging_slots} slots"
-        smallest = (self._num_block_slots + self.num_staging_slots) * self.slot_bytes
+        if self.state_bytes:
+            least += f" and the states of the convolutions, {_mib(self.state_bytes)} MiB,"
+        smallest = (self._num_block_slots + self.num_staging_slots) * self.slot_bytes + self.state_bytes
         if smallest > self.budget_bytes:
             raise ConfigError(
                 f"kv_cache_ram_mb is {_mib(self.budget_bytes)} MiB, but {least} takes {_mib(smallest)} MiB "
@@ -47,7 +51,7 @@ class Budget:
     @property
     def num_slots(self) -> int:
         """Slots of the arena: as many whole ones as the budget holds."""
-        return self.budget_bytes // self.slot_bytes
+        return (self.budget_bytes - self.state_bytes) // self.slot_bytes
 
     @property
     def num_hot_slots(self) -> int:

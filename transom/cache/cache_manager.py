@@ -19,6 +19,7 @@ from transom.cache.budget import Budget
 from transom.cache.chunking import Chunking
 from transom.cache.cold_setup import open_cold_tier
 from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.conv_states import ConvStates
 from transom.cache.demotion import Demotion
 from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.hot_tier import HotTier
@@ -56,7 +57,8 @@ class CacheManager:
         self._groups = layer_groups(model_config)
         self._rows = _rows_by_layer(self._groups)
         self._default_options = engine_config.cache
-        budget = _ram_budget(self._groups, layout.slot_bytes, engine_config)
+        self._conv_states = ConvStates(model_config, engine_config.max_num_seqs)
+        budget = _ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
         self._hot_tier = HotTier(layout, budget.num_slots)
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
         if engine_config.has_cold_tier and engine_config.ssd_path is not None:
@@ -154,6 +156,7 @@ class CacheManager:
                 f"cannot commit {num_tokens} tokens: {handle.num_computed_tokens} are committed, "
                 f"{handle.num_reserved_tokens} are reserved"
             )
+        self._conv_states.commit(handle, num_tokens)
         for table in handle.tables:
             table.seal(handle.num_computed_tokens, num_tokens)
             table.drop_invisible(self._pool, num_tokens)
@@ -168,6 +171,7 @@ class CacheManager:
         handle.is_open = False
         del self._handles[handle]
         self._promotion.take_in()
+        self._conv_states.close(handle)
         for table in reversed(handle.tables):
             table.clear(self._pool)
         self._cold_tier.trim()
@@ -185,10 +189,10 @@ class CacheManager:
         self._promotion.take_in()
         num_needed_slots = self._chunking.write_ahead(parts, self._tables())
         if not any(handle.needs_rounds for handle, _, _ in parts):
-            return PagedLayerCache(self._hot_tier, self._rows, parts)
+            return PagedLayerCache(self._hot_tier, self._rows, parts, self._conv_states.begin(parts))
         num_spare_slots = self._pool.num_free_slots - num_needed_slots
         self._promotion.begin([table for handle, _, _ in parts for table in handle.tables], num_spare_slots)
-        return TieredLayerCache(self._hot_tier, self._ring, self._rows, parts)
+        return TieredLayerCache(self._hot_tier, self._ring, self._rows, parts, self._conv_states.begin(parts))
 
     def shut_down(self) -> None:
         """Ends the cold tier: its files are removed, its directory is free for others. Idempotent; the last call."""
@@ -217,9 +221,11 @@ class CacheManager:
         self._pool.check_integrity(owned)
         self._cold_tier.check_integrity(owned)
         self._ring.check_integrity()
+        self._conv_states.check_integrity(list(self._handles))
         cap = self._budget.max_hot_blocks
         assert cap is None or all(table.num_hot_blocks <= cap for table in self._tables()), "hot_tokens is exceeded"
-        assert self._hot_tier.num_bytes <= self._budget.budget_bytes, "the arena is larger than the budget"
+        num_bytes = self._hot_tier.num_bytes + self._conv_states.num_bytes
+        assert num_bytes <= self._budget.budget_bytes, "arena and states are larger than the budget"
 
     def _strategy(self, options: CacheOptions | None) -> Strategy:
         return strategy_of(
@@ -263,10 +269,10 @@ class CacheManager:
         )
 
 
-def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: EngineConfig) -> Budget:
+def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: EngineConfig, state_bytes: int) -> Budget:
     """The budget without what the cold tier will have. Raises ConfigError when not even one block fits."""
     cap = None if engine_config.hot_tokens is None else max(1, engine_config.hot_tokens // BLOCK_SIZE)
-    num_slots = engine_config.kv_cache_ram_bytes // slot_bytes
+    num_slots = max(0, engine_config.kv_cache_ram_bytes - state_bytes) // slot_bytes
     return Budget(
         groups=groups,
         slot_bytes=slot_bytes,
@@ -274,6 +280,7 @@ def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: En
         chunk=min(engine_config.max_num_batched_tokens, 2**31 if cap is None else max(1, cap // 2) * BLOCK_SIZE),
         num_staging_slots=num_staging_slots(num_slots, slot_bytes) if engine_config.has_cold_tier else 0,
         max_ssd_bytes=engine_config.max_ssd_bytes,
+        state_bytes=state_bytes,
         max_hot_blocks=cap,
     )
 

@@ -112,6 +112,11 @@ class ColdTier:
         return self._gate.state
 
     @property
+    def takes_blocks(self) -> bool:
+        """Whether a write may be tried: the disk is neither broken nor full, or was full and has some room again."""
+        return self._gate.is_open
+
+    @property
     def num_placed_slots(self) -> int:
         """Slots' worth of blocks that have a place here, those included whose write is not over."""
         return sum(store.num_used * store.num_layers for store in self._stores.values())
@@ -154,6 +159,7 @@ class ColdTier:
             return False
         if block.state is not BlockState.DIRTY:
             self._unplace(block)
+            self._gate.note_room()
         return True
 
     def trim(self) -> None:
@@ -325,6 +331,7 @@ class NoColdTier:
     num_placed_slots = 0
     generation = 0
     state = TierState.ON
+    takes_blocks = True
 
     def tiers(self) -> tuple[TierStats, ...]:
         return ()

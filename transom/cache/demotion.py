@@ -14,7 +14,6 @@ from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.cold_tier import ColdTier, NoColdTier
-from transom.cache.stats import TierState
 
 Tables = Sequence[BlockTable]
 
@@ -101,7 +100,7 @@ class Demotion:
 
     def _write(self, tables: Tables, num_slots: int) -> None:
         """Starts to write dirty blocks with so many slots, as far as there are any and the cold tier takes them."""
-        if num_slots <= 0 or self._cold_tier.num_free_slots == 0 or self._cold_tier.state is not TierState.ON:
+        if num_slots <= 0 or self._cold_tier.num_free_slots == 0 or not self._cold_tier.takes_blocks:
             return
         chosen: dict[BlockTable, list[Block]] = {}
         for table, block in _enough(_in_turn(tables, BlockState.DIRTY), num_slots):
@@ -117,8 +116,7 @@ class Demotion:
                 num_dirty += len(block.slots)
             else:
                 num_safe += len(block.slots)
-        can_write = self._cold_tier.state is TierState.ON
-        return num_safe + (min(num_dirty, self._cold_tier.num_free_slots) if can_write else 0)
+        return num_safe + (min(num_dirty, self._cold_tier.num_free_slots) if self._cold_tier.takes_blocks else 0)
 
     def _reclaim(self, ended: Iterable[Block]) -> None:
         for block in ended:

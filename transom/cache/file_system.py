@@ -162,7 +162,9 @@ def _said_in_one_line(path: Path) -> Iterator[None]:
         culprit = next(each for each in (path, *path.parents) if os.path.lexists(each))
         raise ConfigError(f"ssd_path {culprit} is a file, must be a directory") from error
     except BlockingIOError as error:
-        raise ConfigError(f"ssd_path {path} is locked by another server") from error
+        raise ConfigError(
+            f"ssd_path {path} is locked by another server; stop that one, or use another directory"
+        ) from error
     except OSError as error:
         reason = f"{error.strerror}" if error.filename in (None, str(path)) else f"{error.filename}: {error.strerror}"
         verdict = "is not writable" if error.errno in _NOT_WRITABLE else "cannot be used"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache.block_table import NO_SLOT
+from transom.cache.conv_states import ConvPass
 from transom.cache.hot_tier import AttentionRule, HotTier
 from transom.cache.sequence_cache import SequenceCache
 
@@ -37,9 +38,10 @@ class AttentionParameters(Protocol):
 class PagedLayerCache:
     """Valid for one forward pass; used by one thread. Holds no copy of keys or values."""
 
-    __slots__ = ("_first_positions", "_hot_tier", "_rows", "_sequence_starts", "_tables", "_visible")
+    __slots__ = ("_convolutions", "_first_positions", "_hot_tier", "_rows", "_sequence_starts", "_tables", "_visible")
 
-    def __init__(self, hot_tier: HotTier, rows: LayerRows, parts: Sequence[BatchPart]) -> None:
+    def __init__(self, hot_tier: HotTier, rows: LayerRows, parts: Sequence[BatchPart], convolutions: ConvPass) -> None:
+        self._convolutions = convolutions
         self._hot_tier = hot_tier
         self._rows = rows
         self._sequence_starts = np.cumsum([0, *(count for _, _, count in parts)], dtype=np.int32)
@@ -63,6 +65,13 @@ class PagedLayerCache:
         """
         self.store(layer_index, key, value)
         return self.attend_stored(layer_index, query, spec)
+
+    def convolve(
+        self, layer_index: int, x: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Convolves the rows `x` [T, hidden_size] behind what each sequence remembers. Raises KeyError for a layer
+        without a convolution."""
+        return self._convolutions.convolve(layer_index, x, weight, bias)
 
     def store(self, layer_index: int, key: NDArray[np.float32], value: NDArray[np.float32]) -> None:
         """The first half of `attend`."""

@@ -1,6 +1,7 @@
 """`SpillGate`: whether blocks may be written to the cold tier at the moment. Owns the memory of recent errors.
 
-A full disk stops spilling for half a minute, a broken one for five; serving goes on in both cases, with what is there.
+A full disk stops spilling for half a minute, or until it takes back bytes of ours; a broken one for five minutes.
+Serving goes on in both cases, with what is there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class SpillGate:
         self._closed_until = clock()
         self._reason = TierState.PAUSED
         self._errors: deque[float] = deque(maxlen=MAX_ERRORS)
+        self._has_room_again = False
         self.num_closed = 0
         """How often it was closed."""
 
@@ -36,17 +38,19 @@ class SpillGate:
 
     @property
     def is_open(self) -> bool:
-        return self.state is TierState.ON
+        """Whether a write may be tried: also where `state` is still PAUSED and a full disk has room of ours again."""
+        return self.state is TierState.ON or (self.state is TierState.PAUSED and self._has_room_again)
 
-    @property
-    def is_paused(self) -> bool:
-        return self.state is TierState.PAUSED
+    def note_room(self) -> None:
+        """Bytes of ours are no longer needed on the disk: others can be written instead."""
+        self._has_room_again = True
 
     def note(self, error: int) -> None:
         """Something failed, with this errno or kernels' negative code."""
         now = self._clock()
         if error in FULL_DISK_ERRORS:
             self._close(now + FULL_DISK_SECONDS, TierState.PAUSED)
+            self._has_room_again = False
             return
         self._errors.append(now)
         if len(self._errors) == MAX_ERRORS and now - self._errors[0] <= ERROR_WINDOW_SECONDS:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache.block_table import BlockTable
+from transom.cache.conv_states import ConvPass, NoConvPass
 from transom.cache.hot_tier import AttentionRule, HotTier
 from transom.cache.layer_cache import AttentionParameters, BatchPart, LayerRows, PagedLayerCache, visible_of
 from transom.cache.layer_group import LayerGroup
@@ -89,11 +90,18 @@ class TieredLayerCache:
     Reading from the cold tier begins when this is made, and stays ahead of the computation as far as the ring reaches.
     """
 
-    def __init__(self, hot_tier: HotTier, ring: StagingRing, rows: LayerRows, parts: Sequence[BatchPart]) -> None:
+    def __init__(
+        self,
+        hot_tier: HotTier,
+        ring: StagingRing,
+        rows: LayerRows,
+        parts: Sequence[BatchPart],
+        convolutions: ConvPass,
+    ) -> None:
         self._hot_tier = hot_tier
         self._ring = ring
         self._rows = rows
-        self._whole = PagedLayerCache(hot_tier, rows, parts)
+        self._whole = PagedLayerCache(hot_tier, rows, parts, convolutions)
         num_groups = len(parts[0][0].tables)
         self._plans = [_plan(hot_tier, rows, parts, group, ring.max_round_slots) for group in range(num_groups)]
         ring.begin([unit for layer in sorted(rows) for unit in self._units(layer)])
@@ -112,6 +120,10 @@ class TieredLayerCache:
         for part in plan.staged:
             attended[part.rows] = self._attend_part(part, row, query[part.rows], spec)
         return attended
+
+    def convolve(self, layer_index: int, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
+        """As `PagedLayerCache.convolve`: states are always in RAM."""
+        return self._whole.convolve(layer_index, x, weight, bias)
 
     def _units(self, layer_index: int) -> list[ReadUnit]:
         group, row = self._rows[layer_index]
@@ -155,7 +167,9 @@ def _plan(
     if not staged or not together:
         return _GroupPlan(None, staged)
     indices = np.concatenate([np.arange(where.start, where.stop) for _, where in together])
-    return _GroupPlan(_TogetherPart(indices, PagedLayerCache(hot_tier, rows, [part for part, _ in together])), staged)
+    return _GroupPlan(
+        _TogetherPart(indices, PagedLayerCache(hot_tier, rows, [part for part, _ in together], NoConvPass())), staged
+    )
 
 
 def _goes_alone(handle: SequenceCache, group: int) -> bool:

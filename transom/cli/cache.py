@@ -16,6 +16,9 @@ from transom.cli.cold_places import ColdContent, ColdPlace, find_places, inspect
 from transom.cli.failure import EXIT_FAILED, say
 from transom.cli.server_client import NoServerError, ServerClient
 
+_DISK_HEADINGS = ("ON DISK", "READ", "WRITTEN", "STALLED", "BAD READS", "ERRORS")
+_NOWHERE = "No cold tier is known here; --ssd-path DIRECTORY or --config FILE say where a server has one."
+
 
 def show_stats(
     client: ServerClient, config: Path | None, ssd_path: Path | None, model: str | None, *, as_json: bool
@@ -41,6 +44,8 @@ def verify_all(places: Sequence[ColdPlace], *, as_json: bool) -> None:
 
 def purge_all(places: Sequence[ColdPlace]) -> None:
     """Raises `ConfigError` at the first one that is in use; those before it are empty then."""
+    if not places:
+        print(_NOWHERE)
     for place in places:
         print(f"{place.model}: {size_text(purge(place))} given back ({place.directory})")
 
@@ -63,7 +68,7 @@ def _show_directories(contents: Sequence[ColdContent], *, as_json: bool) -> None
     elif contents:
         wide_console().print(_directory_table(contents))
     else:
-        print("No model has a cold tier.")
+        print(_NOWHERE)
 
 
 def _plain(content: ColdContent) -> dict[str, Any]:
@@ -73,20 +78,7 @@ def _plain(content: ColdContent) -> dict[str, Any]:
 
 
 def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
-    table = _table(
-        "MODEL",
-        "STRATEGY",
-        "TIER",
-        "STATE",
-        "USED",
-        "OF",
-        "ON DISK",
-        "READ",
-        "WRITTEN",
-        "STALLED",
-        "BAD READS",
-        "ERRORS",
-    )
+    table = _table("MODEL", "STRATEGY", "TIER", "STATE", "USED", "OF", *_DISK_HEADINGS)
     for answer in answers:
         for tier in answer["tiers"]:
             table.add_row(
@@ -96,14 +88,21 @@ def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
                 tier["state"],
                 size_text(tier["used_bytes"]),
                 size_text(tier["total_bytes"]),
-                size_text(tier["physical_bytes"]),
-                size_text(tier["read_bytes"]),
-                size_text(tier["written_bytes"]),
-                f"{tier['stall_seconds']:.1f} s",
-                str(tier["checksum_failures"]),
-                str(tier["read_errors"] + tier["write_errors"]),
+                *(_disk_cells(tier) if tier["name"] == "cold" else ["-"] * len(_DISK_HEADINGS)),
             )
     return table
+
+
+def _disk_cells(tier: dict[str, Any]) -> list[str]:
+    """What only a tier on disk has."""
+    return [
+        size_text(tier["physical_bytes"]),
+        size_text(tier["read_bytes"]),
+        size_text(tier["written_bytes"]),
+        f"{tier['stall_seconds']:.1f} s",
+        str(tier["checksum_failures"]),
+        str(tier["read_errors"] + tier["write_errors"]),
+    ]
 
 
 def _request_table(answers: Iterable[dict[str, Any]]) -> Table:

@@ -15,7 +15,13 @@ cache_app = typer.Typer(help="See, check and empty the cold tier.", no_args_is_h
 _Model = Annotated[str | None, typer.Argument(help="Id of one model; nothing: all of them.", show_default=False)]
 _Directory = Annotated[
     Path | None,
-    typer.Option("--ssd-path", envvar="TRANSOM_SSD_PATH", help="Directory of cold tiers, instead of a registry's."),
+    typer.Option(
+        "--ssd-path",
+        parser=options.directory,
+        metavar="<path>",
+        envvar="TRANSOM_SSD_PATH",
+        help="Directory of cold tiers, instead of a registry's.",
+    ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 

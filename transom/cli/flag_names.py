@@ -14,6 +14,7 @@ _FLAGS = {
     "max_ram_mb": ("max_ram_mb", "--max-ram-mb"),
     "max_ssd_mb": ("max_ssd_mb", "--max-ssd-mb"),
     "ssd_path": ("ssd_path", "--ssd-path"),
+    "quantization": ("quantization", "--quantization"),
     "hot_tokens": ("hot_tokens", "--hot-tokens"),
     "strategy": ("cache_strategy", "--cache-strategy"),
     "window_size": ("window_size", "--window-size"),
@@ -29,7 +30,9 @@ def in_flags(message: str, options: ModelOptions) -> str:
     """
     for key, (option, flag) in _FLAGS.items():
         if getattr(options, option) is not None:
-            name = rf"(?<![/\w])(?:(?:tier_config|cache)(?:\.|: ))?{key}\b"
+            name = rf"(?<![-/\w])(?:(?:tier_config|cache)(?:\.|: ))?{key}\b"
             message = re.sub(rf"{name} is ([^\s,]+), ", rf"{flag} \1: ", message)
             message = re.sub(name, flag, message)
+    if options.max_ssd_mb is not None:
+        message = message.replace(" needs ssd_path,", " needs --ssd-path,")  # nobody set it: that is the mistake
     return message

@@ -26,6 +26,27 @@ class KVDtype(StrEnum):
     Q8_0 = "q8_0"
 
 
+class Quantization(StrEnum):
+    """To what weights are quantised at load."""
+
+    NONE = "none"
+    """As the registry says. Becomes None before anybody sees it."""
+    Q8_0 = "q8_0"
+    Q4_K = "q4_k"
+
+
+class GgufRecipe(StrEnum):
+    """Which tensor types `transom convert` writes."""
+
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    Q8_0 = "Q8_0"
+    Q6_K = "Q6_K"
+    Q4_K = "Q4_K"
+    Q4_K_M = "Q4_K_M"
+
+
 class LogLevel(StrEnum):
     """How much is logged."""
 
@@ -55,6 +76,7 @@ class ModelOptions:
     cache_strategy: CacheStrategy | None = None
     window_size: int | None = None
     keep_first: int | None = None
+    quantization: Quantization | None = None
     threads: int | None = None
 
 
@@ -82,10 +104,25 @@ def _registry_decides(value: KVDtype | None) -> KVDtype | None:
     return None if value is KVDtype.AUTO else value
 
 
+def _checkpoint_decides(value: Quantization | None) -> Quantization | None:
+    return None if value is Quantization.NONE else value
+
+
+def directory(text: str) -> Path:
+    """~ is the home directory, also where no shell sees it (`--ssd-path=~/x`). An empty text, such as a shell variable
+    that is not set, would be the current directory: refused."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"{text} has the ~ of nobody who has a home directory") from None
+
+
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="Directory of a Hugging Face model, or the id of a bundled one. Nothing: all bundled models.",
+        help="Hugging Face directory, GGUF file, or the id of a bundled model. Nothing: all bundled models.",
         show_default=False,
     ),
 ]
@@ -151,7 +188,13 @@ MaxSSD = Annotated[
 ]
 SSDPath = Annotated[
     Path | None,
-    typer.Option("--ssd-path", envvar="TRANSOM_SSD_PATH", help="Directory for KV on SSD; --max-ssd-mb needs it."),
+    typer.Option(
+        "--ssd-path",
+        parser=directory,
+        metavar="<path>",
+        envvar="TRANSOM_SSD_PATH",
+        help="Directory for KV on SSD; --max-ssd-mb needs it.",
+    ),
 ]
 HotTokens = Annotated[
     int | None, typer.Option(min=1, envvar="TRANSOM_HOT_TOKENS", help="Tokens of one sequence in RAM, at most.")
@@ -165,6 +208,16 @@ WindowSize = Annotated[
 ]
 KeepFirst = Annotated[
     int | None, typer.Option(min=0, envvar="TRANSOM_KEEP_FIRST", help="First tokens that keep_first never forgets.")
+]
+WeightQuantization = Annotated[
+    Quantization | None,
+    typer.Option(
+        "--quantization",
+        "-q",
+        callback=_checkpoint_decides,
+        envvar="TRANSOM_QUANTIZATION",
+        help="Quantise the weights of a safetensors model at load [as the registry file says, or not at all].",
+    ),
 ]
 Threads = Annotated[
     int | None,

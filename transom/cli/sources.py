@@ -32,6 +32,7 @@ def load_registry(options: ModelOptions) -> RegistryConfig:
     else:
         registry = _registry_of(options.model)
     entries = tuple(_changed(entry, options) for entry in registry.models)
+    _check_cold_tier(entries, options)
     return registry.model_copy(update={"models": _renamed(entries, options.served_model_name)})
 
 
@@ -50,12 +51,13 @@ def adjust_limits(options: ModelOptions, config: EngineConfig) -> EngineConfig:
 
 
 def _registry_of(model: str | None) -> RegistryConfig:
+    """A model's directory comes before a bundled model, and that before some directory that has its name by chance."""
     bundled = RegistryConfig.load(bundled_registry())
     if model is None:
         return bundled
-    if model and _is_model(Path(model)):
-        return RegistryConfig(models=(ModelEntry.for_path(Path(model).resolve()),))
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
+    if model and _is_model(Path(model)) and not (entries and _holds_no_model(Path(model))):
+        return RegistryConfig(models=(ModelEntry.for_path(Path(model)),))
     if not entries:
         raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)})")
     return RegistryConfig(models=entries)
@@ -63,6 +65,11 @@ def _registry_of(model: str | None) -> RegistryConfig:
 
 def _is_model(path: Path) -> bool:
     return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
+
+
+def _holds_no_model(path: Path) -> bool:
+    """A directory that has a bundled model's name by chance, as a directory of cold tiers may."""
+    return path.is_dir() and not (path / "config.json").exists()
 
 
 def _registry_file(path: Path) -> RegistryConfig:
@@ -102,7 +109,11 @@ def _names(registry: RegistryConfig) -> str:
 
 def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
     """The entry with what the options say; checked again as a whole."""
-    own = {"max_position_embeddings": options.max_model_len, "sliding_window": options.sliding_window}
+    own = {
+        "max_position_embeddings": options.max_model_len,
+        "sliding_window": options.sliding_window,
+        "quantization": options.quantization and options.quantization.value,
+    }
     changes = _given(own)
     if given_tiers := _given(_tier_options(options)):
         changes["tier_config"] = {**entry.tier_config.model_dump(exclude_unset=True), **given_tiers}
@@ -112,6 +123,16 @@ def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
         return entry
     kept = entry.model_dump(exclude_unset=True, exclude={"id", "path"})
     return ModelEntry.for_path(entry.path, **{**kept, **changes, "id": entry.id})
+
+
+def _check_cold_tier(entries: tuple[ModelEntry, ...], options: ModelOptions) -> None:
+    """Who names a directory means a cold tier; without a size there would silently be none."""
+    if options.ssd_path is None or options.max_ssd_mb is not None:
+        return
+    if not any(entry.tier_config.max_ssd_mb for entry in entries):
+        raise ConfigError(
+            f"--ssd-path {options.ssd_path} needs --max-ssd-mb, the size of the cold tier in MiB (0: no cold tier)"
+        )
 
 
 def _tier_options(options: ModelOptions) -> dict[str, Any]:

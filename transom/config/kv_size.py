@@ -10,6 +10,7 @@ __all__ = [
     "KV_DTYPES",
     "blocks_for_tokens",
     "cold_bytes_per_block",
+    "conv_state_bytes",
     "kv_bytes_for_tokens",
     "kv_bytes_per_block",
     "kv_bytes_per_token",
@@ -68,6 +69,16 @@ def kv_bytes_for_tokens(model_config: ModelConfig, kv_dtype: str, num_tokens: in
         blocks_for_tokens(model_config, kind, num_tokens, chunk) * kv_bytes_per_block(model_config, kv_dtype, kind)
         for kind in kinds
     )
+
+
+def conv_state_bytes(model_config: ModelConfig) -> int:
+    """RAM that the short convolutions of one sequence take, whatever its length: their last inputs in f32, and a second
+    copy for the forward pass under way."""
+    if model_config.short_conv is None:
+        return 0
+    num_layers = model_config.layer_types.count(LayerKind.SHORT_CONV)
+    num_inputs = model_config.short_conv.conv_L_cache - 1
+    return 2 * num_layers * num_inputs * model_config.hidden_size * 4
 
 
 def _bytes_per_token_and_layer(model_config: ModelConfig, kv_dtype: str) -> int:

@@ -10,13 +10,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from transom.config.family_features import Features
+from transom.config.features import NO_SCALING, Experts, Scaling, ShortConvolution
 from transom.config.model_families import Family, WindowRule, family_of
 from transom.config.plain_data import from_plain, to_plain
-from transom.config.rope_config import RopeConfig, read_rope
+from transom.config.rope_config import RopeConfig, read_rope, settings_by_kind
 from transom.config.settings import Settings
 from transom.errors import ConfigError, UnsupportedModelError
 
-__all__ = ["GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
+__all__ = ["CHECKPOINT_DTYPES", "GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
 
 # Bounds that no real model comes near. They keep hostile files from asking for absurd amounts of anything, and every
 # position and token id within int32.
@@ -26,7 +28,7 @@ _MAX_HEAD_DIM = 8192
 _MAX_SIZE = 2**24
 _MAX_POSITIONS = 2**31 - 1
 
-_DTYPES = ("bfloat16", "float16", "float32")
+CHECKPOINT_DTYPES = ("bfloat16", "float16", "float32")
 
 
 class LayerKind(StrEnum):
@@ -68,6 +70,13 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]  # of config.json and generation_config.json together
     pad_token_id: int | None
     dtype: str  # of the checkpoint: float32, float16, bfloat16; of a GGUF file its file type, such as Q4_K_M
+    sliding_rope: RopeConfig | None = None
+    """Of the sliding layers, where it is not that of the full ones."""
+    nope_layers: tuple[int, ...] = ()
+    """Attention layers that know no positions."""
+    scaling: Scaling = NO_SCALING
+    experts: Experts | None = None
+    short_conv: ShortConvolution | None = None
 
     @classmethod
     def from_hf(cls, directory: Path) -> ModelConfig:
@@ -83,14 +92,17 @@ class ModelConfig:
         num_attention_heads = settings.integer("num_attention_heads", low=1, high=_MAX_HEADS)
         hidden_size = settings.integer("hidden_size", low=1, high=_MAX_SIZE)
         vocab_size = settings.integer("vocab_size", low=1, high=_MAX_SIZE)
-        head_dim = _head_dim(settings, hidden_size, num_attention_heads)
+        head_dim = _head_dim(settings, family, hidden_size, num_attention_heads)
         max_position_embeddings = settings.integer("max_position_embeddings", low=1, high=_MAX_POSITIONS)
-        layer_types, sliding_window = _layer_types(settings, family, num_hidden_layers)
+        features = family.features(settings, num_hidden_layers)
+        layer_types, sliding_window = _layer_types(settings, family, features, num_hidden_layers)
+        rope, sliding_rope = _ropes(settings, family, head_dim, max_position_embeddings)
         return cls(
             model_type=settings.text("model_type"),
             vocab_size=vocab_size,
             hidden_size=hidden_size,
-            intermediate_size=settings.integer("intermediate_size", low=1, high=_MAX_SIZE),
+            intermediate_size=features.intermediate_size
+            or settings.integer("intermediate_size", low=1, high=_MAX_SIZE),
             num_hidden_layers=num_hidden_layers,
             num_attention_heads=num_attention_heads,
             num_key_value_heads=_num_key_value_heads(settings, family, num_attention_heads),
@@ -98,14 +110,9 @@ class ModelConfig:
             max_position_embeddings=max_position_embeddings,
             layer_types=layer_types,
             sliding_window=sliding_window,
-            hidden_act="silu",
-            rms_norm_eps=settings.number("rms_norm_eps", family.rms_norm_eps, above=0.0, up_to=1.0),
-            rope=read_rope(
-                settings,
-                head_dim=head_dim,
-                max_position_embeddings=max_position_embeddings,
-                default_theta=family.rope_theta,
-            ),
+            hidden_act=family.activation,
+            rms_norm_eps=settings.number(family.rms_norm_eps_key, family.rms_norm_eps, above=0.0, up_to=1.0),
+            rope=rope,
             tie_word_embeddings=settings.boolean("tie_word_embeddings", family.tie_word_embeddings),
             attention_bias=_bias(settings, "attention_bias", family.attention_bias),
             attention_output_bias=_bias(settings, "attention_bias", family.attention_output_bias),
@@ -114,7 +121,18 @@ class ModelConfig:
             eos_token_ids=_eos_token_ids(settings, _generation_settings(directory), family, vocab_size),
             pad_token_id=_pad_token_id(settings, vocab_size),
             dtype=_dtype(settings),
+            sliding_rope=sliding_rope,
+            nope_layers=features.nope_layers,
+            scaling=features.scaling,
+            experts=features.experts,
+            short_conv=features.short_conv if LayerKind.SHORT_CONV in layer_types else None,
         )
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on the attention scores."""
+        multiplier = self.scaling.attention_multiplier
+        return self.head_dim**-0.5 if multiplier is None else multiplier
 
     @property
     def num_attention_layers(self) -> int:
@@ -168,8 +186,8 @@ def _top_k(settings: Settings) -> int | None:
     return None if value is None else max(value, 0)
 
 
-def _head_dim(settings: Settings, hidden_size: int, num_attention_heads: int) -> int:
-    explicit = settings.optional_integer("head_dim", None, low=1, high=_MAX_HEAD_DIM)
+def _head_dim(settings: Settings, family: Family, hidden_size: int, num_attention_heads: int) -> int:
+    explicit = settings.optional_integer("head_dim", family.head_dim, low=1, high=_MAX_HEAD_DIM)
     if explicit is not None:
         return explicit
     if hidden_size % num_attention_heads:
@@ -188,10 +206,29 @@ def _num_key_value_heads(settings: Settings, family: Family, num_attention_heads
     return heads
 
 
-def _layer_types(settings: Settings, family: Family, num_layers: int) -> tuple[tuple[LayerKind, ...], int | None]:
+def _ropes(
+    settings: Settings, family: Family, head_dim: int, max_position_embeddings: int
+) -> tuple[RopeConfig, RopeConfig | None]:
+    """The rope of the full layers, and that of the sliding ones where they have one of their own."""
+
+    def rope(of: Settings, default_theta: float) -> RopeConfig:
+        return read_rope(
+            of, head_dim=head_dim, max_position_embeddings=max_position_embeddings, default_theta=default_theta
+        )
+
+    if family.sliding_rope_theta is None:
+        return rope(settings, family.rope_theta), None
+    full, sliding = settings_by_kind(settings)
+    return rope(full, family.rope_theta), rope(sliding, family.sliding_rope_theta)
+
+
+def _layer_types(
+    settings: Settings, family: Family, features: Features, num_layers: int
+) -> tuple[tuple[LayerKind, ...], int | None]:
     """The kind of every layer and the attention window of the sliding ones, None where no layer slides."""
     window = _sliding_window(settings, family)
-    kinds = _explicit_layer_types(settings, num_layers) or _derived_layer_types(settings, family, num_layers, window)
+    kinds = _explicit_layer_types(settings, features, num_layers)
+    kinds = kinds or _derived_layer_types(settings, family, features, num_layers, window)
     if LayerKind.SLIDING_ATTENTION not in kinds:
         return kinds, None
     if window is None:
@@ -200,35 +237,56 @@ def _layer_types(settings: Settings, family: Family, num_layers: int) -> tuple[t
 
 
 def _sliding_window(settings: Settings, family: Family) -> int | None:
-    if family.window_rule is WindowRule.UPPER_LAYERS and not settings.boolean("use_sliding_window", False):
+    if family.has_window_switch and not settings.boolean("use_sliding_window", False):
         return None
     return settings.optional_integer("sliding_window", family.sliding_window, low=1, high=_MAX_POSITIONS)
 
 
-def _explicit_layer_types(settings: Settings, num_layers: int) -> tuple[LayerKind, ...]:
+def _explicit_layer_types(settings: Settings, features: Features, num_layers: int) -> tuple[LayerKind, ...]:
     names = settings.strings("layer_types")
     if names and len(names) != num_layers:
         rule = f"must name one kind for each of the {num_layers} layers, names {len(names)}"
         raise settings.error("layer_types", list(names), rule)
-    unsupported = sorted({*names} - {LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION})
+    supported = [LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION]
+    supported += [] if features.short_conv is None else [LayerKind.SHORT_CONV]
+    unsupported = sorted({*names} - {*supported})
     if unsupported:
         raise UnsupportedModelError(
             f"{settings.source}: layer_types holds {', '.join(unsupported)}; "
-            "supported for this model_type: full_attention, sliding_attention"
+            f"supported for this model_type: {', '.join(supported)}"
         )
     return tuple(LayerKind(name) for name in names)
 
 
 def _derived_layer_types(
-    settings: Settings, family: Family, num_layers: int, window: int | None
+    settings: Settings, family: Family, features: Features, num_layers: int, window: int | None
 ) -> tuple[LayerKind, ...]:
-    first_sliding = num_layers
-    if window is not None and family.window_rule is WindowRule.ALL_LAYERS:
-        first_sliding = 0
-    elif window is not None and family.window_rule is WindowRule.UPPER_LAYERS:
-        first_sliding = min(num_layers, settings.integer("max_window_layers", 28, low=0, high=_MAX_LAYERS))
-    full, sliding = (LayerKind.FULL_ATTENTION,), (LayerKind.SLIDING_ATTENTION,)
-    return full * first_sliding + sliding * (num_layers - first_sliding)
+    sliding = _sliding_layers(settings, family, features, num_layers) if window is not None else frozenset()
+    attention = range(num_layers) if features.attention_layers is None else features.attention_layers
+    return tuple(
+        LayerKind.SLIDING_ATTENTION
+        if index in sliding
+        else LayerKind.FULL_ATTENTION
+        if index in attention
+        else LayerKind.SHORT_CONV
+        for index in range(num_layers)
+    )
+
+
+def _sliding_layers(settings: Settings, family: Family, features: Features, num_layers: int) -> frozenset[int]:
+    match family.window_rule:
+        case WindowRule.ALL_LAYERS:
+            return frozenset(range(num_layers))
+        case WindowRule.UPPER_LAYERS:
+            return frozenset(range(settings.integer("max_window_layers", 28, low=0, high=_MAX_LAYERS), num_layers))
+        case WindowRule.PATTERN:
+            default = family.sliding_window_pattern
+            pattern = settings.integer("sliding_window_pattern", default, low=1, high=_MAX_LAYERS)
+            return frozenset(index for index in range(num_layers) if (index + 1) % pattern)
+        case WindowRule.NOPE_LAYERS:
+            return frozenset(features.nope_layers)
+        case WindowRule.NONE:
+            return frozenset()
 
 
 def _bias(settings: Settings, key: str, family_bias: bool | None) -> bool:
@@ -261,9 +319,9 @@ def _dtype(settings: Settings) -> str:
     """The older key is `torch_dtype`; files without either were saved in float32."""
     key = "dtype" if settings.has("dtype") else "torch_dtype"
     dtype = settings.text(key).removeprefix("torch.") if settings.has(key) else "float32"
-    if dtype not in _DTYPES:
+    if dtype not in CHECKPOINT_DTYPES:
         raise UnsupportedModelError(
-            f"{settings.source}: {key} {dtype!r} is not supported; supported: {', '.join(_DTYPES)}"
+            f"{settings.source}: {key} {dtype!r} is not supported; supported: {', '.join(CHECKPOINT_DTYPES)}"
         )
     return dtype
 

@@ -6,9 +6,21 @@ Defaults are those of transformers 5.23's configuration classes. Which architect
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from transom.config.family_features import (
+    Features,
+    gemma2_features,
+    gemma3_features,
+    granite_features,
+    lfm2_features,
+    mixtral_features,
+    no_features,
+    qwen3_moe_features,
+    smollm3_features,
+)
 from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
@@ -23,7 +35,11 @@ class WindowRule(Enum):
     ALL_LAYERS = auto()
     """Every layer, unless `sliding_window` is null."""
     UPPER_LAYERS = auto()
-    """Layers `max_window_layers` and above, if `use_sliding_window` is true."""
+    """Layers `max_window_layers` and above."""
+    PATTERN = auto()
+    """All but every `sliding_window_pattern`-th layer."""
+    NOPE_LAYERS = auto()
+    """The layers without rotary positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +47,34 @@ class Family:
     """Defaults for keys that are absent. A bias of None is decided by the file (`attention_bias`, `mlp_bias`)."""
 
     architecture: str
-    num_key_value_heads: int | None  # None = as many as attention heads
-    window_rule: WindowRule
-    sliding_window: int | None
-    bos_token_id: int | None
-    eos_token_id: int | None
+    num_key_value_heads: int | None = None  # None = as many as attention heads
+    head_dim: int | None = None  # None = hidden_size / num_attention_heads
+    window_rule: WindowRule = WindowRule.NONE
+    has_window_switch: bool = False
+    """`sliding_window` counts only where `use_sliding_window` is true."""
+    sliding_window: int | None = None
+    sliding_window_pattern: int = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
     attention_bias: bool | None = False
     attention_output_bias: bool | None = False
     mlp_bias: bool | None = False
+    activation_key: str = "hidden_act"
+    activation: str = "silu"
+    rms_norm_eps_key: str = "rms_norm_eps"
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
+    sliding_rope_theta: float | None = None
+    """The sliding layers have a rope of their own, with this base."""
     tie_word_embeddings: bool = False
+    own_keys: frozenset[str] = frozenset()
+    """Keys of features that most families do not have, and this one has."""
+    features: Callable[[Settings, int], Features] = no_features
 
 
 FAMILIES = {
     "llama": Family(
-        architecture="LlamaForCausalLM",
-        num_key_value_heads=None,
-        window_rule=WindowRule.NONE,
-        sliding_window=None,
+        "LlamaForCausalLM",
         bos_token_id=1,
         eos_token_id=2,
         attention_bias=None,
@@ -57,7 +82,15 @@ FAMILIES = {
         mlp_bias=None,
     ),
     "mistral": Family(
-        architecture="MistralForCausalLM",
+        "MistralForCausalLM",
+        num_key_value_heads=8,
+        window_rule=WindowRule.ALL_LAYERS,
+        sliding_window=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
+    "ministral": Family(
+        "MinistralForCausalLM",
         num_key_value_heads=8,
         window_rule=WindowRule.ALL_LAYERS,
         sliding_window=4096,
@@ -65,19 +98,145 @@ FAMILIES = {
         eos_token_id=2,
     ),
     "qwen2": Family(
-        architecture="Qwen2ForCausalLM",
+        "Qwen2ForCausalLM",
         num_key_value_heads=32,
         window_rule=WindowRule.UPPER_LAYERS,
+        has_window_switch=True,
         sliding_window=4096,
-        bos_token_id=None,
-        eos_token_id=None,
         attention_bias=True,
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM",
+        num_key_value_heads=32,
+        head_dim=128,
+        window_rule=WindowRule.UPPER_LAYERS,
+        has_window_switch=True,
+        sliding_window=4096,
+        attention_bias=None,
+        attention_output_bias=None,
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        num_key_value_heads=4,
+        window_rule=WindowRule.ALL_LAYERS,
+        has_window_switch=True,
+        sliding_window=4096,
+        attention_bias=None,
+        attention_output_bias=None,
+        own_keys=frozenset({"num_experts", "num_local_experts", "moe_intermediate_size"}),
+        features=qwen3_moe_features,
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        num_key_value_heads=8,
+        window_rule=WindowRule.ALL_LAYERS,
+        bos_token_id=1,
+        eos_token_id=2,
+        rms_norm_eps=1e-5,
+        own_keys=frozenset({"num_local_experts", "num_experts"}),
+        features=mixtral_features,
+    ),
+    "hunyuan_v1_dense": Family(
+        "HunYuanDenseV1ForCausalLM",
+        bos_token_id=1,
+        eos_token_id=2,
+        attention_bias=None,
+        attention_output_bias=None,
+        rms_norm_eps=1e-5,
+        own_keys=frozenset({"use_qk_norm"}),
+    ),
+    "lfm2": Family(
+        "Lfm2ForCausalLM",
+        num_key_value_heads=8,
+        bos_token_id=1,
+        eos_token_id=2,
+        rms_norm_eps_key="norm_eps",
+        rms_norm_eps=1e-5,
+        rope_theta=1_000_000.0,
+        tie_word_embeddings=True,
+        features=lfm2_features,
+    ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        num_key_value_heads=4,
+        head_dim=256,
+        window_rule=WindowRule.PATTERN,
+        sliding_window=4096,
+        sliding_window_pattern=2,
+        bos_token_id=2,
+        eos_token_id=1,
+        attention_bias=None,
+        attention_output_bias=None,
+        activation_key="hidden_activation",
+        activation="gelu_pytorch_tanh",
+        tie_word_embeddings=True,
+        own_keys=frozenset({"attn_logit_softcapping", "final_logit_softcapping"}),
+        features=gemma2_features,
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        num_key_value_heads=4,
+        head_dim=256,
+        window_rule=WindowRule.PATTERN,
+        sliding_window=4096,
+        sliding_window_pattern=6,
+        bos_token_id=2,
+        eos_token_id=1,
+        attention_bias=None,
+        attention_output_bias=None,
+        activation_key="hidden_activation",
+        activation="gelu_pytorch_tanh",
+        rope_theta=1_000_000.0,
+        sliding_rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        own_keys=frozenset({"attn_logit_softcapping", "final_logit_softcapping"}),
+        features=gemma3_features,
+    ),
+    "phi3": Family(
+        "Phi3ForCausalLM",
+        window_rule=WindowRule.ALL_LAYERS,
+        bos_token_id=1,
+        eos_token_id=32000,
+        rms_norm_eps=1e-5,
+    ),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        num_key_value_heads=4,
+        window_rule=WindowRule.NOPE_LAYERS,
+        has_window_switch=True,
+        bos_token_id=128000,
+        eos_token_id=128001,
+        attention_bias=None,
+        attention_output_bias=None,
+        mlp_bias=None,
+        rope_theta=2_000_000.0,
+        tie_word_embeddings=True,
+        own_keys=frozenset({"no_rope_layers"}),
+        features=smollm3_features,
+    ),
+    "granite": Family(
+        "GraniteForCausalLM",
+        bos_token_id=1,
+        eos_token_id=2,
+        attention_bias=None,
+        attention_output_bias=None,
+        mlp_bias=None,
+        own_keys=frozenset({"attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"}),
+        features=granite_features,
+    ),
+    "olmo2": Family(
+        "Olmo2ForCausalLM",
+        eos_token_id=50279,
+        attention_bias=None,
+        attention_output_bias=None,
+        rms_norm_eps=1e-5,
     ),
 }
 
 # Keys that change what a model computes and that no family above knows: anything but these neutral values is refused.
 _NEUTRAL: tuple[object, ...] = (None, False, 0, 0.0, [], {})
 _NEUTRAL_FACTOR = (*_NEUTRAL, 1)
+_ACTIVATION_NAMES = {"silu": ("silu", "swish"), "gelu_pytorch_tanh": ("gelu_pytorch_tanh", "gelu_tanh")}
 _FOREIGN_FEATURES = {
     "attn_logit_softcapping": ("soft-capped attention scores", _NEUTRAL),
     "auto_map": ("code inside the model directory is never run", _NEUTRAL),
@@ -113,11 +272,17 @@ def family_of(settings: Settings) -> Family:
         raise _unsupported(settings, "model_type", f"supported: {', '.join(sorted(FAMILIES))}")
     _refuse_other_heads(settings, family)
     for key, (feature, neutral) in _FOREIGN_FEATURES.items():
-        if settings.get(key) not in neutral:
+        if key not in family.own_keys and settings.get(key) not in neutral:
             raise _unsupported(settings, key, f"{feature} in a {model_type} model")
-    if settings.text("hidden_act", "silu") not in ("silu", "swish"):
-        raise _unsupported(settings, "hidden_act", "supported: silu")
+    _refuse_other_activations(settings, family)
     return family
+
+
+def _refuse_other_activations(settings: Settings, family: Family) -> None:
+    """Gemma's files name the activation twice; the newer key counts, the older is there for older programs."""
+    names = _ACTIVATION_NAMES[family.activation]
+    if settings.has(family.activation_key) and settings.text(family.activation_key) not in names:
+        raise _unsupported(settings, family.activation_key, f"supported: {family.activation}")
 
 
 def _refuse_other_heads(settings: Settings, family: Family) -> None:

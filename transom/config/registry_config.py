@@ -52,7 +52,10 @@ def _check_alias(value: str) -> str:
 def _check_path(value: Path) -> Path:
     if not value.name or "\0" in str(value):
         raise ValueError("must name a file or directory")
-    return value
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError("must begin with the ~ of a user who has a home directory") from None
 
 
 ModelId = Annotated[str, AfterValidator(_check_id)]
@@ -170,7 +173,9 @@ class ModelEntry(_Section):
     load: Literal["at_start", "on_demand"] = "at_start"
     """When the model is loaded."""
     quantization: Literal["q8_0", "q4_k"] | None = None
-    """Quantise the weights at load."""
+    """Quantise the matrices of a safetensors model while they are loaded; `q4_k` keeps the output matrix, or tied
+    embeddings, in q6_k. Matrices whose rows are no multiple of a block, 256 for `q4_k` and 32 for `q8_0`, get `q8_0`,
+    or else f16. Norms and biases stay f32. null: the width of the checkpoint."""
     tier_config: TierConfig = TierConfig()
     """Memory budgets."""
     cache: CacheConfig = CacheConfig()
@@ -202,7 +207,7 @@ class ModelEntry(_Section):
 
         Raises ConfigError as `RegistryConfig.load` does.
         """
-        fields = {"path": path.resolve(), "id": settings.get("id") or model_id_from(path)}
+        fields = {"path": _absolute(path), "id": settings.get("id") or model_id_from(path)}
         try:
             return cls.model_validate({**settings, **fields}).supported()
         except ValidationError as error:
@@ -269,11 +274,16 @@ def model_id_from(path: Path) -> str:
 
     Raises ConfigError.
     """
-    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", path.resolve().name.lower())
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", _absolute(path).name.lower())
     name = re.sub(r"[^a-z0-9._-]+", "-", stem).lstrip("._-")[:_MAX_ID_CHARACTERS]
     if not name:
         raise ConfigError(f"{path}: no model id can be made of this name; serve it from a registry file")
     return name
+
+
+def _absolute(path: Path) -> Path:
+    """From the root. A link to a file is kept: in a download cache it leads to one that is named by a hash."""
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
 def _first_repeated(names: list[str]) -> str | None:

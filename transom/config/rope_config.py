@@ -6,14 +6,17 @@ Owns the spellings of `config.json`: `rope_scaling` (older files; it wins) and `
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from transom.config.settings import Settings
 from transom.errors import UnsupportedModelError
 
-__all__ = ["ROPE_TYPES", "RopeConfig", "read_rope"]
+__all__ = ["ROPE_TYPES", "RopeConfig", "read_rope", "settings_by_kind"]
 
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+_ALIASES = {"su": "longrope"}  # as older files of Phi-3 spell it
 _MAX_POSITIONS = 2**31 - 1
 
 
@@ -21,19 +24,21 @@ _MAX_POSITIONS = 2**31 - 1
 class RopeConfig:
     """Rotary position embedding of one layer kind, `rope_scaling` and `rope_parameters` alike."""
 
-    rope_type: str  # default, linear, dynamic, llama3, yarn; factors (GGUF files only)
+    rope_type: str  # default, linear, dynamic, llama3, yarn, longrope; factors (GGUF files only)
     rope_theta: float
     rotary_dim: int  # head_dim * partial_rotary_factor
     factor: float = 1.0
     original_max_position_embeddings: int | None = None
     low_freq_factor: float | None = None  # llama3
     high_freq_factor: float | None = None  # llama3
-    attention_factor: float | None = None  # yarn; None = follows from factor and the two mscales
+    attention_factor: float | None = None  # yarn: None = follows from factor and the two mscales; longrope
     beta_fast: float | None = None  # yarn
     beta_slow: float | None = None  # yarn
     mscale: float | None = None  # yarn
     mscale_all_dim: float | None = None  # yarn
     truncate: bool = True  # yarn
+    short_factor: tuple[float, ...] = ()  # longrope: divide the frequencies, one each, up to the original length
+    long_factor: tuple[float, ...] = ()  # longrope: the same where the context window is longer
     frequency_factors: tuple[float, ...] = ()  # factors: what divides each of the rotary_dim / 2 frequencies
 
 
@@ -51,6 +56,11 @@ def read_rope(
     rope_theta = parameters.number("rope_theta", theta, above=1.0)
     rotary_dim = _rotary_dim(parameters if parameters.has("partial_rotary_factor") else settings, head_dim)
     match rope_type:
+        case "dynamic" if parameters.has("alpha"):
+            return RopeConfig("default", rope_theta * _ntk_stretch(parameters, rotary_dim), rotary_dim)
+        case "longrope":
+            original = _original_length(settings, parameters, max_position_embeddings)
+            return _read_longrope(parameters, rope_theta, rotary_dim, original, max_position_embeddings)
         case "linear" | "dynamic":
             return RopeConfig(rope_type, rope_theta, rotary_dim, factor=parameters.number("factor", above=0.0))
         case "llama3":
@@ -66,11 +76,35 @@ def read_rope(
 _EMPTY = Settings("", {})
 
 
+def settings_by_kind(settings: Settings) -> tuple[Settings, Settings]:
+    """The settings of full and of sliding layers, where these have ropes of their own (Gemma 3).
+
+    Newer files have a section for each kind in `rope_parameters`; in older ones `rope_theta` and `rope_scaling` are for
+    the full layers, `rope_local_base_freq` is for the sliding ones.
+    """
+    by_kind = settings.section("rope_parameters") or _EMPTY
+    full, sliding = by_kind.section("full_attention"), by_kind.section("sliding_attention")
+    shared = {key: settings.values[key] for key in ("original_max_position_embeddings",) if settings.has(key)}
+    keys = {"rope_theta", "rope_scaling"} if full is None else {"rope_scaling"}
+    full_values = {key: settings.values[key] for key in keys if settings.has(key)}
+    local = settings.get("rope_local_base_freq")
+    sliding_values = {} if local is None else {"rope_theta": local}
+    return (
+        Settings(settings.source, {**shared, **full_values, **_parameters(full)}),
+        Settings(settings.source, {**shared, **sliding_values, **_parameters(sliding)}),
+    )
+
+
+def _parameters(section: Settings | None) -> dict[str, Any]:
+    return {} if section is None else {"rope_parameters": dict(section.values)}
+
+
 def _rope_type(parameters: Settings, settings: Settings) -> str:
     nested = [key for key, value in parameters.values.items() if isinstance(value, dict)]
     if nested:
         raise UnsupportedModelError(f"{settings.source}: a rope of its own per layer kind ({', '.join(nested)})")
     rope_type = parameters.text("rope_type" if "rope_type" in parameters.values else "type", "default")
+    rope_type = _ALIASES.get(rope_type, rope_type)
     if rope_type not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
         raise UnsupportedModelError(f"{settings.source}: rope type {rope_type!r} is not supported; supported: {known}")
@@ -94,6 +128,40 @@ def _original_length(settings: Settings, parameters: Settings, max_position_embe
     holder = settings if settings.has(key) else parameters
     length = holder.optional_integer(key, max_position_embeddings, low=1, high=_MAX_POSITIONS)
     return max_position_embeddings if length is None else length
+
+
+def _ntk_stretch(parameters: Settings, rotary_dim: int) -> float:
+    """HunYuan: a fixed `alpha` stretches the base (NTK-aware scaling), whatever the length."""
+    if rotary_dim <= 2:
+        raise parameters.error("alpha", parameters.get("alpha"), "needs more than two rotated channels")
+    return math.pow(parameters.number("alpha", above=0.0), rotary_dim / (rotary_dim - 2))
+
+
+def _read_longrope(
+    parameters: Settings, rope_theta: float, rotary_dim: int, original: int, max_position_embeddings: int
+) -> RopeConfig:
+    """Ding et al., 2024. Without a factor of its own, the lengths' ratio decides on the attention factor."""
+    factor = parameters.optional_number("factor", max_position_embeddings / original, above=0.0)
+    assert factor is not None
+    default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    return RopeConfig(
+        "longrope",
+        rope_theta,
+        rotary_dim,
+        factor=factor,
+        original_max_position_embeddings=original,
+        attention_factor=parameters.optional_number("attention_factor", default, above=0.0),
+        short_factor=_factors(parameters, "short_factor", rotary_dim // 2),
+        long_factor=_factors(parameters, "long_factor", rotary_dim // 2),
+    )
+
+
+def _factors(parameters: Settings, key: str, count: int) -> tuple[float, ...]:
+    value = parameters.get(key)
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != count or not all(type(each) in (int, float) and 0 < each < math.inf for each in numbers):
+        raise parameters.error(key, value, f"must be a list of {count} positive numbers")
+    return tuple(float(each) for each in numbers)
 
 
 def _read_llama3(parameters: Settings, rope_theta: float, rotary_dim: int, original: int) -> RopeConfig:

@@ -27,7 +27,7 @@ class AttentionSpec:
 
 
 class LayerCache(Protocol):
-    """Attention's door to the KV cache for one forward pass."""
+    """The token mixers' door to what is kept of earlier tokens, for one forward pass."""
 
     def attend(
         self,
@@ -41,6 +41,19 @@ class LayerCache(Protocol):
 
         Returns [T, num_attention_heads, head_dim], a fresh array. Called once per attention layer and pass, in layer
         order. Blocks until done.
+        """
+        ...
+
+    def convolve(
+        self,
+        layer_index: int,
+        x: NDArray[np.float32],  # [T, hidden_size]
+        weight: NDArray[np.float32],  # [taps, hidden_size], oldest first
+        bias: NDArray[np.float32] | None,  # [hidden_size]
+    ) -> NDArray[np.float32]:
+        """Convolves every channel causally over each row's whole sequence, and remembers what later rows will see.
+
+        Returns [T, hidden_size], a fresh array. Called once per convolution layer and pass. Blocks until done.
         """
         ...
 

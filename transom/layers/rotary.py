@@ -3,13 +3,16 @@
 Frequencies follow transformers' `modeling_rope_utils`, in float32 as there, so that logits agree at any position:
 `linear` (Chen et al., 2023), `llama3` (Llama 3.1), `yarn` (Peng et al., 2023). `dynamic` changes frequencies only
 beyond `max_position_embeddings`; a request never gets there (the context window is checked first), so within the
-window it is the default embedding, and a token's rotation depends on its position alone. `factors` are numbers that a
-GGUF file carries: what `llama3` comes to, one for each frequency.
+window it is the default embedding, and a token's rotation depends on its position alone. `longrope` (Ding et al., 2024)
+has two sets of frequencies: the served context window decides which, not the sequence's length so far, for else the
+keys of earlier tokens would be wrong when a sequence outgrows the original length.
+`factors` are numbers that a GGUF file carries: what `llama3` comes to, one for each frequency.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +35,27 @@ class Rotation:
 
 
 @dataclass(frozen=True, slots=True)
+class NoRotation:
+    """Of layers that know no positions."""
+
+    def apply(self, x: NDArray[np.float32]) -> None:
+        """Does nothing."""
+
+
+Rotations = Sequence[Rotation | NoRotation]
+"""Those of one pass: layers name theirs by its index."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRotaryEmbedding:
+    """Positions do not matter (Kazemnejad et al., 2023)."""
+
+    def at(self, _positions: NDArray[np.int32]) -> NoRotation:
+        """Always the same."""
+        return NoRotation()
+
+
+@dataclass(frozen=True, slots=True)
 class RotaryEmbedding:
     """Turns positions into rotations."""
 
@@ -39,8 +63,8 @@ class RotaryEmbedding:
     attention_factor: float
 
     @classmethod
-    def from_config(cls, rope: RopeConfig) -> RotaryEmbedding:
-        """The frequencies of one layer kind."""
+    def from_config(cls, rope: RopeConfig, context_window: int) -> RotaryEmbedding:
+        """The frequencies of one layer kind, for sequences of up to `context_window` tokens."""
         match rope.rope_type:
             case "default" | "dynamic":
                 return cls(_base_frequencies(rope), 1.0)
@@ -50,6 +74,8 @@ class RotaryEmbedding:
                 return cls(_llama3_frequencies(rope), 1.0)
             case "yarn":
                 return cls(_yarn_frequencies(rope), _yarn_attention_factor(rope))
+            case "longrope":
+                return cls(_longrope_frequencies(rope, context_window), rope.attention_factor or 1.0)
             case "factors":
                 return cls(_base_frequencies(rope) / _frequency_factors(rope), 1.0)
             case other:
@@ -86,6 +112,12 @@ def _llama3_frequencies(rope: RopeConfig) -> NDArray[np.float32]:
     interpolated = (1 - smooth) * base / np.float32(rope.factor) + smooth * base
     stretched = np.where(wavelengths > original / low, base / np.float32(rope.factor), interpolated)
     return np.where(wavelengths < original / high, base, stretched).astype(np.float32)
+
+
+def _longrope_frequencies(rope: RopeConfig, context_window: int) -> NDArray[np.float32]:
+    (original,) = _required(rope.original_max_position_embeddings)
+    factors = rope.long_factor if context_window > original else rope.short_factor
+    return np.float32(1.0) / (np.array(factors, np.float32) * _periods(rope))
 
 
 def _yarn_frequencies(rope: RopeConfig) -> NDArray[np.float32]:
@@ -129,3 +161,11 @@ def _yarn_mscale(factor: float, mscale: float) -> float:
 def _required(*values: float | None) -> tuple[float, ...]:
     assert all(value is not None for value in values), "config let an incomplete rope through"
     return tuple(value for value in values if value is not None)
+
+
+def frequency_factors(rope: RopeConfig) -> NDArray[np.float32] | None:
+    """What divides each of the base frequencies with rope type `llama3`, [rotary_dim / 2]; None for other types."""
+    if rope.rope_type != "llama3":
+        return None
+    factors: NDArray[np.float32] = _base_frequencies(rope) / _llama3_frequencies(rope)
+    return factors

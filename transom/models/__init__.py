@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from transom.config.model_config import ModelConfig
 from transom.errors import UnsupportedModelError
 from transom.layers.forward_batch import ForwardBatch
-from transom.models.llama import LlamaModel
+from transom.models.decoder_builder import DecoderBuilder
+from transom.models.gemma2 import Gemma2Builder
+from transom.models.gemma3 import Gemma3Builder
+from transom.models.hunyuan_v1_dense import HunYuanV1DenseBuilder
+from transom.models.lfm2 import Lfm2Builder
+from transom.models.llama import LlamaBuilder
+from transom.models.mixtral import MixtralBuilder
+from transom.models.olmo2 import Olmo2Builder
+from transom.models.phi3 import Phi3Builder
+from transom.models.qwen3 import Qwen3Builder
+from transom.models.qwen3_moe import Qwen3MoeBuilder
 from transom.weights.loader import WeightLoader
 
 __all__ = ["ALIASES", "ARCHITECTURES", "Model", "build"]
@@ -28,14 +38,26 @@ class Model(Protocol):
         ...
 
 
-ARCHITECTURES = {
-    "llama": LlamaModel,
+ARCHITECTURES: dict[str, type[DecoderBuilder]] = {
+    "gemma2": Gemma2Builder,
+    "gemma3_text": Gemma3Builder,
+    "hunyuan_v1_dense": HunYuanV1DenseBuilder,
+    "lfm2": Lfm2Builder,
+    "llama": LlamaBuilder,
+    "mixtral": MixtralBuilder,
+    "olmo2": Olmo2Builder,
+    "phi3": Phi3Builder,
+    "qwen3": Qwen3Builder,
+    "qwen3_moe": Qwen3MoeBuilder,
 }
 
 # model_type -> the architecture that computes it; the differences are settings of ModelConfig.
 ALIASES = {
+    "granite": "llama",
+    "ministral": "llama",
     "mistral": "llama",
     "qwen2": "llama",
+    "smollm3": "llama",
 }
 
 
@@ -48,4 +70,4 @@ def build(config: ModelConfig, loader: WeightLoader) -> Model:
     if name not in ARCHITECTURES:
         known = ", ".join(sorted({*ARCHITECTURES, *ALIASES}))
         raise UnsupportedModelError(f"model_type {config.model_type!r} is not supported; supported: {known}")
-    return ARCHITECTURES[name](config, loader)
+    return ARCHITECTURES[name](config, loader).build()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from transom.config.gguf_config import gguf_model_config
+from transom.config.gguf_config import gguf_generation_defaults, gguf_model_config
 from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.errors import TokenizerError
 from transom.tokenizer import ChatTemplate, Tokenizer
@@ -47,4 +47,12 @@ def _from_directory(path: Path) -> ModelFiles:
 
 
 def _from_gguf(path: Path) -> ModelFiles:
-    raise TokenizerError(f"{path}: tokenizers of GGUF files are not read yet")
+    file = open_gguf(path)
+    described = describe_gguf(file)
+    model_config, defaults = gguf_model_config(described), gguf_generation_defaults(described)
+    try:
+        tokenizer = Tokenizer.from_gguf(file.metadata)
+        template = ChatTemplate.from_gguf(file.metadata, tokenizer)
+    except TokenizerError as error:  # names the key alone
+        raise TokenizerError(f"{path}: {error}") from error
+    return ModelFiles(model_config, defaults, tokenizer, template)

@@ -18,6 +18,7 @@ from transom.request import CacheOptions
 from transom.server.strict_body import StrictPart
 
 _MAX_TOKENS = 2**31 - 1
+_STRATEGIES_WITH = {"window_size": ("sliding_window", "keep_first", "fifo"), "keep_first": ("keep_first",)}
 
 
 class CacheField(StrictPart):
@@ -41,9 +42,19 @@ def cache_options(served: ServedModel, field: CacheField | None) -> CacheOptions
         raise RequestError(f"Invalid value for 'cache': {error}.", param="cache") from None
 
 
+def _check_sizes(model: CacheConfig, given: dict[str, Any]) -> None:
+    """Raises ConfigError for a size without a strategy when the model's own has no use for it: it would be ignored."""
+    for size in given:
+        if model.strategy not in _STRATEGIES_WITH[size]:
+            named = " or ".join(_STRATEGIES_WITH[size])
+            raise ConfigError(f"{size} needs a strategy, {named}; the model's own is {model.strategy}")
+
+
 def _merged(model: CacheConfig, field: CacheField) -> CacheConfig:
     """The model's section with the request's words in it, as if the registry file had said so."""
     given: dict[str, Any] = field.model_dump(exclude_none=True)
+    if field.strategy is None:
+        _check_sizes(model, given)
     merged = {**model.model_dump(exclude_unset=True), **given}
     if merged.get("strategy") != "keep_first" and "keep_first" not in given:
         merged.pop("keep_first", None)  # the model's own number says nothing about another strategy

@@ -18,6 +18,8 @@ from transom.errors import RequestError
 
 _log = logging.getLogger(__name__)
 _FIELD_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+# pydantic speaks of Python's types to somebody who wrote JSON.
+_JSON_RULES = {"dict_type": "must be an object", "model_type": "must be an object"}
 _BRANCH_NAMES = frozenset({"str", "int", "float", "bool", "list", "dict", "none"})
 
 
@@ -122,7 +124,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _message(param: str | None, finding: ErrorDetails) -> str:
-    reason = finding["msg"].removeprefix("Value error, ")
+    reason = _JSON_RULES.get(finding["type"]) or finding["msg"].removeprefix("Value error, ")
     given = finding["input"]
     shown = f" (got {given!r})" if isinstance(given, bool | int | float) and len(repr(given)) <= 40 else ""
     subject = f"Invalid value for '{param}'" if param else "Invalid body"

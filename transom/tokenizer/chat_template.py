@@ -93,6 +93,12 @@ class ChatTemplate:
         sources = ChatTemplateSources.from_directory(directory)
         return cls(sources.default, tokenizer, tool_source=sources.tool_use)
 
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
+        """The template in a GGUF file's metadata. Raises TokenizerError as the constructor. Starts a helper process."""
+        sources = ChatTemplateSources.from_gguf(metadata)
+        return cls(sources.default, tokenizer, tool_source=sources.tool_use)
+
     def render(
         self,
         messages: Sequence[Message],

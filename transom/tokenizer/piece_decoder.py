@@ -27,19 +27,21 @@ class PieceDecoder:
     steps: tuple[PieceStep, ...]
     num_leading_spaces: int
     """So many spaces are taken away, where present, from the start of a whole text."""
+    literal: frozenset[str] = frozenset()
+    """Pieces that stand for themselves."""
 
     @classmethod
-    def from_json(cls, decoder: Mapping[str, Any] | None) -> PieceDecoder:
+    def from_json(cls, decoder: Mapping[str, Any] | None, *, literal: Iterable[str] = ()) -> PieceDecoder:
         """From the `decoder` member of `tokenizer.json`; TokenizerError names what cannot be decoded piece by piece."""
         if decoder is None:  # the `tokenizers` library then joins pieces by spaces
-            return cls((_space_before,), 1)
+            return cls((_space_before,), 1, frozenset(literal))
         stages = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-        return cls(tuple(_steps(stages)), sum(map(_leading_spaces, stages)))
+        return cls(tuple(_steps(stages)), sum(map(_leading_spaces, stages)), frozenset(literal))
 
     def __call__(self, piece: str) -> bytes:
         """The bytes of one vocabulary entry."""
         result = piece.encode()
-        for step in self.steps:
+        for step in () if piece in self.literal else self.steps:
             result = step(result)
         return result
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
 from transom.errors import RequestError, TokenizerError
 from transom.tokenizer.control_tokens import ControlTokens, MixedEncoder, absent_characters
+from transom.tokenizer.gguf_tokenizer import GgufTokenizer
 from transom.tokenizer.piece_decoder import PieceDecoder
 from transom.tokenizer.tokenizer_files import TokenizerSettings
 
@@ -22,24 +23,28 @@ class Tokenizer:
     `encode` may take long for large texts: it releases the GIL, so run it in a thread (`asyncio.to_thread`).
     """
 
-    def __init__(self, core: Core, settings: TokenizerSettings) -> None:
+    def __init__(self, core: Core, settings: TokenizerSettings, pieces: PieceDecoder | None = None) -> None:
+        """`pieces`: how vocabulary entries become bytes; None is as the core's own decoder says."""
         self._core = core
         core.no_truncation()  # a tokenizer.json may carry the settings of its training
         core.no_padding()
-        description = json.loads(core.to_str())
+        added_tokens = core.get_added_tokens_decoder().values()
         self.named_tokens: Mapping[str, str] = settings.named_tokens
         """Text of `bos_token`, `eos_token`, ...: what templates know by these names."""
-        self.added_tokens: frozenset[str] = frozenset(token["content"] for token in description["added_tokens"])
+        self.added_tokens: frozenset[str] = frozenset(token.content for token in added_tokens)
         """Texts of all tokens beside the trained vocabulary, special or not."""
-        self.special_tokens: frozenset[str] = self._special_tokens(description["added_tokens"], settings)
+        self.special_tokens: frozenset[str] = self._special_tokens(added_tokens, settings)
         self.special_token_ids: frozenset[int] = frozenset(map(self._known_id, self.special_tokens))
         self._special = ControlTokens(self.special_tokens)
         self.vocab_size: int = core.get_vocab_size()
         """Number of token ids, added tokens included; a model's own `vocab_size` may be larger."""
-        self._pieces = PieceDecoder.from_json(description["decoder"])
-        self._control_ids = self.special_token_ids - {core.token_to_id(settings.named_tokens.get("unk_token", ""))}
+        self.end_token_ids: frozenset[int] = settings.end_token_ids
+        """Tokens after which the model has nothing more to say, as far as its tokenizer knows; may be empty."""
+        self._pieces = _own_pieces(core) if pieces is None else pieces
+        self._unknown_token = _unknown_token(settings.named_tokens)
+        self._control_ids = self.special_token_ids - {core.token_to_id(self._unknown_token or "")}
         self._normalizes_control_tokens = core.normalizer is not None and any(
-            token["normalized"] for token in description["added_tokens"]
+            token.normalized for token in added_tokens
         )
         self._prefix_ids, self._suffix_ids = self._surroundings(settings)
 
@@ -54,6 +59,12 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise TokenizerError(f"{path}: cannot be read: {error}") from error
         return cls(core, TokenizerSettings.from_directory(directory))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, object]) -> Tokenizer:
+        """From the keys `tokenizer.ggml.*` of a GGUF file; TokenizerError names the key that cannot be used."""
+        made = GgufTokenizer.from_metadata(metadata)
+        return cls(made.core, made.settings, made.pieces)
 
     def encode(self, text: str, *, add_special_tokens: bool = True, parse_special_tokens: bool = False) -> list[int]:
         """Token ids of `text`.
@@ -101,7 +112,7 @@ class Tokenizer:
         return self._pieces.strip_leading_space(piece)
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a vocabulary entry, spelled as `tokenizer.json` spells it."""
+        """The id of a vocabulary entry, spelled as the model's files spell it."""
         return self._core.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
@@ -113,7 +124,7 @@ class Tokenizer:
     @cached_property
     def _mixed(self) -> MixedEncoder:
         """A second copy of the tokenizer, made when the first text comes that spells a control token."""
-        return MixedEncoder(self._core.to_str(), self.named_tokens.get("unk_token"))
+        return MixedEncoder(self._core.to_str(), self._unknown_token)
 
     def _parse(self, text: str) -> list[int]:
         try:
@@ -128,8 +139,8 @@ class Tokenizer:
         num_written = sum(text.count(token) for token in self.special_tokens)
         return sum(token_id in self._control_ids for token_id in ids) > num_written
 
-    def _special_tokens(self, added_tokens: list[dict[str, Any]], settings: TokenizerSettings) -> frozenset[str]:
-        flagged = {token["content"] for token in added_tokens if token["special"]}
+    def _special_tokens(self, added_tokens: Iterable[AddedToken], settings: TokenizerSettings) -> frozenset[str]:
+        flagged = {token.content for token in added_tokens if token.special}
         declared = {*settings.named_tokens.values(), *settings.extra_special_tokens} & self.added_tokens
         return frozenset(flagged | declared)
 
@@ -153,3 +164,14 @@ class Tokenizer:
         token_id = self._core.token_to_id(token)
         assert token_id is not None  # added tokens have ids
         return token_id
+
+
+def _own_pieces(core: Core) -> PieceDecoder:
+    return PieceDecoder.from_json(None if core.decoder is None else json.loads(core.decoder.__getstate__()))
+
+
+def _unknown_token(named_tokens: Mapping[str, str]) -> str | None:
+    """What stands for text without a token. One that also has another meaning may not come from text unnoticed."""
+    unknown = named_tokens.get("unk_token")
+    others = [token for name, token in named_tokens.items() if name != "unk_token"]
+    return None if unknown in others else unknown

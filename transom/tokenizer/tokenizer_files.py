@@ -1,4 +1,4 @@
-"""The files beside a model that describe its tokenizer, read and checked. Owns their names and keys."""
+"""What describes a model's tokenizer beside its vocabulary, read and checked. Owns names of files and keys."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from transom.errors import TokenizerError
 
 _TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_GGUF_TEMPLATE_KEYS = ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class TokenizerSettings:
     add_bos_token: bool | None
     """None: as the post-processor of `tokenizer.json` says."""
     add_eos_token: bool | None
+    end_token_ids: frozenset[int] = frozenset()
+    """Tokens that end a turn or a text; a directory says that elsewhere, in the model's own settings."""
 
     @classmethod
     def from_directory(cls, directory: Path) -> TokenizerSettings:
@@ -60,6 +63,11 @@ class ChatTemplateSources:
         return cls(None, None)
 
     @classmethod
+    def from_gguf(cls, metadata: Mapping[str, object]) -> ChatTemplateSources:
+        """From the metadata of a GGUF file; TokenizerError names the key that holds no text."""
+        return cls(*(_text_or_none(metadata, key) for key in _GGUF_TEMPLATE_KEYS))
+
+    @classmethod
     def _from_json(cls, template: Any, path: Path) -> ChatTemplateSources:
         """One template as a string, or several as a list of objects with `name` and `template`."""
         match template:
@@ -89,6 +97,13 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{path}: cannot be read: {error}") from error
+
+
+def _text_or_none(metadata: Mapping[str, object], key: str) -> str | None:
+    value = metadata.get(key)
+    if value is not None and not isinstance(value, str):
+        raise TokenizerError(f"{key}: must be a text")
+    return value
 
 
 def _is_named_template(entry: Any) -> bool:

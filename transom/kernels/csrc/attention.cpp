@@ -141,11 +141,6 @@ void score_block(const Task& task, int64_t block, Range tokens, const Scratch& s
   }
 }
 
-inline f32x16 tanh(f32x16 x) {
-  const f32x16 one = broadcast(1.0f);
-  return one - broadcast(2.0f) / (exp(x + x) + one);
-}
-
 inline f32x16 final_scores(f32x16 products, const AttentionRule& rule) {
   const f32x16 scores = products * broadcast(rule.scale);
   if (rule.soft_cap == 0.0f) return scores;

@@ -21,7 +21,7 @@ inline void pause_briefly() {
 }
 
 // Workers spin for a short while before they sleep: a forward pass issues work every few microseconds.
-constexpr int kSpins = 4000;
+constexpr int kSpins = 20000;
 
 class Pool {
  public:

@@ -1,0 +1,142 @@
+"""What short convolutions remember of each sequence: the last inputs of every convolution layer. Owns that memory.
+
+A sequence has two copies: what later tokens will see, and what the forward pass under way makes of it. The pass may be
+void, then the first still stands; a commit swaps them. Knows no blocks: a state is small, and always in RAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom import kernels
+from transom.cache.sequence_cache import SequenceCache
+from transom.config.kv_size import conv_state_bytes
+from transom.config.model_config import LayerKind, ModelConfig
+from transom.errors import EngineError
+
+Floats = NDArray[np.float32]
+
+
+class ConvPass(Protocol):
+    """The convolutions of one forward pass."""
+
+    def convolve(self, layer_index: int, x: Floats, weight: Floats, bias: Floats | None, /) -> Floats:
+        """As `LayerCache.convolve` of `transom.layers`."""
+        ...
+
+
+class ConvStates:
+    """States of up to `max_num_seqs` sequences of one model; none of a model without convolutions. One thread."""
+
+    def __init__(self, model_config: ModelConfig, max_num_seqs: int) -> None:
+        kinds = model_config.layer_types
+        layers = [index for index, kind in enumerate(kinds) if kind is LayerKind.SHORT_CONV]
+        self._rows = {layer: row for row, layer in enumerate(layers)}
+        num_inputs = 0 if model_config.short_conv is None else model_config.short_conv.conv_L_cache - 1
+        num_sequences = max_num_seqs if layers else 0
+        shape = (num_sequences, 2, len(layers), num_inputs, model_config.hidden_size)
+        self._states: Floats = np.zeros(shape, np.float32)
+        self._free = list(range(num_sequences))
+        self._places: dict[SequenceCache, int] = {}
+        self._current = [0] * num_sequences
+        self._computed: dict[SequenceCache, int] = {}
+        """Up to which position the pass under way has computed its other copy."""
+        assert self._states.nbytes == num_sequences * conv_state_bytes(model_config), "the arithmetic is wrong"
+
+    @property
+    def num_bytes(self) -> int:
+        """All of it, used or not."""
+        return self._states.nbytes
+
+    def begin(self, parts: Sequence[tuple[SequenceCache, int, int]]) -> ConvPass:
+        """The convolutions of one pass over (handle, start, num_tokens); passes before it that were not committed are
+        void. Raises EngineError when more sequences than `max_num_seqs` are open."""
+        if not self._rows:
+            return NoConvPass()
+        for handle, start, num_tokens in parts:
+            self._place(handle)
+            self._computed[handle] = start + num_tokens
+        places = [self._places[handle] for handle, _, _ in parts]
+        return StatePass(
+            self._states,
+            self._rows,
+            np.array(places),
+            np.array([self._current[place] for place in places]),
+            [num_tokens for _, _, num_tokens in parts],
+        )
+
+    def commit(self, handle: SequenceCache, num_tokens: int) -> None:
+        """The pass up to position `num_tokens` counts. Raises ValueError for a part of a pass."""
+        if handle not in self._places or num_tokens == handle.num_computed_tokens:
+            return
+        if self._computed.pop(handle, None) != num_tokens:
+            raise ValueError(f"cannot commit {num_tokens} tokens: the pass ended elsewhere")
+        place = self._places[handle]
+        self._current[place] = 1 - self._current[place]
+
+    def close(self, handle: SequenceCache) -> None:
+        """Forgets a sequence."""
+        self._computed.pop(handle, None)
+        place = self._places.pop(handle, None)
+        if place is not None:
+            self._free.append(place)
+
+    def check_integrity(self, handles: Sequence[SequenceCache]) -> None:
+        """Raises AssertionError when a state is leaked or owned twice."""
+        assert set(self._places) <= set(handles), "a closed sequence has a state"
+        assert sorted([*self._places.values(), *self._free]) == list(range(len(self._states))), "states are miscounted"
+
+    def _place(self, handle: SequenceCache) -> int:
+        if handle not in self._places:
+            if not self._free:
+                raise EngineError(f"more than {len(self._states)} sequences are computed at once")
+            place = self._places[handle] = self._free.pop()
+            self._states[place] = 0.0
+        return self._places[handle]
+
+
+class NoConvPass:
+    """Of a model without convolutions."""
+
+    def convolve(self, layer_index: int, *_operands: object) -> Floats:
+        """Raises KeyError."""
+        raise KeyError(layer_index)
+
+
+class StatePass:
+    """Valid for one forward pass."""
+
+    def __init__(
+        self,
+        states: Floats,
+        rows: dict[int, int],
+        places: NDArray[np.intp],
+        current: NDArray[np.intp],
+        lengths: Sequence[int],
+    ) -> None:
+        self._states = states
+        self._rows = rows
+        self._places = places
+        self._current = current
+        self._starts = np.cumsum([0, *lengths], dtype=np.int32)
+        num_inputs = states.shape[3]
+        # The last inputs of each sequence, as rows of its history and of the batch, one behind the other.
+        back = np.arange(num_inputs) - num_inputs
+        histories = np.arange(len(lengths))[:, np.newaxis] * num_inputs
+        ends = self._starts[1:, np.newaxis] + back
+        is_new = ends >= self._starts[:-1, np.newaxis]
+        old = histories + num_inputs + (ends - self._starts[:-1, np.newaxis])
+        self._last = np.where(is_new, len(lengths) * num_inputs + ends, old)
+
+    def convolve(self, layer_index: int, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
+        """Reads what each sequence remembers and writes what it will."""
+        row = self._rows[layer_index]
+        history = np.ascontiguousarray(self._states[self._places, self._current, row])
+        mixed = kernels.short_conv(x, history, self._starts, weight, bias)
+        inputs = np.concatenate([history.reshape(-1, x.shape[1]), x])
+        self._states[self._places, 1 - self._current, row] = inputs[self._last]
+        return mixed
