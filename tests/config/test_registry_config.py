@@ -206,10 +206,10 @@ def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path
 
 def test_all_settings_that_do_not_exist_yet_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_model(tmp_path, load="on_demand", tier_config={"kv_dtype": "q8_0"})
+        load_model(tmp_path, load="on_demand", tier_config={"enable_distributed": True})
     first, second = str(caught.value).splitlines()
     assert "models[0].load is on_demand" in first
-    assert "models[0].tier_config.kv_dtype is q8_0" in second
+    assert "models[0].tier_config.enable_distributed is true" in second
 
 
 def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
