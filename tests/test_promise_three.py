@@ -17,7 +17,7 @@ Isa = Literal["portable", "avx2", "avx512", "avx512vnni"]
 NUM_TOKENS = 300  # four full blocks, a part of the fifth, over the border of a split
 
 
-TINY_LLAMAS = ["full f32", "full f16", "window f16"]
+TINY_LLAMAS = ["full f32", "full f16", "window f16", "full q8_0", "window q8_0"]
 FAMILIES = ["gemma2 f32", "gemma3_text f16", "lfm2 f16", "qwen3_moe f32"]  # soft-capped, two ropes, hybrid, experts
 
 

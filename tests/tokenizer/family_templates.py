@@ -311,8 +311,8 @@ TEMPLATES = {
     "hunyuan": HUNYUAN,
     "lfm2": LFM,
 }
-REFUSE_TOOL_MESSAGES = {"gemma 2, gemma 3"}
-"""Their turns alternate between two roles."""
+REFUSE_TOOL_CALLS = {"gemma 2, gemma 3": "roles must alternate", "lfm2": "not JSON serializable"}
+"""Turns alternate between two roles; a message without content cannot be written."""
 
 SYSTEM_DIALOGUE: list[dict[str, Any]] = [
     {"role": "system", "content": "  Be brief.\nAlways. "},

@@ -75,11 +75,14 @@ def test_the_manner_of_every_family(
 @pytest.mark.parametrize("family", family_templates.TEMPLATES)
 def test_tool_calls_and_their_results_in_the_manner_of_every_family(tmp_path: Path, family: str) -> None:
     pair = Pair(tmp_path, family_templates.TEMPLATES[family])
-    if family in family_templates.REFUSE_TOOL_MESSAGES:
-        with pytest.raises(TemplateError, match="roles must alternate"):
-            pair.template.render(real.TOOL_DIALOGUE, tools=[real.WEATHER])
-    else:
+    refusal = family_templates.REFUSE_TOOL_CALLS.get(family)
+    if refusal is None:
         pair.check(real.TOOL_DIALOGUE, tools=[real.WEATHER], add_generation_prompt=True)
+    else:
+        with pytest.raises(TemplateError, match=refusal):
+            pair.template.render(real.TOOL_DIALOGUE, tools=[real.WEATHER])
+        with pytest.raises(Exception, match=refusal):  # noqa: B017 - of whatever type
+            pair.theirs.apply_chat_template(real.TOOL_DIALOGUE, tools=[real.WEATHER], tokenize=False)
 
 
 def test_spelled_control_tokens_are_the_text_that_hugging_face_decodes_them_to(tmp_path: Path) -> None:
