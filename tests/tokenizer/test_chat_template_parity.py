@@ -81,7 +81,7 @@ def test_tool_calls_and_their_results_in_the_manner_of_every_family(tmp_path: Pa
     else:
         with pytest.raises(TemplateError, match=refusal):
             pair.template.render(real.TOOL_DIALOGUE, tools=[real.WEATHER])
-        with pytest.raises(Exception, match=refusal):  # noqa: B017 - of whatever type
+        with pytest.raises(Exception, match=refusal):
             pair.theirs.apply_chat_template(real.TOOL_DIALOGUE, tools=[real.WEATHER], tokenize=False)
 
 
