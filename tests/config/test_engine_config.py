@@ -148,6 +148,14 @@ def test_a_cold_tier_holds_one_block_at_least_with_every_layer_aligned(tmp_path:
     assert cold_bytes_per_block(narrow, "f16", FULL) == 4 * 4096
 
 
+def test_a_gguf_file_is_not_quantised_again(tmp_path: Path) -> None:
+    config = read(tmp_path)
+    assert resolved(config, quantization="q4_k")[1].quantization == "q4_k"
+    assert resolved(config)[1].quantization is None
+    with pytest.raises(ConfigError, match="model tiny: quantization is q8_0, is for directories with safetensors"):
+        resolved(replace(config, dtype="Q4_K_M"), quantization="q8_0")
+
+
 def test_hot_tokens_make_a_block_at_least(tmp_path: Path) -> None:
     assert resolved(read(tmp_path), tier_config={"hot_tokens": 64})[1].hot_tokens == 64
     with pytest.raises(ConfigError, match=r"tier_config\.hot_tokens is 63, must be at least one block, 64 tokens"):

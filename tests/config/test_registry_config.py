@@ -187,7 +187,6 @@ def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Pat
     ("changes", "named"),
     [
         ({"load": "on_demand"}, "load is on_demand"),
-        ({"quantization": "q8_0"}, "quantization is q8_0"),
         ({"resource_quota": {}}, "resource_quota is set"),
         ({"tier_config": {"enable_distributed": True}}, "tier_config.enable_distributed is true"),
         ({"tier_config": {"kv_dtype": "q8_0"}}, "tier_config.kv_dtype is q8_0"),
@@ -208,10 +207,10 @@ def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path
 
 def test_all_settings_that_do_not_exist_yet_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_model(tmp_path, load="on_demand", quantization="q8_0")
+        load_model(tmp_path, load="on_demand", tier_config={"kv_dtype": "q8_0"})
     first, second = str(caught.value).splitlines()
     assert "models[0].load is on_demand" in first
-    assert "models[0].quantization is q8_0" in second
+    assert "models[0].tier_config.kv_dtype is q8_0" in second
 
 
 def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
@@ -263,7 +262,7 @@ def test_a_directory_on_the_command_line_becomes_an_entry(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="max_position_embeddings is 0"):
         ModelEntry.for_path(directory, max_position_embeddings=0)
     with pytest.raises(ConfigError, match="not supported yet"):
-        ModelEntry.for_path(directory, quantization="q4_k")
+        ModelEntry.for_path(directory, load="on_demand")
 
 
 def test_a_directory_that_gives_no_id_may_be_given_one(tmp_path: Path) -> None:

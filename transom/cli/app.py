@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from transom.cli import options
 from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
-from transom.cli.options import LogLevel, ModelOptions, ServeOptions
+from transom.cli.options import GgufRecipe, LogLevel, ModelOptions, ServeOptions
 
 app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
@@ -63,6 +64,7 @@ def serve(
     cache_strategy: options.Strategy = None,
     window_size: options.WindowSize = None,
     keep_first: options.KeepFirst = None,
+    quantization: options.WeightQuantization = None,
     threads: options.Threads = None,
     api_key: options.ApiKeys = None,
     allowed_host: options.AllowedHosts = None,
@@ -92,6 +94,7 @@ def serve(
         cache_strategy=cache_strategy,
         window_size=window_size,
         keep_first=keep_first,
+        quantization=quantization,
         threads=threads,
     )
     serve_options = ServeOptions(
@@ -135,6 +138,7 @@ def run(
     cache_strategy: options.Strategy = None,
     window_size: options.WindowSize = None,
     keep_first: options.KeepFirst = None,
+    quantization: options.WeightQuantization = None,
     threads: options.Threads = None,
 ) -> None:
     """Complete a text or chat in the terminal, without a server."""
@@ -149,6 +153,7 @@ def run(
         cache_strategy=cache_strategy,
         window_size=window_size,
         keep_first=keep_first,
+        quantization=quantization,
         threads=threads,
     )
     with told_in_one_line(partial(in_flags, options=model_options)):
@@ -170,6 +175,27 @@ def models(
         from transom.cli.models import list_models
 
         list_models(config, as_json=as_json)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Directory of a Hugging Face model, or a GGUF file.")],
+    target: Annotated[Path, typer.Argument(metavar="DST.gguf", help="The file to write.")],
+    recipe: Annotated[
+        GgufRecipe,
+        typer.Option(
+            "--type", case_sensitive=False, help="Type of the matrices; Q4_K_M: the usual mix of Q4_K and Q6_K."
+        ),
+    ],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
+    threads: options.Threads = None,
+) -> None:
+    """Write a model as one GGUF file, quantised if asked for."""
+    with told_in_one_line():
+        from transom.cli.convert import convert as write_model
+        from transom.cli.sources import num_threads
+
+        write_model(source, target, recipe.value, threads=num_threads(ModelOptions(threads=threads)), force=force)
 
 
 _SECRET = frozenset({"api_key"})

@@ -14,6 +14,7 @@ _FLAGS = {
     "max_ram_mb": ("max_ram_mb", "--max-ram-mb"),
     "max_ssd_mb": ("max_ssd_mb", "--max-ssd-mb"),
     "ssd_path": ("ssd_path", "--ssd-path"),
+    "quantization": ("quantization", "--quantization"),
     "hot_tokens": ("hot_tokens", "--hot-tokens"),
     "strategy": ("cache_strategy", "--cache-strategy"),
     "window_size": ("window_size", "--window-size"),

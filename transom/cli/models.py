@@ -15,7 +15,7 @@ from transom.cli.sources import load_registry
 from transom.config.engine_config import kv_bytes_per_token, resolve
 from transom.config.registry_config import ModelEntry
 from transom.registry.model_files import read_model_config
-from transom.weights.sources import num_parameters, open_weights
+from transom.weights.sources import num_parameters, open_weights, quantized_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def list_models(config: Path | None, *, as_json: bool) -> None:
 
 def _row(entry: ModelEntry) -> ModelRow:
     model_config, engine_config = resolve(entry, read_model_config(entry.path), num_threads=1)
-    weights = open_weights(entry.path)
+    weights = quantized_weights(open_weights(entry.path), engine_config.quantization)
     return ModelRow(
         id=entry.id,
         architecture=model_config.model_type,
@@ -59,7 +59,7 @@ def _row(entry: ModelEntry) -> ModelRow:
         kv_cache_ram_bytes=engine_config.kv_cache_ram_bytes,
         max_ssd_bytes=engine_config.max_ssd_bytes,
         cache_strategy=engine_config.cache.strategy.value,
-        quantization=model_config.dtype,
+        quantization=engine_config.quantization or model_config.dtype,
         num_parameters=num_parameters(weights),
         weights_bytes=weights.nbytes,
         path=os.path.normpath(entry.path),

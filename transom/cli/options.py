@@ -25,6 +25,27 @@ class KVDtype(StrEnum):
     F16 = "f16"
 
 
+class Quantization(StrEnum):
+    """To what weights are quantised at load."""
+
+    NONE = "none"
+    """As the registry says. Becomes None before anybody sees it."""
+    Q8_0 = "q8_0"
+    Q4_K = "q4_k"
+
+
+class GgufRecipe(StrEnum):
+    """Which tensor types `transom convert` writes."""
+
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    Q8_0 = "Q8_0"
+    Q6_K = "Q6_K"
+    Q4_K = "Q4_K"
+    Q4_K_M = "Q4_K_M"
+
+
 class LogLevel(StrEnum):
     """How much is logged."""
 
@@ -54,6 +75,7 @@ class ModelOptions:
     cache_strategy: CacheStrategy | None = None
     window_size: int | None = None
     keep_first: int | None = None
+    quantization: Quantization | None = None
     threads: int | None = None
 
 
@@ -79,6 +101,10 @@ def _model_decides(value: int | None) -> int | None:
 
 def _registry_decides(value: KVDtype | None) -> KVDtype | None:
     return None if value is KVDtype.AUTO else value
+
+
+def _checkpoint_decides(value: Quantization | None) -> Quantization | None:
+    return None if value is Quantization.NONE else value
 
 
 def directory(text: str) -> Path:
@@ -181,6 +207,16 @@ WindowSize = Annotated[
 ]
 KeepFirst = Annotated[
     int | None, typer.Option(min=0, envvar="TRANSOM_KEEP_FIRST", help="First tokens that keep_first never forgets.")
+]
+WeightQuantization = Annotated[
+    Quantization | None,
+    typer.Option(
+        "--quantization",
+        "-q",
+        callback=_checkpoint_decides,
+        envvar="TRANSOM_QUANTIZATION",
+        help="Quantise the weights of a safetensors model at load [as the registry file says, or not at all].",
+    ),
 ]
 Threads = Annotated[
     int | None,

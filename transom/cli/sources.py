@@ -109,7 +109,11 @@ def _names(registry: RegistryConfig) -> str:
 
 def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
     """The entry with what the options say; checked again as a whole."""
-    own = {"max_position_embeddings": options.max_model_len, "sliding_window": options.sliding_window}
+    own = {
+        "max_position_embeddings": options.max_model_len,
+        "sliding_window": options.sliding_window,
+        "quantization": options.quantization and options.quantization.value,
+    }
     changes = _given(own)
     if given_tiers := _given(_tier_options(options)):
         changes["tier_config"] = {**entry.tier_config.model_dump(exclude_unset=True), **given_tiers}

@@ -20,7 +20,7 @@ from transom.config.kv_size import (
     kv_bytes_per_block,
     kv_bytes_per_token,
 )
-from transom.config.model_config import LayerKind, ModelConfig
+from transom.config.model_config import CHECKPOINT_DTYPES, LayerKind, ModelConfig
 from transom.config.plain_data import from_plain, to_plain
 from transom.errors import ConfigError
 from transom.request import CacheOptions
@@ -86,6 +86,8 @@ class EngineConfig:
     """Directory of this model alone, for its part of the cold tier; None = no cold tier."""
     max_ssd_bytes: int = 0
     """Hard cap for the physical bytes of everything in `ssd_path`; 0 = no cold tier."""
+    quantization: str | None = None
+    """q8_0 or q4_k: to what matrices are quantised at load; None = they stay as the checkpoint has them."""
     hot_tokens: int | None = None
     """Tokens of one sequence that may be in RAM at once; None = as many as `kv_cache_ram_bytes` holds."""
     cache: CacheOptions = field(default_factory=CacheOptions)
@@ -159,6 +161,7 @@ def resolve(
         max_ssd_bytes=max_ssd_bytes,
         hot_tokens=_hot_tokens(entry),
         cache=_cache_options(entry, narrowed.max_position_embeddings),
+        quantization=_quantization(entry, model_config),
     )
     return narrowed, engine_config
 
@@ -220,6 +223,14 @@ def _cache_options(entry: ModelEntry, context_window: int) -> CacheOptions:
         return resolve_cache(entry.cache, context_window)
     except ConfigError as error:
         raise ConfigError(f"model {entry.id}: {error}") from None
+
+
+def _quantization(entry: ModelEntry, model_config: ModelConfig) -> str | None:
+    """A GGUF file says itself what its weights are."""
+    if entry.quantization is not None and model_config.dtype not in CHECKPOINT_DTYPES:
+        rule = "is for directories with safetensors; transom convert writes a GGUF file with other types"
+        raise _error(entry, "quantization", entry.quantization, rule)
+    return entry.quantization
 
 
 def _hot_tokens(entry: ModelEntry) -> int | None:

@@ -18,7 +18,7 @@ from transom.config.rope_config import RopeConfig, read_rope, settings_by_kind
 from transom.config.settings import Settings
 from transom.errors import ConfigError, UnsupportedModelError
 
-__all__ = ["GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
+__all__ = ["CHECKPOINT_DTYPES", "GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
 
 # Bounds that no real model comes near. They keep hostile files from asking for absurd amounts of anything, and every
 # position and token id within int32.
@@ -28,7 +28,7 @@ _MAX_HEAD_DIM = 8192
 _MAX_SIZE = 2**24
 _MAX_POSITIONS = 2**31 - 1
 
-_DTYPES = ("bfloat16", "float16", "float32")
+CHECKPOINT_DTYPES = ("bfloat16", "float16", "float32")
 
 
 class LayerKind(StrEnum):
@@ -319,9 +319,9 @@ def _dtype(settings: Settings) -> str:
     """The older key is `torch_dtype`; files without either were saved in float32."""
     key = "dtype" if settings.has("dtype") else "torch_dtype"
     dtype = settings.text(key).removeprefix("torch.") if settings.has(key) else "float32"
-    if dtype not in _DTYPES:
+    if dtype not in CHECKPOINT_DTYPES:
         raise UnsupportedModelError(
-            f"{settings.source}: {key} {dtype!r} is not supported; supported: {', '.join(_DTYPES)}"
+            f"{settings.source}: {key} {dtype!r} is not supported; supported: {', '.join(CHECKPOINT_DTYPES)}"
         )
     return dtype
 

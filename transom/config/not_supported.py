@@ -48,12 +48,6 @@ OF_AN_ENTRY = (
         "at_start",
     ),
     Unsupported(
-        "quantization",
-        "anything but null",
-        lambda entry: entry.quantization is not None,
-        "weights keep the width of the checkpoint",
-    ),
-    Unsupported(
         "resource_quota",
         "anything but null",
         lambda entry: entry.resource_quota is not None,

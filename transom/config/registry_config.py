@@ -173,7 +173,9 @@ class ModelEntry(_Section):
     load: Literal["at_start", "on_demand"] = "at_start"
     """When the model is loaded."""
     quantization: Literal["q8_0", "q4_k"] | None = None
-    """Quantise the weights at load."""
+    """Quantise the matrices of a safetensors model while they are loaded; `q4_k` keeps the output matrix, or tied
+    embeddings, in q6_k. Matrices whose rows are no multiple of a block, 256 for `q4_k` and 32 for `q8_0`, get `q8_0`,
+    or else f16. Norms and biases stay f32. null: the width of the checkpoint."""
     tier_config: TierConfig = TierConfig()
     """Memory budgets."""
     cache: CacheConfig = CacheConfig()

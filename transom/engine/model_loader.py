@@ -5,8 +5,10 @@ Whether weights, KV and workspace fit into `max_ram_bytes` is checked before the
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from collections import Counter
 
 from transom import kernels
 from transom.config.engine_config import EngineConfig, check_memory, workspace_bytes
@@ -16,7 +18,10 @@ from transom.engine.reports import LoadReport
 from transom.errors import ConfigError
 from transom.models import build
 from transom.weights.loader import WeightLoader
-from transom.weights.sources import num_parameters, open_weights
+from transom.weights.quantization import QuantizedSource
+from transom.weights.sources import num_parameters, open_weights, quantized_weights
+
+logger = logging.getLogger(__name__)
 
 
 def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple[Engine, LoadReport]:
@@ -25,7 +30,9 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     Raises ConfigError when it fits neither `max_ram_bytes` nor this machine, UnsupportedModelError, WeightsError.
     """
     started = time.monotonic()
-    weights = open_weights(engine_config.model_path)
+    weights = quantized_weights(open_weights(engine_config.model_path), engine_config.quantization)
+    if isinstance(weights, QuantizedSource):
+        _log_fallbacks(weights)
     check_memory(model_config, engine_config, weights.nbytes)
     kernels.set_num_threads(engine_config.num_threads)
     try:
@@ -45,3 +52,10 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         max_sequence_tokens=engine.max_sequence_tokens(engine_config.context_window),
         num_parameters=num_parameters(weights),
     )
+
+
+def _log_fallbacks(weights: QuantizedSource) -> None:
+    for dtype, count in Counter(weights.fallbacks.values()).items():
+        logger.info(
+            "%d matrices become %s: their rows are no whole blocks of the type that was asked for", count, dtype
+        )

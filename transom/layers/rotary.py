@@ -161,3 +161,11 @@ def _yarn_mscale(factor: float, mscale: float) -> float:
 def _required(*values: float | None) -> tuple[float, ...]:
     assert all(value is not None for value in values), "config let an incomplete rope through"
     return tuple(value for value in values if value is not None)
+
+
+def frequency_factors(rope: RopeConfig) -> NDArray[np.float32] | None:
+    """What divides each of the base frequencies with rope type `llama3`, [rotary_dim / 2]; None for other types."""
+    if rope.rope_type != "llama3":
+        return None
+    factors: NDArray[np.float32] = _base_frequencies(rope) / _llama3_frequencies(rope)
+    return factors

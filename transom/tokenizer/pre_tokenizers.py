@@ -36,6 +36,13 @@ def find_pre_tokenizer(name: str) -> PreTokenizer:
     return found
 
 
+def name_of_pre_tokenizer(patterns: tuple[str, ...], *, ignores_merges: bool) -> str | None:
+    """The first name of the pre-tokenizer that cuts by these patterns; None when there is none."""
+    matching = (each for each in _PRE_TOKENIZERS if each.patterns == patterns and each.ignores_merges == ignores_merges)
+    found = next(matching, None)
+    return None if found is None else found.names[0]
+
+
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"

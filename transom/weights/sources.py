@@ -9,9 +9,10 @@ from typing import Protocol
 from transom.weights.gguf import find_gguf
 from transom.weights.gguf_checkpoint import open_gguf_checkpoint
 from transom.weights.loader import WeightSource
+from transom.weights.quantization import QuantizedSource
 from transom.weights.safetensors import open_checkpoint
 
-__all__ = ["SizedWeightSource", "num_parameters", "open_weights"]
+__all__ = ["SizedWeightSource", "num_parameters", "open_weights", "quantized_weights"]
 
 
 class SizedWeightSource(WeightSource, Protocol):
@@ -27,6 +28,11 @@ def open_weights(path: Path) -> SizedWeightSource:
     """Opens what is there, reading headers only. Raises WeightsError naming file and tensor."""
     gguf_path = find_gguf(path)
     return open_checkpoint(path) if gguf_path is None else open_gguf_checkpoint(gguf_path)
+
+
+def quantized_weights(source: SizedWeightSource, quantization: str | None) -> SizedWeightSource:
+    """`source` itself, or with matrices quantised while they are read; `quantization` as the registry has it."""
+    return source if quantization is None else QuantizedSource(source, quantization.upper())
 
 
 def num_parameters(source: WeightSource) -> int:
