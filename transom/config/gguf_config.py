@@ -57,6 +57,7 @@ class GgufFamily:
 GGUF_FAMILIES = {
     "llama": GgufFamily(model_type="llama", rotates_whole_heads=True),
     "qwen2": GgufFamily(model_type="qwen2"),
+    "qwen3": GgufFamily(model_type="qwen3"),
 }
 
 # Keys of an architecture that change what a model computes and that no family above knows, with their neutral values.

@@ -8,7 +8,8 @@ each head of query and key are interleaved in the file, first half and second ha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -32,6 +33,7 @@ _OF_A_LAYER: Final = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_NORMED_HEADS: Final = {**_OF_A_LAYER, "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 _IN_FILE = re.compile(r"(?:blk\.(?P<layer>\d{1,6})\.)?(?P<module>\w+)\.(?P<kind>weight|bias)")
 _IN_MODEL = re.compile(r"(?:model\.layers\.(?P<layer>\d{1,6})\.)?(?P<module>[\w.]+)\.(?P<kind>weight|bias)")
 
@@ -40,6 +42,8 @@ _IN_MODEL = re.compile(r"(?:model\.layers\.(?P<layer>\d{1,6})\.)?(?P<module>[\w.
 class GgufNaming:
     """One architecture's names."""
 
+    of_a_layer: Mapping[str, str] = field(default_factory=lambda: _OF_A_LAYER)
+    """Module names within a layer, the file's to Hugging Face's."""
     has_interleaved_heads: bool = False
     """Rows of query and key are interleaved in the file."""
 
@@ -51,7 +55,7 @@ class GgufNaming:
         if match["layer"] is None:
             module = _GLOBAL.get(match["module"])
             return module and f"{module}.{match['kind']}"
-        module = _OF_A_LAYER.get(match["module"])
+        module = self.of_a_layer.get(match["module"])
         return module and f"model.layers.{match['layer']}.{module}.{match['kind']}"
 
     def in_file(self, name: str) -> str | None:
@@ -60,9 +64,9 @@ class GgufNaming:
         if match is None:
             return None
         if match["layer"] is None:
-            module = _GLOBAL_IN_FILE.get(match["module"])
+            module = _inverse(_GLOBAL).get(match["module"])
             return module and f"{module}.{match['kind']}"
-        module = _OF_A_LAYER_IN_FILE.get(match["module"])
+        module = _inverse(self.of_a_layer).get(match["module"])
         return module and f"blk.{match['layer']}.{module}.{match['kind']}"
 
     def interleaved_heads(self, name: str) -> str | None:
@@ -74,12 +78,14 @@ class GgufNaming:
         return "key" if name.endswith((".k_proj.weight", ".k_proj.bias")) else None
 
 
-_GLOBAL_IN_FILE: Final = {theirs: ours for ours, theirs in _GLOBAL.items()}
-_OF_A_LAYER_IN_FILE: Final = {theirs: ours for ours, theirs in _OF_A_LAYER.items()}
+def _inverse(names: Mapping[str, str]) -> dict[str, str]:
+    return {value: key for key, value in names.items()}
+
 
 NAMINGS: Final = {
     "llama": GgufNaming(has_interleaved_heads=True),
     "qwen2": GgufNaming(),
+    "qwen3": GgufNaming(_NORMED_HEADS),
 }
 """By `general.architecture`."""
 
