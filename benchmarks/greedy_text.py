@@ -26,7 +26,7 @@ PROMPTS = (
     "The Emperor Napoleon",
     "It was late in the evening when",
     "Pierre had been",
-    "“What is the matter?” said",
+    "She said nothing and",
     "The French army",
     "Once upon a time",
 )
