@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transom.config.gguf_config import GgufModel, gguf_generation_defaults, gguf_model_config
+from transom.config.gguf_config import gguf_generation_defaults, gguf_model_config
+from transom.config.gguf_model import GgufModel
 from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
 from transom.config.rope_config import RopeConfig
 from transom.errors import ConfigError, UnsupportedModelError
