@@ -178,7 +178,7 @@ def print_mass(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=kernels.num_threads())
-    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"), default=kernels.best_isa())
+    parser.add_argument("--isa", choices=("portable", "avx2", "avx512", "avx512vnni"), default=kernels.best_isa())
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--rows", type=int, default=192, help="rows of the prefill chunk")
     parser.add_argument("--table", choices=("all", "speed", "mass"), default="all")

@@ -16,8 +16,8 @@ from transom.weights.safetensors import open_checkpoint
 
 ChooseType = Callable[[str, tuple[int, ...]], gguf.GGMLQuantizationType]
 
-_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2"}
-_ENUMS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}
+_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_ENUMS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 
 
 def all_f32(name: str, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:

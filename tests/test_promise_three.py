@@ -12,7 +12,7 @@ from tests.fakes import write_tiny_llama
 from tests.harness import Harness, Stream
 from transom import kernels
 
-Isa = Literal["portable", "avx2", "avx512"]
+Isa = Literal["portable", "avx2", "avx512", "avx512vnni"]
 NUM_TOKENS = 300  # four full blocks, a part of the fifth, over the border of a split
 
 
@@ -79,7 +79,7 @@ def test_the_number_of_threads_changes_no_bit(
         kernels.set_num_threads(before)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512vnni"])
 def test_the_instruction_set_changes_no_bit(
     harness: Harness, tokens: list[int], alone: NDArray[np.float32], isa: Isa
 ) -> None:

@@ -8,9 +8,9 @@ from typing import Literal, TypeVar
 
 from transom import kernels
 
-Isa = Literal["portable", "avx2", "avx512"]
+Isa = Literal["portable", "avx2", "avx512", "avx512vnni"]
 T = TypeVar("T")
-ALL_ISAS: tuple[Isa, ...] = ("portable", "avx2", "avx512")
+ALL_ISAS: tuple[Isa, ...] = ("portable", "avx2", "avx512", "avx512vnni")
 
 
 def available_isas() -> tuple[Isa, ...]:

@@ -20,6 +20,7 @@ YARN = [1.0, 0.23717082, 0.05, 0.0079056947, 0.0025, 0.00079056947, 0.00025, 7.9
         (RopeConfig("default", 10_000.0, 16), BASE, 1.0),
         (RopeConfig("dynamic", 10_000.0, 16, factor=4.0), BASE, 1.0),
         (RopeConfig("linear", 10_000.0, 16, factor=4.0), LINEAR, 1.0),
+        (RopeConfig("factors", 10_000.0, 16, frequency_factors=(4.0,) * 8), LINEAR, 1.0),
         (
             RopeConfig(
                 "llama3",

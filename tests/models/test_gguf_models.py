@@ -45,11 +45,25 @@ def write_qwen2(directory: Path) -> Path:
     return directory
 
 
+def write_qwen3(directory: Path) -> Path:
+    """The tiny Llama with norms of queries and keys."""
+    write_tiny_llama(directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "model_type": "qwen3"}))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(0)
+    for layer in range(config["num_hidden_layers"]):
+        for kind in "qk":
+            norm = 1 + 0.3 * rng.standard_normal(config["head_dim"], dtype=np.float32)
+            tensors[f"model.layers.{layer}.self_attn.{kind}_norm.weight"] = norm
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
 def tolstoy(directory: Path) -> Path:
     return BUNDLED / "tolstoy"
 
 
-@pytest.mark.parametrize("write", [write_llama, write_mistral, write_qwen2, tolstoy])
+@pytest.mark.parametrize("write", [write_llama, write_mistral, write_qwen2, write_qwen3, tolstoy])
 def test_logits_of_a_file_are_those_of_its_directory(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     theirs = Harness(write(tmp_path / "hf"))
     ours = Harness(write_gguf_of(write(tmp_path / "hf"), tmp_path / "m.gguf"))

@@ -37,6 +37,14 @@ def test_other_names_have_no_meaning(name: str) -> None:
     assert NAMINGS["llama"].in_file(name) is None
 
 
+def test_queries_and_keys_of_qwen3_have_norms() -> None:
+    theirs = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 2)
+    for kind in "qk":
+        module = f"model.layers.1.self_attn.{kind}_norm"
+        assert NAMINGS["qwen3"].in_file(f"{module}.weight") == f"{theirs.get_name(module)}.weight"
+        assert NAMINGS["qwen2"].in_file(f"{module}.weight") is None
+
+
 def test_the_order_of_a_file_alternates_the_halves_of_a_head() -> None:
     assert file_order(12, 2).tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
 

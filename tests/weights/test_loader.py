@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.weights.files import bf16, f32, write_single
+from tests.weights.gguf_files import write_gguf
 from transom import kernels
 from transom.errors import WeightsError
+from transom.weights.gguf_checkpoint import open_gguf_checkpoint
 from transom.weights.loader import WeightLoader
 from transom.weights.safetensors import open_checkpoint
 
@@ -99,6 +102,17 @@ def test_a_type_no_kernel_computes_with_is_named(tmp_path: Path) -> None:
     weights = loader(tmp_path, w=f32(2, 2).astype(np.float64))
     with pytest.raises(WeightsError, match="tensor 'w' is of type F64; supported here: F32, F16, BF16, Q8_0"):
         weights.matrix({"w": 2}, 2)
+
+
+def test_a_type_of_blocks_no_kernel_computes_with_is_named(tmp_path: Path) -> None:
+    blocks = {"output.weight": np.zeros((4, 66), np.uint8), "output_norm.weight": np.zeros((34,), np.uint8)}
+    types = {"output.weight": gguf.GGMLQuantizationType.IQ2_XXS, "output_norm.weight": gguf.GGMLQuantizationType.Q8_0}
+    path = write_gguf(tmp_path / "m.gguf", {"llama.attention.head_count": 1}, blocks, quantized=types)
+    weights = WeightLoader(open_gguf_checkpoint(path))
+    with pytest.raises(WeightsError, match=r"'lm_head\.weight' is of type IQ2_XXS; supported here: F32, .*Q4_K"):
+        weights.matrix({"lm_head.weight": 4}, 256)
+    with pytest.raises(WeightsError, match=r"'model\.norm\.weight' is of type Q8_0; supported here: F32, F16, BF16$"):
+        weights.vector("model.norm.weight", (32,))
 
 
 def test_tensors_nobody_asked_for_are_named(tmp_path: Path) -> None:

@@ -125,6 +125,22 @@ def test_bfloat16_is_rounded_to_the_nearest_and_halves_to_even() -> None:
     assert rounded.tolist() == [[0x3F80, 0x3F80, 0x3F82, 0x3F81, 0xBF80]]
 
 
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q6_k"])
+def test_what_is_quantised_may_become_another_type(kind: Any) -> None:
+    blocks = kernels.quantize(kind, normal(1100, 256))
+    exact = kernels.dequantize(kind, blocks)
+    source = MemorySource({"x.weight": (kind.upper(), blocks)})
+    np.testing.assert_array_equal(np.concatenate(list(converted(source, "x.weight", "F32"))), exact)
+    expected = kernels.quantize("q4_k", exact)
+    np.testing.assert_array_equal(np.concatenate(list(converted(source, "x.weight", "Q4_K"))), expected)
+
+
+def test_a_type_without_arithmetic_is_named() -> None:
+    source = MemorySource({"x.weight": ("IQ3_S", np.zeros((2, 110), np.uint8))})
+    with pytest.raises(WeightsError, match=r"tensor 'x\.weight' is of type IQ3_S, which is not converted"):
+        list(converted(source, "x.weight", "F32"))
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "Q4_K"])
 def test_the_same_type_passes_bit_by_bit(dtype: str) -> None:
     examples: dict[str, NDArray[Any]] = {

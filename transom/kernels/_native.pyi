@@ -1,12 +1,16 @@
 """Types of the native module. `transom.kernels` re-exports it and says what holds for all calls."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Isa = Literal["portable", "avx2", "avx512"]
-WeightDtype = Literal["f32", "f16", "bf16"]
+Isa = Literal["portable", "avx2", "avx512", "avx512vnni"]
+QuantizedDtype = Literal[
+    "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"
+]
+WeightDtype = Literal["f32", "f16", "bf16"] | QuantizedDtype
 KVDtype = Literal["f32", "f16"]
 QuantizableDtype = Literal["q8_0", "q4_0", "q4_k", "q5_k", "q6_k"]
 FaultKind = Literal["EIO", "ENOSPC", "EDQUOT", "EFBIG", "EINTR", "short", "corrupt"]
@@ -14,15 +18,19 @@ FaultKind = Literal["EIO", "ENOSPC", "EDQUOT", "EFBIG", "EINTR", "short", "corru
 class PackedMatrix:
     """Weights [out_features, in_features] in panels of 16 rows, in huge-page memory, zero-filled.
 
-    Raises ValueError for an unknown dtype or a size below 1, MemoryError.
+    Quantised dtypes are those of ggml, kept at the bits they have in a file. Raises ValueError for an unknown dtype, a
+    size below 1, or in_features that are not whole blocks (of 32; of 256 for q2_k to q6_k and iq4_xs); MemoryError.
     """
 
     def __init__(self, out_features: int, in_features: int, dtype: WeightDtype) -> None: ...
-    def fill(self, row: int, weight: NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]) -> None:
+    def fill(
+        self, row: int, weight: NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.uint8]
+    ) -> None:
         """Packs weight[n, in_features] as rows row .. row + n.
 
-        float32 for "f32", float16 for "f16", uint16 for "bf16". The array may be read-only and unaligned. Not while
-        another thread computes with this matrix.
+        float32 for "f32", float16 for "f16", uint16 for "bf16"; for a quantised dtype uint8 [n, row_bytes], ggml's
+        blocks as they lie in a GGUF file. The array may be read-only and unaligned. Not while another thread computes
+        with this matrix.
         """
 
     @property
@@ -36,12 +44,28 @@ class PackedMatrix:
         """Bytes of memory, the padding of the last panel included."""
 
 def matmul(
-    x: NDArray[np.float32], weight: PackedMatrix, bias: NDArray[np.float32] | None = None
+    x: NDArray[np.float32],
+    weight: PackedMatrix | Sequence[PackedMatrix],
+    bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """x[M, K] @ weight[N, K].T + bias[N] -> [M, N], accumulated in float32."""
+    """x[M, K] @ weight[N, K].T + bias[N] -> [M, N], accumulated in float32.
+
+    Several matrices of the same K, of any dtypes, give their outputs side by side, in one pass. For quantised weights
+    x is quantised to 8 bits, per row and group of 256 (q2_k to q6_k, iq4_xs) or 32; a row with an infinity or NaN then
+    gives NaN in all outputs, the other rows are not touched by it.
+    """
 
 def embed(weight: PackedMatrix, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
     """Rows token_ids[T] of the matrix -> [T, K]. ValueError for an id outside the matrix."""
+
+def row_bytes(dtype: WeightDtype, in_features: int) -> int:
+    """Bytes of one row in a file. ValueError as for `PackedMatrix`."""
+
+def dequantize(dtype: QuantizedDtype, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """ggml's blocks [n, row_bytes] -> [n, K], the same bits as ggml gives. The array may be unaligned.
+
+    ValueError for a dtype that is not quantised, and for rows that are not whole blocks.
+    """
 
 def quantize(dtype: QuantizableDtype, weight: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Rows weight[n, K] as ggml's blocks, [n, bytes of a row]. A row's bytes do not depend on other rows.

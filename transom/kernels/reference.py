@@ -7,27 +7,34 @@ float64 (`reference_attention`), to within rounding. Written for reading; knows 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.kernels import reference_quantized
+from transom.kernels.reference_arithmetic import Floats, fma
 from transom.kernels.reference_attention import KVLayout, attend, store_kv
 from transom.kernels.reference_quantize import quantize
+from transom.kernels.reference_quantized import dequantize, row_bytes
 
 __all__ = [
     "KVLayout",
     "PackedMatrix",
     "attend",
     "checksum",
+    "dequantize",
     "embed",
     "exp",
+    "fma",
     "geglu",
     "matmul",
     "quantize",
     "rms_norm",
     "rms_norm_heads",
     "rotate",
+    "row_bytes",
     "short_conv",
     "soft_cap",
     "softmax",
@@ -35,49 +42,49 @@ __all__ = [
     "swiglu",
 ]
 
-Floats = NDArray[np.float32]
-
 CHUNK = 256
 LANES = 16
 
 
 class PackedMatrix:
-    """The weights of the native class as a plain float32 matrix; every stored width widens exactly."""
+    """The weights of the native class as a plain float32 matrix, and quantised ones as their blocks, too."""
 
     def __init__(self, out_features: int, in_features: int, dtype: str) -> None:
         self.dtype = dtype
         self.weight = np.zeros((out_features, in_features), np.float32)
+        self.is_quantized = dtype in reference_quantized.TYPES
+        num_bytes = row_bytes(dtype, in_features) if self.is_quantized else 0
+        self.blocks = np.zeros((out_features, num_bytes), np.uint8)
 
     def fill(self, row: int, weight: NDArray[np.generic]) -> None:
-        """Rows row .. row + n become weight[n, in_features]; bf16 comes as uint16."""
-        self.weight[row : row + len(weight)] = _widened_bf16(weight) if self.dtype == "bf16" else weight
+        """Rows row .. row + n become weight[n, in_features]; bf16 comes as uint16, quantised types as uint8."""
+        rows = slice(row, row + len(weight))
+        if self.is_quantized:
+            self.blocks[rows] = weight
+            self.weight[rows] = dequantize(self.dtype, self.blocks[rows])
+        else:
+            self.weight[rows] = _widened_bf16(weight) if self.dtype == "bf16" else weight
 
 
 def _widened_bf16(weight: NDArray[np.generic]) -> Floats:
     return (weight.astype(np.uint32) << 16).view(np.float32)
 
 
-def fma(a: Floats, b: Floats, c: Floats) -> Floats:
-    """a * b + c with one rounding.
-
-    The product is exact in float64. The sum is rounded there to odd (when inexact, to the neighbour whose last bit is
-    set), which makes the second rounding, to float32, come out as if it were the only one.
-    """
-    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
-    total = np.asarray(product + addend)
-    rest = total - product
-    error = (product - (total - rest)) + (addend - rest)
-    is_even = total.view(np.int64) & 1 == 0
-    odd = np.where((error != 0) & is_even, np.nextafter(total, np.copysign(np.inf, error)), total)
-    return odd.astype(np.float32)
+def matmul(x: Floats, weight: PackedMatrix | Sequence[PackedMatrix], bias: Floats | None = None) -> Floats:
+    """x[M, K] @ weight[N, K].T + bias[N]; several matrices side by side."""
+    matrices = [weight] if isinstance(weight, PackedMatrix) else weight
+    total = np.concatenate([_product(x, matrix) for matrix in matrices], axis=1)
+    return total if bias is None else total + bias
 
 
-def matmul(x: Floats, weight: PackedMatrix, bias: Floats | None = None) -> Floats:
-    """x[M, K] @ weight[N, K].T + bias[N]: chunks of K from zero by FMA, added in order to zero, then the bias."""
+def _product(x: Floats, weight: PackedMatrix) -> Floats:
+    """Of floats: chunks of K from zero by FMA, added in order to zero."""
+    if weight.is_quantized:
+        return reference_quantized.matmul(x, weight.dtype, weight.blocks)
     total = np.zeros((len(x), len(weight.weight)), np.float32)
     for begin in range(0, x.shape[1], CHUNK):
         total = total + _chunk_sum(x[:, begin : begin + CHUNK], weight.weight[:, begin : begin + CHUNK])
-    return total if bias is None else total + bias
+    return total
 
 
 def _chunk_sum(x: Floats, weight: Floats) -> Floats:

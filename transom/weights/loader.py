@@ -20,11 +20,11 @@ from transom.weights.tensor_info import TensorInfo
 if TYPE_CHECKING:
     from transom.kernels._native import WeightDtype
 
-__all__ = ["WeightLoader", "WeightSource"]
+__all__ = ["BLOCKS", "WeightLoader", "WeightSource"]
 
 _FLOATS = ("F32", "F16", "BF16")
-_BLOCKS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
-_KERNEL_DTYPES = {name: cast("WeightDtype", name.lower()) for name in (*_FLOATS, *_BLOCKS)}
+BLOCKS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+_KERNEL_DTYPES = {name: cast("WeightDtype", name.lower()) for name in (*_FLOATS, *BLOCKS)}
 _ROWS_AT_ONCE = 1024  # a multiple of the panel height; bounds the memory that a file's pages and copies take
 _NAMES_SHOWN = 5
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from transom import kernels
 from transom.errors import WeightsError
 from transom.weights.ggml_types import type_named
-from transom.weights.loader import WeightSource
+from transom.weights.loader import BLOCKS, WeightSource
 from transom.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
-    from transom.kernels._native import QuantizableDtype
+    from transom.kernels._native import QuantizableDtype, QuantizedDtype
 
 __all__ = ["RECIPES", "QuantizedSource", "TensorTypes", "converted"]
 
@@ -29,6 +29,7 @@ RECIPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q4_K", "Q4_K_M")
 
 _FALLBACK = {"Q4_K": "Q8_0", "Q6_K": "Q8_0", "Q8_0": "F16"}
 _FLOATS = ("F32", "F16", "BF16")
+_LARGEST = {"F16": 65519.0, "BF16": 3.3895313e38}  # what rounds to a number
 _LARGEST_QUANTIZED = 2.0**18  # what `kernels.quantize` refuses
 _ROWS_AT_ONCE = 1024
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -141,7 +142,7 @@ def _convert_rows(rows: NDArray[Any], dtype: str, wanted: str, name: str, first_
     if wanted in _FLOATS:
         with np.errstate(over="ignore"):  # what does not fit is refused below
             narrow = values.astype(np.float16) if wanted == "F16" else _to_bfloat16(values)
-        _require(np.isfinite(values if wanted == "BF16" else narrow), name, first_row, wanted)
+        _require(np.abs(values) <= _LARGEST[wanted], name, first_row, wanted)
         return narrow
     try:
         return kernels.quantize(cast("QuantizableDtype", wanted.lower()), values)
@@ -161,10 +162,11 @@ def _to_float32(rows: NDArray[Any], dtype: str, name: str) -> NDArray[np.float32
     """The same numbers; aligned and contiguous."""
     if dtype == "BF16":
         return (rows.astype(np.uint32) << 16).view(np.float32)
+    if dtype in BLOCKS:
+        return kernels.dequantize(cast("QuantizedDtype", dtype.lower()), np.require(rows, requirements="C"))
     if dtype not in _FLOATS:
-        raise WeightsError(
-            f"tensor {name!r} is of type {dtype}, which is not converted; supported: {', '.join(_FLOATS)}"
-        )
+        known = ", ".join((*_FLOATS, *BLOCKS))
+        raise WeightsError(f"tensor {name!r} is of type {dtype}, which is not converted; supported: {known}")
     return np.require(rows.astype(np.float32, copy=False), requirements=["C", "A"])
 
 

@@ -19,8 +19,17 @@
   extern const type name;                   \
   }
 #define TRANSOM_PICK(name) \
-  (active_isa() == Isa::avx512 ? avx512::name : active_isa() == Isa::avx2 ? avx2::name : portable::name)
+  (active_isa() >= Isa::avx512 ? avx512::name : active_isa() == Isa::avx2 ? avx2::name : portable::name)
+// For families with a build of their own for AVX-512 VNNI; the others use their AVX-512 build there.
+#define TRANSOM_DECLARE_PER_INTEGER_ISA(type, name) \
+  TRANSOM_DECLARE_PER_ISA(type, name)               \
+  namespace avx512vnni {                            \
+  extern const type name;                           \
+  }
+#define TRANSOM_PICK_INTEGER(name) (active_isa() == Isa::avx512vnni ? avx512vnni::name : TRANSOM_PICK(name))
 #else
+#define TRANSOM_DECLARE_PER_INTEGER_ISA(type, name) TRANSOM_DECLARE_PER_ISA(type, name)
+#define TRANSOM_PICK_INTEGER(name) TRANSOM_PICK(name)
 #define TRANSOM_DECLARE_PER_ISA(type, name) \
   namespace portable {                      \
   extern const type name;                   \

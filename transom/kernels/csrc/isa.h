@@ -4,7 +4,7 @@
 
 namespace transom {
 
-enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2, avx512vnni = 3 };
 
 Isa best_isa();    // what this processor (and operating system) can run and this build contains
 Isa active_isa();  // what kernels use; best_isa() unless set

@@ -1,7 +1,7 @@
 // Matrix products on packed panels. One lane is one output, so no sum ever crosses lanes:
 //
 //   sum of chunk c  = fma over its k in order, from zero
-//   output          = 0 + sum 0 + sum 1 ... + bias, from left to right
+//   output          = 0 + sum 0 + sum 1 ..., from left to right
 //
 // Every path below computes exactly this; they differ in what they keep in registers and in cache.
 #include "matmul.h"
@@ -109,9 +109,9 @@ struct Target {
 };
 
 Target target_of(const Product& product, int64_t tile, int64_t panel) {
-  const int64_t stride = product.weight->out_features();
   const int64_t column = panel * kPanelRows;
-  return {product.out + product.tile_begin(tile) * stride + column, stride, stride - column};
+  return {product.out + product.tile_begin(tile) * product.out_stride + column, product.out_stride,
+          product.weight->out_features() - column};
 }
 
 alignas(64) constexpr float kZeros[kLanes] = {};
@@ -138,18 +138,6 @@ TRANSOM_INLINE void add_to_outputs(const Target& target, const Sums<panels, rows
       for (int r = 0; r < rows; ++r) {
         store_first(out + r * target.row_stride, load_first(before + r * before_stride, count) + spilled[r], count);
       }
-    }
-  }
-}
-
-void add_bias(const Product& product, int64_t first_panel, int64_t last_panel) {
-  const int64_t out_features = product.weight->out_features();
-  const int64_t end = smaller(last_panel * kPanelRows, out_features);
-  for (int64_t row = 0; row < product.num_rows; ++row) {
-    float* out = product.out + row * out_features;
-    for (int64_t i = first_panel * kPanelRows; i < end; i += kLanes) {
-      const int count = static_cast<int>(smaller(kLanes, end - i));
-      store_first(out + i, load_first(out + i, count) + load_first(product.bias + i, count), count);
     }
   }
 }
@@ -269,7 +257,6 @@ void multiply_as(const Product& product, int64_t first_panel, int64_t last_panel
   } else {
     multiply_many<Weight>(product, first_panel, last_panel);
   }
-  if (product.bias != nullptr) add_bias(product, first_panel, last_panel);
 }
 
 void multiply(const Product& product, int64_t first_panel, int64_t last_panel) {
@@ -278,7 +265,7 @@ void multiply(const Product& product, int64_t first_panel, int64_t last_panel) {
       return multiply_as<F32>(product, first_panel, last_panel);
     case WeightType::f16:
       return multiply_as<F16>(product, first_panel, last_panel);
-    case WeightType::bf16:
+    default:
       return multiply_as<Bf16>(product, first_panel, last_panel);
   }
 }
@@ -302,7 +289,7 @@ void copy_row(const PackedMatrix& weight, int64_t row, float* out) {
       return copy_row_as<F32>(weight, row, out);
     case WeightType::f16:
       return copy_row_as<F16>(weight, row, out);
-    case WeightType::bf16:
+    default:
       return copy_row_as<Bf16>(weight, row, out);
   }
 }

@@ -1,4 +1,4 @@
-// The border between the matrix product's bindings (compiled once) and its kernels (once per instruction set).
+// The border between the matrix product (compiled once) and its kernels for floats (once per instruction set).
 #pragma once
 
 #include <algorithm>
@@ -12,13 +12,13 @@ namespace transom {
 // K runs in chunks of this many; each is summed from zero.
 constexpr int64_t kChunk = 256;
 
-// out[M, N] = x[M, K] @ weight[N, K]^T + bias. Rows of x are cut into tiles, K into chunks, and x is copied into the
-// order in which it is read: [chunk][tile][k within the chunk][row within the tile].
+// out[M, N] = x[M, K] @ weight[N, K]^T. Rows of x are cut into tiles, K into chunks, and x is copied into the order in
+// which it is read: [chunk][tile][k within the chunk][row within the tile].
 struct Product {
   const PackedMatrix* weight;
   const float* x;
-  const float* bias;  // [N] or null
-  float* out;
+  float* out;  // first row, the matrix's first column
+  int64_t out_stride;
   int64_t num_rows;
   int64_t num_tiles;
 
@@ -32,7 +32,7 @@ struct MatmulKernels {
   int64_t tile_rows;  // at most so many rows in a tile
   // Computes the outputs of panels first .. last for all rows.
   void (*multiply)(const Product& product, int64_t first_panel, int64_t last_panel);
-  // out[K] = row `row` of the matrix.
+  // out[K] = row `row` of a matrix of floats.
   void (*copy_row)(const PackedMatrix& weight, int64_t row, float* out);
 };
 

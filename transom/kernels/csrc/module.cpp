@@ -21,12 +21,12 @@ void bind_quantize(nb::module_& module);
 
 namespace {
 
-constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
+constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512", "avx512vnni"};
 
 Isa isa_by_name(const std::string& name) {
-  for (int i = 0; i < 3; ++i)
+  for (int i = 0; i < 4; ++i)
     if (name == kIsaNames[i]) return static_cast<Isa>(i);
-  throw std::invalid_argument("unknown instruction set '" + name + "'; known: portable, avx2, avx512");
+  throw std::invalid_argument("unknown instruction set '" + name + "'; known: portable, avx2, avx512, avx512vnni");
 }
 
 }  // namespace

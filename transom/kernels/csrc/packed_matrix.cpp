@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <stdexcept>
+#include <string>
 
 #include "dispatch.h"
 
@@ -11,11 +13,16 @@ namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 40;
 
-int64_t checked(int64_t out_features, int64_t in_features) {
+int64_t checked(int64_t out_features, int64_t in_features, WeightType type) {
   if (out_features < 1 || in_features < 1)
     throw std::invalid_argument("a matrix needs at least one row and one column");
+  check_in_features(type, in_features);
   if (out_features > kMaxElements / in_features) throw std::bad_alloc();
   return out_features;
+}
+
+int64_t bytes_of_panel(WeightType type, int64_t in_features) {
+  return is_quantized(type) ? quantized_panel_bytes(type, in_features) : kPanelRows * row_bytes(type, in_features);
 }
 
 // Copies source[K] to every 16th element of the panel. Elements are moved, not interpreted.
@@ -39,24 +46,34 @@ void fill_panel(Element* panel, int64_t in_features, const std::byte* rows, int6
 
 }  // namespace
 
+void check_in_features(WeightType type, int64_t in_features) {
+  const WeightTypeFacts& facts = facts_of(type);
+  if (in_features % facts.block_size == 0) return;
+  throw std::invalid_argument("a " + std::string(facts.name) + " matrix needs a multiple of " +
+                              std::to_string(facts.block_size) + " columns, not " + std::to_string(in_features));
+}
+
 PackedMatrix::PackedMatrix(int64_t out_features, int64_t in_features, WeightType type)
-    : out_features_(checked(out_features, in_features)),
+    : out_features_(checked(out_features, in_features, type)),
       in_features_(in_features),
       type_(type),
+      panel_bytes_(bytes_of_panel(type, in_features)),
       memory_(allocate_huge(static_cast<size_t>(num_bytes()))) {}
 
 void PackedMatrix::fill(int64_t first_row, const std::byte* rows, int64_t num_rows) {
   if (num_rows == 0) return;
-  const int64_t row_bytes = in_features_ * bytes_per_weight(type_);
+  const int64_t bytes_per_row = row_bytes(type_, in_features_);
   const int64_t first_panel = first_row / kPanelRows;
   const int64_t last_panel = (first_row + num_rows - 1) / kPanelRows;
   share_out(last_panel - first_panel + 1, num_rows * in_features_, [&](int64_t index) {
     const int64_t top = (first_panel + index) * kPanelRows;
     const int64_t begin = std::max(first_row, top);
     const int64_t end = std::min(first_row + num_rows, top + kPanelRows);
-    const std::byte* source = rows + (begin - first_row) * row_bytes;
-    std::byte* target = memory_.get() + (first_panel + index) * panel_bytes();
-    if (type_ == WeightType::f32) {
+    const std::byte* source = rows + (begin - first_row) * bytes_per_row;
+    std::byte* target = memory_.get() + (first_panel + index) * panel_bytes_;
+    if (is_quantized(type_)) {
+      pack_quantized_rows(type_, in_features_, source, end - begin, begin - top, target);
+    } else if (type_ == WeightType::f32) {
       fill_panel(reinterpret_cast<uint32_t*>(target), in_features_, source, begin - top, end - top);
     } else {
       fill_panel(reinterpret_cast<uint16_t*>(target), in_features_, source, begin - top, end - top);

@@ -1,0 +1,390 @@
+// Matrix products on quantised panels. A lane is a weight row, so one output; within a block of weights everything is
+// exact in integers:
+//
+//   sum     = sum over sub-blocks of scale * (sum of code * activation code)            int32
+//   minima  = sum over sub-blocks of minimum * -(sum of activation codes)               int32
+//   output  = fma(scale of the block * activation scale, sum, output)                   from zero, block by block
+//   output  = fma(minimum of the block * activation scale, minima, output)              where the type has minima
+//
+// Blocks of 32 have no sub-blocks, and instead of the last line fma(minimum, activation scale * (sum of codes),
+// output). The order of the integer sums is free, that of the float operations is this one on every path.
+#include "quantized_matmul.h"
+
+#include <algorithm>
+
+#include "quantized_codes.h"
+
+namespace transom::TRANSOM_ISA {
+namespace {
+
+// Sums must stay in registers: 16 of 8 lanes (AVX2), 32 of 16 lanes (AVX-512).
+#if defined(__AVX512F__)
+constexpr int kTileRows = 6;
+constexpr int kBlockPanels = 2;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 3;
+constexpr int kBlockPanels = 1;
+#else
+constexpr int kTileRows = 2;
+constexpr int kBlockPanels = 1;
+#endif
+
+// Far enough ahead to hide the memory's latency at its full speed.
+constexpr int64_t kPrefetchBytes = 8192;
+constexpr int64_t kLine = 64;
+
+// Where a tile's outputs for some panels go.
+struct Target {
+  float* out;  // first row, first column
+  int64_t row_stride;
+  int64_t columns;  // that exist, from the first on
+};
+
+Target target_of(const QuantizedProduct& product, int64_t tile, int64_t panel) {
+  const int64_t column = panel * kPanelRows;
+  return {product.out + product.tile_begin(tile) * product.out_stride + column, product.out_stride,
+          product.weight->out_features() - column};
+}
+
+TRANSOM_INLINE f32x16 load_output(const Target& target, int panel, int row, bool is_first) {
+  if (is_first) return zero();
+  const float* out = target.out + row * target.row_stride + panel * kLanes;
+  const int64_t columns = target.columns - panel * kLanes;
+  return columns >= kLanes ? load(out) : load_first(out, static_cast<int>(columns));
+}
+
+TRANSOM_INLINE void store_output(const Target& target, int panel, int row, f32x16 value) {
+  float* out = target.out + row * target.row_stride + panel * kLanes;
+  const int64_t columns = target.columns - panel * kLanes;
+  if (columns >= kLanes) {
+    store(out, value);
+  } else {
+    store_first(out, value, static_cast<int>(columns));
+  }
+}
+
+// Words of a tile's record.
+template <int rows>
+struct Records {
+  const int32_t* words;
+
+  TRANSOM_INLINE i32s ints(int word, int row) const { return broadcast_int(words[word * rows + row]); }
+  TRANSOM_INLINE f32x16 floats(int word, int row) const {
+    float value;
+    std::memcpy(&value, words + word * rows + row, sizeof value);
+    return broadcast(value);
+  }
+};
+
+template <class C, int rows>
+TRANSOM_INLINE auto start_sum(Records<rows> x, int sub_block, int row) {
+  if constexpr (C::kShift == kNoShift) {
+    return C::Dot::start();
+  } else {
+    constexpr int kStarts = C::kGroups == 4 ? kStarts16 : kStarts32;
+    return C::Dot::start(x.ints(kStarts + sub_block, row), C::kShift);
+  }
+}
+
+template <class C>
+TRANSOM_INLINE void read_factors(const std::byte* chunk, int64_t num_blocks, Factors& factors) {
+  constexpr WeightType kType = C::Part::kType;
+  TRANSOM_UNROLLED
+  for (int part = 0; part < kParts; ++part) C::read_scales({chunk, num_blocks, part}, factors);
+  const int64_t num_scales = C::kHasScales ? 1 : num_blocks;
+  for (int64_t block = 0; block < num_scales; ++block) {
+    factors.block_scales[block] = half_floats<kType, C::kScaleField>(chunk, num_blocks, block);
+    if constexpr (C::kHasMinimum)
+      factors.block_minima[block] = half_floats<kType, C::kScaleField + 1>(chunk, num_blocks, block);
+  }
+}
+
+// A block of 256 is done: its sums go to an output.
+template <class C, int rows>
+TRANSOM_INLINE f32x16 add_block(Records<rows> x, const Factors& factors, const i32s* sums, int row, f32x16 output) {
+  const f32x16 scale = x.floats(kScale, row);
+  output = fma(factors.block_scales[0] * scale, to_floats(sums), output);
+  if constexpr (C::kHasMinimum) {
+    constexpr int kSums = C::kMinimumPairs == 8 ? kPairSums16 : kPairSums32;
+    i32s minima[kParts];
+    TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) {
+      minima[part] = no_ints();
+      TRANSOM_UNROLLED
+      for (int i = 0; i < C::kMinimumPairs; ++i)
+        minima[part] = add_pairs(minima[part], factors.minima[part][i], x.ints(kSums + i, row));
+    }
+    output = fma(factors.block_minima[0] * scale, to_floats(minima), output);
+  }
+  return output;
+}
+
+// A block of 32 is done.
+template <class C, int rows>
+TRANSOM_INLINE f32x16 add_small_block(Records<rows> x, const Factors& factors, const i32s* sums, int block, int row,
+                                      f32x16 output) {
+  output = fma(factors.block_scales[block] * x.floats(kScales + block, row), to_floats(sums), output);
+  if constexpr (C::kHasMinimum) output = fma(factors.block_minima[block], x.floats(kScaledSums + block, row), output);
+  return output;
+}
+
+// ---- one row: weights stream from memory through registers, once, in order ----
+
+// The sums of a strip for one part of a panel, added to `total`.
+template <class C>
+TRANSOM_INLINE i32s add_strip(const typename C::Part& part, Records<1> x, const Factors& factors, int strip,
+                              i32s total) {
+  typename C::Dot sums[C::kBlocks];
+  TRANSOM_UNROLLED
+  for (int block = 0; block < C::kBlocks; ++block) sums[block] = start_sum<C>(x, C::sub_block(strip, block), 0);
+  TRANSOM_UNROLLED
+  for (int step = 0; step < C::kSteps; ++step) {
+    i32s codes[C::kVectors];
+    C::read(part, strip, step, codes);
+    TRANSOM_UNROLLED
+    for (int vector = 0; vector < C::kVectors; ++vector)
+      sums[vector % C::kBlocks].add(codes[vector], x.ints(kCodeWords + C::group(strip, step, vector), 0));
+  }
+  TRANSOM_UNROLLED
+  for (int block = 0; block < C::kBlocks; ++block) {
+    if constexpr (C::kHasScales) {
+      total = sums[block].add_times(total, factors.scales[part.part][C::sub_block(strip, block)]);
+    } else {
+      total = sums[block].add_to(total);
+    }
+  }
+  return total;
+}
+
+template <class C>
+TRANSOM_INLINE f32x16 stream_chunk(const std::byte* chunk, int64_t num_blocks, Records<1> x, f32x16 output) {
+  constexpr int64_t kBytes = kChunkBytes<C::Part::kType>;
+  constexpr int64_t kStripBytes = (kBytes / C::kMaxStrips + kLine - 1) / kLine * kLine;
+  Factors factors;
+  read_factors<C>(chunk, num_blocks, factors);
+  i32s sums[kParts];
+  TRANSOM_UNROLLED
+  for (int part = 0; part < kParts; ++part) sums[part] = no_ints();
+  const int num_strips = C::kHasScales ? C::kMaxStrips : static_cast<int>(num_blocks);
+  TRANSOM_ROLLED
+  for (int strip = 0; strip < num_strips; ++strip) {
+    for (int64_t line = 0; line < kStripBytes; line += kLine)
+      __builtin_prefetch(chunk + kPrefetchBytes + strip * kStripBytes + line);
+    TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part)
+      sums[part] = add_strip<C>({chunk, num_blocks, part}, x, factors, strip, sums[part]);
+    if constexpr (!C::kHasScales) {
+      output = add_small_block<C>(x, factors, sums, strip, 0, output);
+      TRANSOM_UNROLLED
+      for (int part = 0; part < kParts; ++part) sums[part] = no_ints();
+    }
+  }
+  if constexpr (C::kHasScales) output = add_block<C>(x, factors, sums, 0, output);
+  return output;
+}
+
+int64_t blocks_of_chunk(const QuantizedProduct& product, int64_t chunk) {
+  const int64_t block_size = facts_of(product.weight->type()).block_size;
+  return std::min(kQuantizedChunk, product.weight->in_features() - chunk * kQuantizedChunk) / block_size;
+}
+
+template <class C>
+void stream(const QuantizedProduct& product, int64_t first_panel, int64_t last_panel) {
+  const int64_t num_chunks = product.num_chunks();
+  for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+    f32x16 output = zero();
+    const std::byte* weights = product.weight->panel(panel);
+    for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+      output = stream_chunk<C>(weights + chunk * kChunkBytes<C::Part::kType>, blocks_of_chunk(product, chunk),
+                               {product.tile_records(0, chunk)}, output);
+    }
+    store_output(target_of(product, 0, panel), 0, 0, output);
+  }
+}
+
+// ---- more rows: a chunk of some panels is unpacked into the first-level cache, where all tiles use it ----
+
+struct Unpacked {
+  i32s codes[kParts][64];
+  Factors factors;
+};
+
+template <class C>
+void unpack(const std::byte* chunk, int64_t num_blocks, const std::byte* ahead, Unpacked& unpacked) {
+  constexpr int64_t kBytes = kChunkBytes<C::Part::kType>;
+  constexpr int64_t kStripBytes = (kBytes / C::kMaxStrips + kLine - 1) / kLine * kLine;
+  read_factors<C>(chunk, num_blocks, unpacked.factors);
+  const int num_strips = C::kHasScales ? C::kMaxStrips : static_cast<int>(num_blocks);
+  TRANSOM_ROLLED
+  for (int strip = 0; strip < num_strips; ++strip) {
+    for (int64_t line = 0; line < kStripBytes; line += kLine) __builtin_prefetch(ahead + strip * kStripBytes + line);
+    TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) {
+      TRANSOM_UNROLLED
+      for (int step = 0; step < C::kSteps; ++step) {
+        i32s codes[C::kVectors];
+        C::read({chunk, num_blocks, part}, strip, step, codes);
+        TRANSOM_UNROLLED
+        for (int vector = 0; vector < C::kVectors; ++vector)
+          unpacked.codes[part][C::group(strip, step, vector)] = codes[vector];
+      }
+    }
+  }
+}
+
+// Sums of a sub-block, for some panels and the rows of a tile.
+template <class C, int panels, int rows>
+struct SubBlockSums {
+  typename C::Dot at[panels][kParts][rows];
+};
+
+template <class C, int panels, int rows>
+TRANSOM_INLINE SubBlockSums<C, panels, rows> multiply_sub_block(const Unpacked* weights, Records<rows> x,
+                                                                int sub_block) {
+  SubBlockSums<C, panels, rows> sums;
+  TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) {
+    const auto start = start_sum<C>(x, sub_block, row);
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) sums.at[panel][part][row] = start;
+  }
+  TRANSOM_UNROLLED
+  for (int i = 0; i < C::kGroups; ++i) {
+    const int group = sub_block * C::kGroups + i;
+    i32s codes[panels][kParts];
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) codes[panel][part] = weights[panel].codes[part][group];
+    TRANSOM_UNROLLED
+    for (int row = 0; row < rows; ++row) {
+      const i32s factor = x.ints(kCodeWords + group, row);
+      TRANSOM_UNROLLED
+      for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+      for (int part = 0; part < kParts; ++part) sums.at[panel][part][row].add(codes[panel][part], factor);
+    }
+  }
+  return sums;
+}
+
+template <class C, int panels, int rows>
+void multiply_block_of_256(const Unpacked* weights, Records<rows> x, const Target& target, bool is_first) {
+  i32s totals[panels][rows][kParts];
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) TRANSOM_UNROLLED
+  for (int part = 0; part < kParts; ++part) totals[panel][row][part] = no_ints();
+  TRANSOM_ROLLED
+  for (int sub_block = 0; sub_block < 64 / C::kGroups; ++sub_block) {
+    const auto sums = multiply_sub_block<C, panels>(weights, x, sub_block);
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int part = 0; part < kParts; ++part) {
+      const i32s scale = weights[panel].factors.scales[part][sub_block];
+      TRANSOM_UNROLLED
+      for (int row = 0; row < rows; ++row)
+        totals[panel][row][part] = sums.at[panel][part][row].add_times(totals[panel][row][part], scale);
+    }
+  }
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) {
+    const f32x16 before = load_output(target, panel, row, is_first);
+    store_output(target, panel, row, add_block<C>(x, weights[panel].factors, totals[panel][row], row, before));
+  }
+}
+
+template <class C, int panels, int rows>
+void multiply_blocks_of_32(const Unpacked* weights, Records<rows> x, int64_t num_blocks, const Target& target,
+                           bool is_first) {
+  constexpr int kSubBlocks = 8 / C::kGroups;
+  f32x16 outputs[panels][rows];
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) outputs[panel][row] = load_output(target, panel, row, is_first);
+  TRANSOM_ROLLED
+  for (int block = 0; block < num_blocks; ++block) {
+    i32s totals[panels][rows][kParts];
+    TRANSOM_UNROLLED
+    for (int i = 0; i < kSubBlocks; ++i) {
+      const auto sums = multiply_sub_block<C, panels>(weights, x, block * kSubBlocks + i);
+      TRANSOM_UNROLLED
+      for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+      for (int row = 0; row < rows; ++row) TRANSOM_UNROLLED
+      for (int part = 0; part < kParts; ++part)
+        totals[panel][row][part] = sums.at[panel][part][row].add_to(i == 0 ? no_ints() : totals[panel][row][part]);
+    }
+    TRANSOM_UNROLLED
+    for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+    for (int row = 0; row < rows; ++row)
+      outputs[panel][row] =
+          add_small_block<C>(x, weights[panel].factors, totals[panel][row], block, row, outputs[panel][row]);
+  }
+  TRANSOM_UNROLLED
+  for (int panel = 0; panel < panels; ++panel) TRANSOM_UNROLLED
+  for (int row = 0; row < rows; ++row) store_output(target, panel, row, outputs[panel][row]);
+}
+
+// Some panels' chunk times one tile. Turns the tile's number of rows into a template argument.
+template <class C, int panels, int rows = kTileRows>
+void multiply_tile(const QuantizedProduct& product, int64_t tile, int64_t panel, int64_t chunk,
+                   const Unpacked* weights) {
+  if constexpr (rows > 1) {
+    if (product.tile_size(tile) < rows) return multiply_tile<C, panels, rows - 1>(product, tile, panel, chunk, weights);
+  }
+  const Records<rows> x = {product.tile_records(tile, chunk)};
+  const Target target = target_of(product, tile, panel);
+  if constexpr (C::kHasScales) {
+    multiply_block_of_256<C, panels>(weights, x, target, chunk == 0);
+  } else {
+    multiply_blocks_of_32<C, panels>(weights, x, blocks_of_chunk(product, chunk), target, chunk == 0);
+  }
+}
+
+template <class C, int panels>
+void multiply_block(const QuantizedProduct& product, int64_t panel, int64_t chunk, const std::byte* ahead) {
+  constexpr int64_t kOffset = kChunkBytes<C::Part::kType>;
+  const int64_t panel_bytes = product.weight->panel_bytes();
+  Unpacked weights[panels];
+  for (int i = 0; i < panels; ++i) {
+    unpack<C>(product.weight->panel(panel + i) + chunk * kOffset, blocks_of_chunk(product, chunk),
+              ahead + i * panel_bytes, weights[i]);
+  }
+  for (int64_t tile = 0; tile < product.num_tiles; ++tile)
+    multiply_tile<C, panels>(product, tile, panel, chunk, weights);
+}
+
+template <class C>
+void multiply_many(const QuantizedProduct& product, int64_t first_panel, int64_t last_panel) {
+  constexpr int64_t kOffset = kChunkBytes<C::Part::kType>;
+  const int64_t num_chunks = product.num_chunks();
+  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+    for (int64_t panel = first_panel, after; panel < last_panel; panel = after) {
+      const bool together = panel + kBlockPanels <= last_panel;
+      after = panel + (together ? kBlockPanels : 1);
+      const std::byte* next = after < last_panel ? product.weight->panel(after) + chunk * kOffset
+                                                 : product.weight->panel(first_panel) + (chunk + 1) * kOffset;
+      if (together) {
+        multiply_block<C, kBlockPanels>(product, panel, chunk, next);
+      } else {
+        multiply_block<C, 1>(product, panel, chunk, next);
+      }
+    }
+  }
+}
+
+void multiply(const QuantizedProduct& product, int64_t first_panel, int64_t last_panel) {
+  visit_quantized(product.weight->type(), [&]<WeightType type>() {
+    if (product.num_rows == 1) {
+      stream<Codes<type>>(product, first_panel, last_panel);
+    } else {
+      multiply_many<Codes<type>>(product, first_panel, last_panel);
+    }
+  });
+}
+
+}  // namespace
+
+extern const QuantizedMatmulKernels quantized_matmul_kernels = {kTileRows, &multiply};
+
+}  // namespace transom::TRANSOM_ISA
