@@ -24,7 +24,7 @@ from transom.weights.safetensors import open_checkpoint
 Floats = NDArray[np.float32]
 ChooseType = Callable[[str, tuple[int, ...]], gguf.GGMLQuantizationType]
 
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "granite": gguf.MODEL_ARCH.GRANITE,
@@ -42,7 +42,7 @@ _ARCHITECTURES = {
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
 }
 _INTERLEAVED = ("llama", "granite", "smollm3")
-_EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(.*)")
+EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(.*)")
 
 
 def all_f32(name: str, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
@@ -60,7 +60,7 @@ def write_gguf_of(
 ) -> Path:
     """The model of a directory as one file. Vectors stay f32; `choose_type(name, shape)` says what matrices become."""
     config = ModelConfig.from_hf(directory)
-    architecture = gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[config.model_type]]
+    architecture = gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]]
     tensors = {**dict(_tensors(directory, config, architecture)), **dict(_rope_tensors(config.rope))}
     types = {name: choose_type(name, values.shape) for name, values in tensors.items() if values.ndim > 1}
     keys = {**architecture_keys(config, architecture), **(metadata or {})}
@@ -161,19 +161,20 @@ def _rope_tensors(rope: RopeConfig) -> Iterator[tuple[str, Floats]]:
 
 def _tensors(directory: Path, config: ModelConfig, architecture: str) -> Iterator[tuple[str, Floats]]:
     checkpoint = open_checkpoint(directory)
-    names = gguf.get_tensor_name_map(_ARCHITECTURES[config.model_type], config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     experts: dict[str, dict[int, Floats]] = {}
     for name in checkpoint.names():
         values = as_f32(checkpoint.tensor(name))
-        if match := _EXPERT.fullmatch(name):
+        if match := EXPERT.fullmatch(name):
             experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = values
         else:
-            yield _name_in_file(names, name), _as_in_file(name, values, config, architecture)
+            yield name_in_file(names, name), _as_in_file(name, values, config, architecture)
     for name, of_a_layer in experts.items():
-        yield _name_in_file(names, name), np.stack([of_a_layer[number] for number in sorted(of_a_layer)])
+        yield name_in_file(names, name), np.stack([of_a_layer[number] for number in sorted(of_a_layer)])
 
 
-def _name_in_file(names: gguf.TensorNameMap, name: str) -> str:
+def name_in_file(names: gguf.TensorNameMap, name: str) -> str:
+    """What the package calls a tensor; of an expert's name without its number, the tensor of all experts."""
     name = name.replace("block_sparse_moe.experts", "feed_forward.experts")
     own_name: str | None = names.get_name(name.removeprefix("model."), try_suffixes=(".weight", ".bias"))
     own_name = own_name or names.get_name(name, try_suffixes=(".weight", ".bias"))

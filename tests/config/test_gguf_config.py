@@ -83,7 +83,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None:
     refused(
-        {"general.architecture": "mamba"}, "'mamba' is not supported; supported: llama", error=UnsupportedModelError
+        {"general.architecture": "mamba"}, "'mamba' is not supported; supported: gemma2", error=UnsupportedModelError
     )
     refused({"general.architecture": 7}, "general.architecture is 7, must be a string")
 
@@ -91,7 +91,8 @@ def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None
 @pytest.mark.parametrize(
     ("key", "value", "feature"),
     [
-        ("expert_count", 8, "mixture of experts"),
+        ("expert_used_count", 2, "mixture of experts"),
+        ("expert_shared_count", 1, "experts that see every token"),
         ("attn_logit_softcapping", 50.0, "soft-capped attention scores"),
         ("attention.causal", False, "attention to later tokens"),
         ("attention.sliding_window_pattern", np.array([True, False]), "attention windows"),
