@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transom.cli.flag_names import in_flags
-from transom.cli.options import ModelOptions
+from transom.cli.options import ModelOptions, Quantization
 from transom.cli.sources import load_registry
 from transom.errors import ConfigError
 
@@ -29,3 +29,9 @@ def test_a_rule_between_two_keys_names_both_flags() -> None:
     with pytest.raises(ConfigError) as caught:
         load_registry(options)
     assert in_flags(str(caught.value), options).endswith("--kv-cache-ram-mb 8 must be at most --max-ram-mb 5")
+
+
+def test_a_flag_of_the_same_name_as_its_key_is_named_once() -> None:
+    message = "model m: quantization is q8_0, is for directories with safetensors"
+    told = in_flags(message, ModelOptions(quantization=Quantization.Q8_0))
+    assert told == "model m: --quantization q8_0: is for directories with safetensors"

@@ -62,6 +62,14 @@ def test_a_gguf_file_is_named_by_its_name(tmp_path: Path, name: str, model_id: s
     assert (entry.id, entry.path) == (model_id, (tmp_path / name).resolve())
 
 
+def test_a_link_keeps_its_name(tmp_path: Path) -> None:
+    """A download cache links to files that are named by a hash."""
+    (tmp_path / "5f70bf18").touch()
+    (tmp_path / "model.gguf").symlink_to("5f70bf18")
+    [entry] = load_registry(ModelOptions(model=str(tmp_path / "model.gguf"))).models
+    assert (entry.id, entry.path) == ("model", tmp_path / "model.gguf")
+
+
 def test_a_gguf_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such directory or file"):
         load_registry(ModelOptions(model=str(tmp_path / "model.gguf")))

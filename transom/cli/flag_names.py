@@ -30,7 +30,7 @@ def in_flags(message: str, options: ModelOptions) -> str:
     """
     for key, (option, flag) in _FLAGS.items():
         if getattr(options, option) is not None:
-            name = rf"(?<![/\w])(?:(?:tier_config|cache)(?:\.|: ))?{key}\b"
+            name = rf"(?<![-/\w])(?:(?:tier_config|cache)(?:\.|: ))?{key}\b"
             message = re.sub(rf"{name} is ([^\s,]+), ", rf"{flag} \1: ", message)
             message = re.sub(name, flag, message)
     if options.max_ssd_mb is not None:

@@ -57,7 +57,7 @@ def _registry_of(model: str | None) -> RegistryConfig:
         return bundled
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
     if model and _is_model(Path(model)) and not (entries and _holds_no_model(Path(model))):
-        return RegistryConfig(models=(ModelEntry.for_path(Path(model).resolve()),))
+        return RegistryConfig(models=(ModelEntry.for_path(Path(model)),))
     if not entries:
         raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)})")
     return RegistryConfig(models=entries)

@@ -207,7 +207,7 @@ class ModelEntry(_Section):
 
         Raises ConfigError as `RegistryConfig.load` does.
         """
-        fields = {"path": path.resolve(), "id": settings.get("id") or model_id_from(path)}
+        fields = {"path": _absolute(path), "id": settings.get("id") or model_id_from(path)}
         try:
             return cls.model_validate({**settings, **fields}).supported()
         except ValidationError as error:
@@ -274,11 +274,16 @@ def model_id_from(path: Path) -> str:
 
     Raises ConfigError.
     """
-    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", path.resolve().name.lower())
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", _absolute(path).name.lower())
     name = re.sub(r"[^a-z0-9._-]+", "-", stem).lstrip("._-")[:_MAX_ID_CHARACTERS]
     if not name:
         raise ConfigError(f"{path}: no model id can be made of this name; serve it from a registry file")
     return name
+
+
+def _absolute(path: Path) -> Path:
+    """From the root. A link to a file is kept: in a download cache it leads to one that is named by a hash."""
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
 def _first_repeated(names: list[str]) -> str | None:
