@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, changed: dict[
     ("source", "target", "message"),
     [
         ("nothing", "out.gguf", "nothing: there is no such directory or file"),
-        ("model/config.json", "out.gguf", r"config\.json: is neither a model's directory nor a \.gguf file"),
+        ("model/config.json", "out.gguf", r"config\.json: is neither a model's directory nor a GGUF file"),
         ("model", "out.bin", r"out\.bin: the name of the new file must end with \.gguf"),
         ("model", "missing/out.gguf", r"there is no directory .*missing"),
         ("model", "there.gguf", r"there\.gguf: exists already; --force replaces it"),

@@ -14,6 +14,7 @@ from transom.cli.failure import say
 from transom.cli.gguf_plan import GgufPlan, plan_from_directory, plan_from_gguf
 from transom.errors import ConfigError
 from transom.kernels import set_num_threads
+from transom.weights.gguf import is_gguf
 from transom.weights.gguf_writer import write_gguf
 
 _SUFFIX = ".gguf"
@@ -36,8 +37,8 @@ def convert(source: Path, target: Path, recipe: str, *, threads: int, force: boo
 def _check_paths(source: Path, target: Path, *, force: bool) -> None:
     if not source.exists():
         raise ConfigError(f"{source}: there is no such directory or file")
-    if not source.is_dir() and source.suffix.lower() != _SUFFIX:
-        raise ConfigError(f"{source}: is neither a model's directory nor a {_SUFFIX} file")
+    if not source.is_dir() and not is_gguf(source):
+        raise ConfigError(f"{source}: is neither a model's directory nor a GGUF file")
     if target.suffix.lower() != _SUFFIX:
         raise ConfigError(f"{target}: the name of the new file must end with {_SUFFIX}")
     if not target.parent.is_dir():

@@ -16,10 +16,13 @@ from transom.weights.ggml_types import GGML_TYPES
 from transom.weights.gguf_values import Cursor, GgufArray, GgufValue
 from transom.weights.tensor_info import TensorInfo
 
-__all__ = ["LEAST_BYTES", "GgufHeader", "GgufMetadata", "parse_header"]
+__all__ = ["LEAST_BYTES", "MAGIC", "GgufHeader", "GgufMetadata", "parse_header"]
 
 LEAST_BYTES = 24
 """Magic number, version and the two counts."""
+
+MAGIC = b"GGUF"
+"""What every GGUF file begins with."""
 
 # Bounds that no real file comes near.
 _MAX_KEYS = 2**16
@@ -29,7 +32,6 @@ _MAX_DIMENSIONS = 4
 _LEAST_PAIR_BYTES = 14  # key of one byte, type, the smallest value
 _LEAST_TENSOR_BYTES = 25  # name of one byte, no dimension
 _DEFAULT_ALIGNMENT = 32
-_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_FOREIGN_VERSION = 2**16
 
@@ -85,8 +87,8 @@ def parse_header(cursor: Cursor) -> GgufHeader:
 
 
 def _check_version(cursor: Cursor) -> None:
-    if (magic := cursor.take(4)) != _MAGIC:
-        raise cursor.error(f"begins with {magic!r} instead of {_MAGIC!r}: it is not a GGUF file")
+    if (magic := cursor.take(4)) != MAGIC:
+        raise cursor.error(f"begins with {magic!r} instead of {MAGIC!r}: it is not a GGUF file")
     version = cursor.u32()
     if version in _VERSIONS:
         return
@@ -97,8 +99,12 @@ def _check_version(cursor: Cursor) -> None:
 
 def _count(cursor: Cursor, what: str, limit: int, least_bytes: int) -> int:
     count = cursor.u64()
-    if count > min(limit, cursor.num_bytes_left // least_bytes):
-        raise cursor.error(f"{count} {what} are impossible in a file of {cursor.num_bytes} bytes (at most {limit})")
+    if count > limit:
+        raise cursor.error(f"{count} {what} are impossible (at most {limit}): it is damaged")
+    if count > cursor.num_bytes_left // least_bytes:
+        raise cursor.error(
+            f"{count} {what} are impossible in a file of {cursor.num_bytes} bytes: it is truncated or damaged"
+        )
     return count
 
 
