@@ -40,7 +40,8 @@ def test_a_model_is_a_bundled_id_or_a_directory() -> None:
         ("~/x", "no such directory"),
         ("org/name-7B.v1", "downloads nothing"),
         (str(TOLSTOY / "config.json"), "give a model's directory"),
-        (str(TOLSTOY / "tokenizer.json"), "is not a GGUF file; give one, or a model's directory"),
+        (str(TOLSTOY / "tokenizer.json"), "is a file"),
+        (str(TOLSTOY / "model.safetensors"), "is not a GGUF file; give one, or a model's directory"),
     ],
 )
 def test_anything_else_is_refused_with_the_reason_and_the_bundled_ids(model: str, reason: str) -> None:

@@ -49,7 +49,8 @@ def _check_paths(source: Path, target: Path, *, force: bool) -> None:
 
 def _write(plan: GgufPlan, target: Path, *, force: bool) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(target.name, total=None)
 
         def show(done_bytes: int, total_bytes: int) -> None:
