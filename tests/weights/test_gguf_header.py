@@ -108,6 +108,21 @@ def test_lengths_beyond_the_file_are_refused(length: int) -> None:
     refused(frame(tensors=[raw + bytes(64)]), "tensor name")
 
 
+def test_a_name_of_kilobytes_is_not_quoted_whole() -> None:
+    """One damaged byte of a key's length makes a key of whatever follows."""
+    long = "k" * 60_000
+    files = [
+        frame([pair(long, 99, b"")]),
+        frame([pair(long, UINT8, b"\1")] * 2),
+        frame(tensors=[tensor(long, [8], 99)]),
+        frame(tensors=[tensor(long, [8], F32)]),
+    ]
+    for file in files:
+        with pytest.raises(WeightsError, match=r"'k+'\.\.\.") as caught:
+            parse(file)
+        assert len(str(caught.value)) < 300
+
+
 def test_every_truncation_is_refused() -> None:
     pairs = [pair("a", STRING, text("abc")), pair("b", ARRAY, array(STRING, 2, text("x") + text("yz")))]
     file = frame(pairs, [tensor("t", [8, 2], F32)], np.arange(16, dtype=np.float32).tobytes())
