@@ -3,7 +3,8 @@
     python -m benchmarks.kernels_attention [--threads 2] [--isa avx2|avx512|portable] [--context 16384] [--seconds 1.0]
 
 Decode: one row of one sequence over a long context, several layers so that nothing stays in a cache; bytes of KV read
-per second beside the memory bandwidth measured in the same run. Prefill: a chunk of rows at the end of that context;
+per second beside the memory bandwidth measured before and after it, as that comes and goes on a virtual machine. The
+same for one row of each of 16 sequences of 512 tokens. Prefill: a chunk of rows at the end of that context;
 arithmetic per second beside that of the f32 matrix product in the same run. Rounds: how much longer decode takes when
 it is called for every four splits, as with staged blocks. Each of these figures is the best of the repetitions that fit
 in the time: neighbours on the machine only ever slow a run down.
@@ -37,7 +38,7 @@ class Shape:
     num_key_value_heads: int
     group: int
     head_dim: int
-    dtype: Literal["f32", "f16"] = "f16"
+    dtype: Literal["f32", "f16", "q8_0"] = "f16"
 
     @property
     def layout(self) -> kernels.KVLayout:
@@ -54,6 +55,8 @@ SHAPES = [
     Shape("MHA 32 x 1 x 128", 32, 1, 128),
     Shape("GQA 4 x 8 x 64", 4, 8, 64),
     Shape("1B in f32", 8, 4, 64, "f32"),
+    Shape("1B in q8_0", 8, 4, 64, "q8_0"),
+    Shape("8B in q8_0", 8, 4, 128, "q8_0"),
 ]
 
 
@@ -65,7 +68,7 @@ class Layers:
         num_blocks = -(-context // 64)
         self.count = max(1, ARENA_BYTES // (num_blocks * shape.layout.slot_bytes))
         self.arena = kernels.allocate_arena(self.count * num_blocks * shape.layout.slot_bytes)
-        self.arena.view(np.float16 if shape.dtype == "f16" else np.float32)[:] = 0.25
+        self.arena[:] = 0x2C  # numbers of moderate size, whatever the type
         slots = np.arange(num_blocks * self.count, dtype=np.int32).reshape(num_blocks, self.count)
         self.tables = [np.ascontiguousarray(slots[None, :, layer]) for layer in range(self.count)]
 
@@ -74,6 +77,15 @@ class Layers:
         shape, tables = self.shape, cycle(self.tables)
         query = np.random.default_rng(0).standard_normal((num_rows, shape.num_heads, shape.head_dim), np.float32)
         starts, first = np.array([0, num_rows], np.int32), np.array([self.context - num_rows], np.int32)
+        scale = shape.head_dim**-0.5
+        return lambda: kernels.attend(self.arena, shape.layout, next(tables), starts, first, query, scale)
+
+    def batch_caller(self, num_sequences: int) -> Callable[[], object]:
+        """Each call decodes one row of each of as many sequences, which share the context out among them."""
+        shape, each = self.shape, self.context // num_sequences
+        tables = cycle([table.reshape(num_sequences, each // 64) for table in self.tables])
+        query = np.random.default_rng(0).standard_normal((num_sequences, shape.num_heads, shape.head_dim), np.float32)
+        starts, first = np.arange(num_sequences + 1, dtype=np.int32), np.full(num_sequences, each - 1, np.int32)
         scale = shape.head_dim**-0.5
         return lambda: kernels.attend(self.arena, shape.layout, next(tables), starts, first, query, scale)
 
@@ -146,17 +158,26 @@ def matmul_rate(seconds: float) -> float:
     return 2 * size**3 / best_seconds(lambda: kernels.matmul(x, weight), seconds)
 
 
-def print_speed(arguments: argparse.Namespace, memory: float, product: float) -> None:
-    print(f"{'':22} {'decode':>22}  {'rounds':>6}   {'prefill of ' + str(arguments.rows):>24}")
+def print_speed(arguments: argparse.Namespace, product: float) -> None:
+    print(
+        f"{'':22} {'memory':>11}  {'decode':>21}  {'16 x 512 tokens':>14}  {'rounds':>6}"
+        f"   {'prefill of ' + str(arguments.rows):>24}"
+    )
     for shape in SHAPES:
         layers = Layers(shape, arguments.context)
+        memory = bandwidth(arguments.seconds / 2)
         whole, rounds = best_of_each([layers.caller(1), layers.stepper(1, splits_per_round=4)], 2 * arguments.seconds)
         decode = layers.arena.nbytes / layers.count / whole
+        many = Layers(shape, 16 * 512)
+        batch = many.arena.nbytes / many.count / best_seconds(many.batch_caller(16), arguments.seconds)
+        memory = max(memory, bandwidth(arguments.seconds / 2))
         seen = arguments.rows * (arguments.context - arguments.rows / 2)
         operations = 4 * seen * shape.num_heads * shape.head_dim
         prefill = operations / best_seconds(layers.caller(arguments.rows), arguments.seconds)
         print(
-            f"{shape.name:22} {decode / 1e9:6.1f} GB/s {decode / memory:4.0%} of memory"
+            f"{shape.name:22} {memory / 1e9:6.1f} GB/s"
+            f"  {whole * 1e6:5.0f} us {decode / 1e9:4.1f} GB/s {decode / memory:4.0%}"
+            f"  {batch / 1e9:4.1f} GB/s {batch / memory:4.0%}"
             f"  {rounds / whole - 1:+6.1%}"
             f"   {prefill / 1e9:5.0f} GFLOP/s {prefill / product:5.0%} of product"
         )
@@ -187,13 +208,11 @@ def main() -> None:
     kernels.set_num_threads(arguments.threads)
     kernels.set_active_isa(arguments.isa)
 
-    memory, product = bandwidth(arguments.seconds), matmul_rate(arguments.seconds)
+    product = matmul_rate(arguments.seconds)
     print(f"{platform.machine()}, {arguments.threads} threads, {arguments.isa}, NumPy {np.__version__}")
-    print(
-        f"memory {memory / 1e9:.1f} GB/s, f32 matrix product {product / 1e9:.0f} GFLOP/s, context {arguments.context}"
-    )
+    print(f"f32 matrix product {product / 1e9:.0f} GFLOP/s, context {arguments.context}")
     if arguments.table in ("all", "speed"):
-        print_speed(arguments, memory, product)
+        print_speed(arguments, product)
     if arguments.table in ("all", "mass"):
         print_mass(arguments)
 

@@ -94,9 +94,10 @@ RULES = f"""
 
 ## What KV takes
 
-Bytes for each token = 2 x attention layers x `num_key_value_heads` x `head_dim` x bytes of `kv_dtype` (f32: 4, f16: 2),
-in whole blocks of {BLOCK_SIZE} tokens. A layer with an attention window keeps no more than the window rounded up to
-blocks and one block more (while a prompt is read: and one chunk of up to {DEFAULT_NUM_BATCHED_TOKENS} tokens more).
+Bytes for each token = 2 x attention layers x `num_key_value_heads` x `head_dim` x bytes of `kv_dtype` (f32: 4, f16: 2,
+q8_0: 1, and 2 bytes more for each group of 32 channels or fewer), in whole blocks of {BLOCK_SIZE} tokens. A layer with
+an attention window keeps no more than the window rounded up to blocks and one block more (while a prompt is read: and
+one chunk of up to {DEFAULT_NUM_BATCHED_TOKENS} tokens more).
 
 ## Limits of the engine
 

@@ -16,7 +16,7 @@ Isa = Literal["portable", "avx2", "avx512", "avx512vnni"]
 NUM_TOKENS = 300  # four full blocks, a part of the fifth, over the border of a split
 
 
-@pytest.fixture(scope="module", params=["full f32", "full f16", "window f16"])
+@pytest.fixture(scope="module", params=["full f32", "full f16", "window f16", "full q8_0", "window q8_0"])
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Harness:
     kind, kv_dtype = request.param.split()
     directory = tmp_path_factory.mktemp("model")

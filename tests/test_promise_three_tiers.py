@@ -53,6 +53,7 @@ CASES = {
         6000, "f16", 1500, architecture=(LONG, ("layer_types", (SLIDING, SLIDING)), ("sliding_window", 4300))
     ),
     "mixed": Case(6000, "f32", 2300, architecture=(LONG, ("layer_types", (FULL, SLIDING)), ("sliding_window", 3000))),
+    "llama q8_0": Case(4600, "q8_0", 1500, architecture=(LONG,)),
     "tolstoy": Case(2048, "f16", 1200, bundled="tolstoy"),
     "recall": Case(2048, "f16", 1200, bundled="recall"),
 }

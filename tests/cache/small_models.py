@@ -17,7 +17,7 @@ from transom.kernels import KVLayout
 FULL = LayerKind.FULL_ATTENTION
 SLIDING = LayerKind.SLIDING_ATTENTION
 
-KVDtype = Literal["f32", "f16"]
+KVDtype = Literal["f32", "f16", "q8_0"]
 
 __all__ = ["BLOCK_SIZE", "FULL", "SLIDING", "KVDtype", "make_cache", "make_model_config", "slot_bytes"]
 

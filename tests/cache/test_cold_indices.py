@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -48,6 +50,20 @@ def test_a_retired_place_is_never_given_out_again() -> None:
         indices.release(index)
     assert (indices.num_free, indices.num_retired) == (1, 1)
     assert indices.take(taken[0]) == taken[1]
+
+
+def test_a_file_as_large_as_a_file_system_takes_no_memory_for_places_that_nobody_uses() -> None:
+    tracemalloc.start()
+    indices = ColdIndices(2**48)
+    run = [indices.take(None)]
+    for _ in range(999):
+        run.append(indices.take(run[-1] + 1))
+    other = indices.take(None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**18
+    assert run == list(range(1000))
+    assert other == (1000 + 2**48) // 2
 
 
 def test_a_place_cannot_be_released_twice() -> None:

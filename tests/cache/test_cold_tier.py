@@ -13,12 +13,13 @@ import pytest
 
 from tests.cache.small_models import FULL, SLIDING, make_model_config
 from tests.cache.tiers import MIB
+from tests.hung_disk import HungDisk
 from transom.cache import TierState
 from transom.cache.block import Block, BlockState
 from transom.cache.cold_setup import open_cold_tier
 from transom.cache.cold_store import Run
-from transom.cache.cold_tier import NoColdTier
-from transom.cache.file_system import RealFileSystem
+from transom.cache.cold_tier import DEADLINE_SECONDS, HUNG_DISK_SECONDS, TIMED_OUT, NoColdTier
+from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.layer_group import layer_groups
 from transom.config.engine_config import EngineConfig
 from transom.errors import ConfigError
@@ -41,7 +42,7 @@ class Clock:
 class Bench:
     """A tier over an arena whose first half is full of random bytes, and whose second half is to be read into."""
 
-    def __init__(self, directory: Path, fault: IOFault | None = None, max_bytes: int = MIB) -> None:
+    def __init__(self, directory: Path, file_system: FileSystem, max_bytes: int) -> None:
         self.clock = Clock()
         self.directory = directory
         self.arena = allocate_arena(NUM_SLOTS * SLOT_BYTES)
@@ -55,7 +56,7 @@ class Bench:
             groups=layer_groups(MODEL),
             slot_bytes=SLOT_BYTES,
             arena=self.arena,
-            file_system=RealFileSystem(fault),
+            file_system=file_system,
             clock=self.clock,
         )
 
@@ -97,8 +98,10 @@ def engine_config(directory: Path, max_bytes: int) -> EngineConfig:
 
 
 @contextmanager
-def bench(directory: Path, fault: IOFault | None = None, max_bytes: int = MIB) -> Iterator[Bench]:
-    made = Bench(directory / "cold", fault, max_bytes)
+def bench(
+    directory: Path, fault: IOFault | None = None, max_bytes: int = MIB, file_system: FileSystem | None = None
+) -> Iterator[Bench]:
+    made = Bench(directory / "cold", file_system or RealFileSystem(fault), max_bytes)
     try:
         yield made
     finally:
@@ -184,8 +187,8 @@ def test_a_directory_that_is_full_already_is_refused_at_start(tmp_path: Path) ->
     (tmp_path / "cold").mkdir()
     (tmp_path / "cold" / "notes").write_bytes(b"x" * 150 * 1024)
     with pytest.raises(ConfigError, match=r"max_ssd_mb is .* one block takes 24576 bytes beside the \d+ bytes"):
-        Bench(tmp_path / "cold", max_bytes=160 * 1024)
-    Bench(tmp_path / "cold", max_bytes=320 * 1024).tier.close()  # nothing is left locked
+        Bench(tmp_path / "cold", RealFileSystem(), max_bytes=160 * 1024)
+    Bench(tmp_path / "cold", RealFileSystem(), max_bytes=320 * 1024).tier.close()  # nothing is left locked
 
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EDQUOT", "EFBIG"])
@@ -246,6 +249,42 @@ def test_a_place_that_could_not_be_read_is_given_to_nobody_else(tmp_path: Path, 
         transfers = on.tier.tiers()[0].transfers
         assert (transfers.num_read_errors > 0) == (kind == "EIO")
         assert (transfers.num_checksum_failures > 0) == (kind == "corrupt")
+
+
+def test_a_disk_that_hangs_is_waited_for_once_and_goes_on_when_it_does(tmp_path: Path) -> None:
+    disk = HungDisk()
+    with bench(tmp_path, file_system=disk) as on:
+        cold, hot = on.block(0), on.block(1)
+        on.write(cold)
+        disk.hangs = True
+        assert on.read(0, cold) == on.read(1, cold) == [TIMED_OUT]
+        assert disk.waits == [DEADLINE_SECONDS, HUNG_DISK_SECONDS]
+        assert (on.tier.state.value, on.write(hot)) == ("paused", 0)
+        disk.hangs = False
+        deadline = time.monotonic() + 10
+        while not on.tier.takes_blocks and time.monotonic() < deadline:
+            on.tier.poll()
+        assert (on.tier.state.value, on.write(hot)) == ("on", 1)
+        on.tier.check_integrity([cold, hot])
+
+
+def test_a_disk_that_never_goes_on_is_called_broken_in_the_end(tmp_path: Path) -> None:
+    disk = HungDisk()
+    with bench(tmp_path, file_system=disk) as on:
+        blocks = [on.block(index) for index in range(3)]
+        disk.hangs = True
+        states = []
+        for block in blocks:
+            assert on.write(block) == 1
+            states.append(on.tier.state)
+            on.clock.now += 31
+        assert states == [TierState.PAUSED, TierState.PAUSED, TierState.OFF]
+        assert disk.waits == [DEADLINE_SECONDS, HUNG_DISK_SECONDS, HUNG_DISK_SECONDS]
+        disk.hangs = False
+        while on.tier.wait():
+            pass
+        assert on.tier.state is TierState.ON
+        assert {block.state for block in blocks} == {BlockState.CLEAN}
 
 
 def test_a_block_that_nobody_needs_any_more_leaves_when_its_write_is_over(tmp_path: Path) -> None:

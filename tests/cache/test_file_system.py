@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import resource
 import signal
 import stat
 import subprocess
@@ -176,9 +178,21 @@ def test_a_file_system_without_direct_io_falls_back_visibly(tmp_path: Path) -> N
 
 def test_a_size_that_no_file_can_have_is_said_in_one_line(tmp_path: Path, file_system: RealFileSystem) -> None:
     before = open_descriptors()
-    with pytest.raises(ConfigError, match=r"^ssd_path .* cannot be used: [^\n]+$"):
+    with pytest.raises(ConfigError, match=r"^ssd_path .* file of \d+ MiB .* max_ssd_mb [^\n]+$") as refusal:
         file_system.open_cold_file(tmp_path / "cold-full.kv", 2**63 - 1)
     assert open_descriptors() == before
+    [largest] = re.findall(r"at most (\d+) MiB", str(refusal.value))
+    file_system.open_cold_file(tmp_path / "cold-full.kv", int(largest) * 2**20).close()
+
+
+def test_the_limit_of_the_process_for_files_is_said_in_one_line(tmp_path: Path, file_system: RealFileSystem) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20 * 2**20, before[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"file of 100 MiB .* at most 20 MiB .*ulimit -f"):
+            file_system.open_cold_file(tmp_path / "cold-full.kv", 100 * 2**20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_small_files_are_replaced_as_a_whole(tmp_path: Path, file_system: RealFileSystem) -> None:

@@ -19,7 +19,7 @@ def test_a_sequence_in_chunks_attends_to_all_it_stored(chunk: int) -> None:
         driver.step([(stream, chunk)])
 
 
-@pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f32", 1e-5), ("f16", 5e-3)])
+@pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f32", 1e-5), ("f16", 5e-3), ("q8_0", 5e-2)])
 def test_sequences_of_different_lengths_in_one_batch_do_not_see_each_other(kv_dtype: KVDtype, tolerance: float) -> None:
     driver = Driver(make_cache(80, LAYERS, WINDOW, kv_dtype=kv_dtype), tolerance=tolerance)
     streams = [driver.open() for _ in range(4)]

@@ -39,6 +39,9 @@ class FakeReader:
     def is_over(self, read: ColdRead) -> bool:
         return self.over and read in self.reads
 
+    def wait_for_read(self, read: ColdRead) -> bool:
+        return self.is_over(read)
+
     @property
     def places(self) -> list[int]:
         return [int(index) for read in self.reads for index in read.cold_indices]
@@ -142,6 +145,21 @@ def test_slots_of_a_transfer_that_takes_too_long_stay_with_it() -> None:
     slots, errors = ring.take(unit(0, 1))
     assert (len(slots), errors.tolist()) == (0, [TIMED_OUT] * 2)
     ring.check_integrity()
+
+
+def test_a_disk_that_keeps_all_slots_too_long_is_an_error_of_the_unit() -> None:
+    reader = FakeReader(over=False, error=TIMED_OUT)
+    ring = make_ring(reader, num_slots=4)
+    ring.begin([unit(0, 1, 2, 3)])
+    ring.take(unit(0, 1, 2, 3))
+    ring.begin([unit(6, 7, 8)])
+    slots, errors = ring.take(unit(6, 7, 8))
+    assert (len(slots), errors.tolist()) == (0, [TIMED_OUT] * 3)
+    ring.give_back(slots)
+    ring.end()
+    ring.check_integrity()
+    reader.over, reader.error = True, 0
+    pass_over(ring, [unit(6, 7, 8)])
 
 
 def test_units_are_taken_as_planned() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from transom.cli.flag_names import in_flags
@@ -29,6 +31,20 @@ def test_a_rule_between_two_keys_names_both_flags() -> None:
     with pytest.raises(ConfigError) as caught:
         load_registry(options)
     assert in_flags(str(caught.value), options).endswith("--kv-cache-ram-mb 8 must be at most --max-ram-mb 5")
+
+
+@pytest.mark.parametrize(
+    ("config", "source"), [(None, "the bundled model's own"), (Path("config.json"), "from the registry file")]
+)
+@pytest.mark.parametrize(
+    "rule", ["kv_cache_ram_mb 999 must be at most max_ram_mb 576", "max_ram_mb is 576, too little"]
+)
+def test_a_limit_that_the_user_never_typed_is_said_to_come_from_elsewhere(
+    rule: str, config: Path | None, source: str
+) -> None:
+    told = in_flags(rule, ModelOptions(kv_cache_ram_mb=999, config=config))
+    assert told.endswith(f"(max_ram_mb is {source}; --max-ram-mb changes it)")
+    assert "(" not in in_flags(rule, ModelOptions(kv_cache_ram_mb=999, max_ram_mb=576, config=config))
 
 
 def test_a_flag_of_the_same_name_as_its_key_is_named_once() -> None:

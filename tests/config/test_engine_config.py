@@ -197,8 +197,8 @@ def test_a_default_window_in_use_fits_the_context_too(tmp_path: Path, strategy: 
 
 
 def test_an_entry_that_was_not_checked_for_missing_features_is_checked_here(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model tiny: tier_config\.kv_dtype is q8_0, which is not supported yet"):
-        resolved(read(tmp_path), tier_config={"kv_dtype": "q8_0"})
+    with pytest.raises(ConfigError, match=r"model tiny: tier_config\.enable_distributed is true, which is not"):
+        resolved(read(tmp_path), tier_config={"enable_distributed": True})
 
 
 def test_weights_kv_and_workspace_must_fit_into_the_cap(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_limits_survive_the_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("kv_dtype", "q8_0"),
+        ("kv_dtype", "q4_0"),
         ("context_window", 0),
         ("kv_cache_ram_bytes", 0),
         ("num_threads", 0),

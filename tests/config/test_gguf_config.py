@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transom.config.gguf_config import GgufModel, gguf_generation_defaults, gguf_model_config
+from transom.config.gguf_config import gguf_generation_defaults, gguf_model_config
+from transom.config.gguf_model import GgufModel
 from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
 from transom.config.rope_config import RopeConfig
 from transom.errors import ConfigError, UnsupportedModelError
@@ -82,7 +83,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None:
     refused(
-        {"general.architecture": "mamba"}, "'mamba' is not supported; supported: llama", error=UnsupportedModelError
+        {"general.architecture": "mamba"}, "'mamba' is not supported; supported: gemma2", error=UnsupportedModelError
     )
     refused({"general.architecture": 7}, "general.architecture is 7, must be a string")
 
@@ -90,7 +91,8 @@ def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None
 @pytest.mark.parametrize(
     ("key", "value", "feature"),
     [
-        ("expert_count", 8, "mixture of experts"),
+        ("expert_used_count", 2, "mixture of experts"),
+        ("expert_shared_count", 1, "experts that see every token"),
         ("attn_logit_softcapping", 50.0, "soft-capped attention scores"),
         ("attention.causal", False, "attention to later tokens"),
         ("attention.sliding_window_pattern", np.array([True, False]), "attention windows"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tests.config.directories import read
 from transom.config.kv_size import blocks_for_tokens, kv_bytes_for_tokens, kv_bytes_per_block, kv_bytes_per_token
 from transom.config.model_config import LayerKind, ModelConfig
+from transom.kernels import KVLayout
 
 FULL, SLIDING = LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION
 
@@ -33,6 +35,20 @@ def test_the_often_quoted_seven_billion_example_takes_4096_mib_in_f32(tmp_path: 
 def test_a_token_costs_a_key_and_a_value_in_every_layer(config: ModelConfig) -> None:
     assert kv_bytes_per_token(config, "f16") == 4 * 2 * 2 * 16 * 2
     assert kv_bytes_per_token(config, "f32") == 2 * kv_bytes_per_token(config, "f16")
+
+
+@pytest.mark.parametrize("kv_dtype", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize("head_dim", [2, 16, 32, 34, 64, 80, 128])
+def test_a_block_takes_the_bytes_of_the_kernels_slots(tmp_path: Path, kv_dtype: Literal["f32"], head_dim: int) -> None:
+    config = read(tmp_path, head_dim=head_dim, num_key_value_heads=2)
+    slot_bytes = KVLayout(2, head_dim, kv_dtype).slot_bytes
+    assert kv_bytes_per_block(config, kv_dtype, FULL) == config.num_hidden_layers * slot_bytes
+    assert 64 * kv_bytes_per_token(config, kv_dtype) == config.num_hidden_layers * slot_bytes
+
+
+def test_q8_0_has_a_byte_for_each_channel_and_two_for_each_group_of_32(tmp_path: Path) -> None:
+    config = read(tmp_path, head_dim=80, num_key_value_heads=2, num_hidden_layers=3)
+    assert kv_bytes_per_token(config, "q8_0") == 3 * 2 * 2 * (80 + 2 * 3)
 
 
 def test_a_block_holds_64_tokens_of_one_kind(config: ModelConfig) -> None:

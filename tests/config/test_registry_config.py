@@ -50,7 +50,7 @@ def test_everything_that_is_supported_is_accepted(tmp_path: Path) -> None:
         sliding_window=4096,
         load="at_start",
         quantization=None,
-        tier_config={**tiers, "enable_tiering": True, "enable_distributed": False, "kv_dtype": "f32"},
+        tier_config={**tiers, "enable_tiering": True, "enable_distributed": False, "kv_dtype": "q8_0"},
         cache={"strategy": "full", "window_size": 1024, "keep_first": 256},
         resource_quota=None,
     )
@@ -189,7 +189,6 @@ def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Pat
         ({"load": "on_demand"}, "load is on_demand"),
         ({"resource_quota": {}}, "resource_quota is set"),
         ({"tier_config": {"enable_distributed": True}}, "tier_config.enable_distributed is true"),
-        ({"tier_config": {"kv_dtype": "q8_0"}}, "tier_config.kv_dtype is q8_0"),
     ],
 )
 def test_what_does_not_exist_yet_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -207,10 +206,10 @@ def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path
 
 def test_all_settings_that_do_not_exist_yet_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_model(tmp_path, load="on_demand", tier_config={"kv_dtype": "q8_0"})
+        load_model(tmp_path, load="on_demand", tier_config={"enable_distributed": True})
     first, second = str(caught.value).splitlines()
     assert "models[0].load is on_demand" in first
-    assert "models[0].tier_config.kv_dtype is q8_0" in second
+    assert "models[0].tier_config.enable_distributed is true" in second
 
 
 def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:

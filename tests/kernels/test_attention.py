@@ -28,7 +28,7 @@ class Shape:
     num_key_value_heads: int = 2
     group: int = 3
     head_dim: int = 20
-    dtype: Literal["f32", "f16"] = "f32"
+    dtype: Literal["f32", "f16", "q8_0"] = "f32"
     window: int | None = None
     soft_cap: float | None = None
 
@@ -121,6 +121,10 @@ SHAPES = [
     Shape(1, 4, 64, "f16", window=70),
     Shape(1, 2, 33, "f16", window=300, soft_cap=20.0),
     Shape(2, 8, 16, "f32", soft_cap=5.0),
+    Shape(2, 4, 64, "q8_0"),
+    Shape(1, 3, 33, "q8_0"),
+    Shape(2, 9, 48, "q8_0", window=70),
+    Shape(1, 2, 1, "q8_0", soft_cap=5.0),
 ]
 
 
@@ -205,7 +209,7 @@ def test_the_place_of_the_blocks_changes_no_bit() -> None:
         num_key_value_heads=st.integers(1, 3),
         group=st.integers(1, 9),
         head_dim=st.integers(1, 40),
-        dtype=st.sampled_from(["f32", "f16"]),
+        dtype=st.sampled_from(["f32", "f16", "q8_0"]),
         window=st.none() | st.integers(1, 400),
     ),
     length=st.integers(1, 600),
@@ -314,7 +318,72 @@ def test_stored_keys_and_values_lie_where_the_reference_puts_them(shape: Shape) 
     assert np.array_equal(native, specified)
 
 
+def stored_bytes(shape: Shape, tokens: Tokens) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A sequence of at most 64 tokens in a slot: by the kernels, and by the reference."""
+    starts, first, table = np.array([0, tokens.length], np.int32), np.zeros(1, np.int32), np.zeros((1, 1), np.int32)
+    native, specified = (np.full(shape.layout.slot_bytes, NAN_BYTE, np.uint8) for _ in range(2))
+    kernels.store_kv(native, shape.layout, table, starts, first, tokens.key, tokens.value)
+    reference.store_kv(specified, shape.layout, table, starts, first, tokens.key, tokens.value)
+    return native, specified
+
+
+MAGNITUDES = [0.0, 1e-30, 1e-9, 3e-6, 1e-3, 0.3, 40.0, 1e6, 8.3e6, 1e7, 3e38]
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("head_dim", [1, 20, 32, 33, 64, 81])
+def test_q8_0_rounds_as_the_reference_whatever_the_magnitude(head_dim: int, isa: Isa) -> None:
+    shape = Shape(1, 1, head_dim, "q8_0")
+    tokens = random_tokens(shape, 64)
+    magnitudes = np.resize(np.array(MAGNITUDES, np.float32), 64)[:, None, None]
+    with np.errstate(over="ignore"):
+        scaled = Tokens(tokens.query, tokens.key * magnitudes, tokens.value * magnitudes)
+    with using(isa, 1):
+        native, specified = stored_bytes(shape, scaled)
+    assert np.array_equal(native, specified)
+
+
+def test_q8_0_rounds_halves_to_even() -> None:
+    halves = np.array([127, -127, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5], np.float32)
+    integers, scales = reference.quantise(halves)
+    assert (integers.tolist(), scales.tolist()) == ([127, -127, 0, 2, 2, 0, -2, 126], [1.0])
+
+
+@pytest.mark.parametrize("head_dim", [20, 64, 81])
+def test_q8_0_gives_back_what_was_stored_within_half_a_step(head_dim: int) -> None:
+    shape = Shape(2, 1, head_dim, "q8_0")
+    tokens = random_tokens(shape, 64)
+    slot, _ = stored_bytes(shape, tokens)
+    for head in range(2):
+        keys = reference.keys_of(slot, shape.layout, 0, head).T
+        values = reference.values_of(slot, shape.layout, 0, head)
+        for got, wanted in [(keys, tokens.key[:, head]), (values, tokens.value[:, head])]:
+            for first in range(0, head_dim, 32):
+                group = wanted[:, first : first + 32]
+                half_a_step = np.abs(group).max(axis=1, keepdims=True) / 254
+                assert (np.abs(got[:, first : first + 32] - group) <= 1.06 * half_a_step).all()  # f16 rounds the scale
+
+
+@pytest.mark.parametrize("poison", [np.nan, -np.nan, np.inf, -np.inf, 3e38])
+def test_in_q8_0_what_is_not_finite_spoils_its_own_group_only(poison: float) -> None:
+    shape = Shape(2, 1, 81, "q8_0")
+    tokens = random_tokens(shape, 64)
+    clean, _ = stored_bytes(shape, tokens)
+    tokens.key[17, 1, 40], tokens.value[17, 1, 80] = poison, poison
+    native, specified = stored_bytes(shape, tokens)
+    assert np.array_equal(native, specified)
+    keys, values = np.zeros((2, 81, 64), bool), np.zeros((2, 64, 81), bool)
+    keys[1, 32:64, 17] = values[1, 17, 64:] = True
+    for head in range(2):
+        for read, spoilt in [(reference.keys_of, keys[head]), (reference.values_of, values[head])]:
+            got, wanted = read(native, shape.layout, 0, head), read(clean, shape.layout, 0, head)
+            assert np.isnan(got[spoilt]).all()
+            assert np.array_equal(got[~spoilt], wanted[~spoilt])
+
+
 def test_slot_bytes_count_keys_and_values_of_64_tokens() -> None:
+    assert kernels.KVLayout(8, 64, "q8_0").slot_bytes == 2 * 64 * 8 * (64 + 2 * 2)
+    assert kernels.KVLayout(3, 33, "q8_0").slot_bytes == reference.KVLayout(3, 33, "q8_0").slot_bytes
     assert kernels.KVLayout(8, 64, "f16").slot_bytes == 2 * 64 * 8 * 64 * 2
     assert kernels.KVLayout(3, 20, "f32").slot_bytes == reference.KVLayout(3, 20, "f32").slot_bytes
 

@@ -27,7 +27,7 @@ async def test_tiers_layers_and_requests_are_shown_as_the_engine_reports_them(pa
     assert (shown["object"], shown["model"]) == ("model.cache", "tiny")
     assert (shown["block_size"], shown["num_sequences"], shown["num_tokens"]) == (64, 1, 5)
     hot, cold = shown["tiers"]
-    assert (hot["name"], hot["state"], hot["used_bytes"], hot["total_bytes"]) == ("hot", "on", 512, 2048)
+    assert hot == {"name": "hot", "state": "on", "used_bytes": 512, "total_bytes": 2048}
     assert cold == {
         "name": "cold",
         "state": "paused",

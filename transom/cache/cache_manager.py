@@ -52,7 +52,7 @@ class CacheManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`file_system` None is the real one; `clock` is monotonic, in seconds."""
-        kv_dtype = cast(Literal["f32", "f16"], engine_config.kv_dtype)  # validated there
+        kv_dtype = cast(Literal["f32", "f16", "q8_0"], engine_config.kv_dtype)  # validated there
         layout = kernels.KVLayout(model_config.num_key_value_heads, model_config.head_dim, kv_dtype)
         self._groups = layer_groups(model_config)
         self._rows = _rows_by_layer(self._groups)
@@ -87,7 +87,7 @@ class CacheManager:
 
     @property
     def is_waiting_for_disk(self) -> bool:
-        """The cold tier takes no blocks for the moment, because its disk is full: room may come later, by itself."""
+        """The cold tier takes no blocks for the moment, because its disk is full or hangs: room may come later."""
         return self._cold_tier.state is TierState.PAUSED
 
     def check_fits(self, num_tokens: int, options: CacheOptions | None = None) -> None:

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 DEADLINE_SECONDS = 30.0
 """A transfer that a running request waits for is given up after so long."""
 
+HUNG_DISK_SECONDS = 1.0
+"""The same while a transfer that was given up is still not over: a disk that hangs makes everybody wait only once."""
+
 TIMED_OUT = -100
 """Error of an item whose transfer was given up; beside errno (> 0) and the negative codes of `IOResult`."""
 
@@ -94,6 +97,8 @@ class ColdTier:
         self._gate = SpillGate(clock)
         self._counters = TransferCounters(clock)
         self._writes: deque[_Write] = deque()
+        self._late_reads: list[ColdRead] = []  # given up, and still not over
+        self._late_write: int | None = None  # its ticket
         self._generation = 0
 
     @property
@@ -136,6 +141,8 @@ class ColdTier:
 
     def poll(self) -> list[Block]:
         """Takes in the writes that are over; their blocks, which are clean now, or dirty again."""
+        for read in tuple(self._late_reads):
+            self.is_over(read)
         ended: list[Block] = []
         while self._writes and (result := self._queue.poll(self._writes[0].ticket)) is not None:
             ended += self._end(self._writes.popleft(), result)
@@ -145,11 +152,10 @@ class ColdTier:
         """As `poll`, but waits for the oldest write, at most DEADLINE_SECONDS; empty if that is not over then."""
         if not self._writes:
             return []
-        try:
-            with self._counters.stall():
-                result = self._queue.wait(self._writes[0].ticket, DEADLINE_SECONDS)
-        except TimeoutError:
-            logger.warning("a write to the cold tier takes longer than %g s", DEADLINE_SECONDS)
+        result = self._wait_for(self._writes[0].ticket)
+        if result is None:
+            self._late_write = self._writes[0].ticket
+            self._gate.note_late()
             return []
         return [*self._end(self._writes.popleft(), result), *self.poll()]
 
@@ -183,11 +189,11 @@ class ColdTier:
         Places with errors are given to nobody else. `wanted` False: nobody owns the block of that item any more, so its
         place may have been emptied or given away meanwhile; whatever was read there is no error.
         """
-        if not self.is_over(read) and not self._wait_for_read(read):
-            errors = np.full(len(read.cold_indices), TIMED_OUT, np.int32)
-        else:
+        if self.wait_for_read(read):
             assert read.result is not None
             errors = read.result.errors
+        else:
+            errors = np.full(len(read.cold_indices), TIMED_OUT, np.int32)
         if wanted is not None:
             errors = np.where(wanted, errors, np.int32(0))
         if errors.any():
@@ -198,6 +204,16 @@ class ColdTier:
         """Whether a transfer has left its slots."""
         if read.result is None:
             self._end_read(read, self._queue.poll(read.ticket))
+        return read.result is not None
+
+    def wait_for_read(self, read: ColdRead) -> bool:
+        """Waits until a transfer has left its slots, at most DEADLINE_SECONDS; whether it has."""
+        if not self.is_over(read):
+            self._end_read(read, self._wait_for(read.ticket))
+        if read.result is None and all(read is not late for late in self._late_reads):
+            self._late_reads.append(read)
+        if read.result is None:
+            self._gate.note_late()
         return read.result is not None
 
     def close(self) -> None:
@@ -274,6 +290,7 @@ class ColdTier:
 
     def _end(self, write: _Write, result: IOResult) -> tuple[Block, ...]:
         self._counters.count_write(result)
+        self._note_over(write=write)
         self._stores[write.blocks[0].kind].keep_checksums(write.cold_indices, write.checksums)
         errors = result.errors.reshape(write.checksums.shape[:2])
         for block, of_block in zip(write.blocks, errors.T, strict=True):
@@ -294,18 +311,35 @@ class ColdTier:
         self._stores[block.kind].unplace(block)
         self._generation += 1
 
-    def _wait_for_read(self, read: ColdRead) -> bool:
+    @property
+    def _is_late(self) -> bool:
+        """The disk let a deadline pass, and what was to be over then still is not."""
+        return bool(self._late_reads) or self._late_write is not None
+
+    def _wait_for(self, ticket: int) -> IOResult | None:
+        """None: it takes too long."""
+        seconds = HUNG_DISK_SECONDS if self._is_late else DEADLINE_SECONDS
         try:
             with self._counters.stall():
-                self._end_read(read, self._queue.wait(read.ticket, DEADLINE_SECONDS))
+                return self._queue.wait(ticket, seconds)
         except TimeoutError:
-            return False
-        return True
+            logger.warning("a transfer from or to the cold tier takes longer than %g s", seconds)
+            return None
+
+    def _note_over(self, *, write: _Write | None = None) -> None:
+        """A disk that hung goes on when nothing late is left."""
+        was_late = self._is_late
+        self._late_reads = [read for read in self._late_reads if read.result is None]
+        if write is not None and write.ticket == self._late_write:
+            self._late_write = None
+        if was_late and not self._is_late:
+            self._gate.note_in_time()
 
     def _end_read(self, read: ColdRead, result: IOResult | None) -> None:
         read.result = result
         if result is not None:
             self._counters.count_read(result)
+            self._note_over()
 
     def _judge(self, read: ColdRead, errors: NDArray[np.int32]) -> None:
         """Takes note of bytes that did not come, or came wrong."""
@@ -314,7 +348,8 @@ class ColdTier:
         self._counters.num_read_errors += int((errors != 0).sum()) - num_wrong
         self._stores[read.kind].retire(read.cold_indices[errors != 0].tolist())
         first = int(errors[errors != 0][0])
-        self._gate.note(first)
+        if first != TIMED_OUT:  # which the gate knows already
+            self._gate.note(first)
         logger.error("blocks could not be read from the cold tier (error %d); they are computed again", first)
 
     def _note_failed_write(self, error: int) -> None:
@@ -348,6 +383,9 @@ class NoColdTier:
         raise KeyError(read.kind)
 
     def is_over(self, read: ColdRead) -> bool:
+        raise KeyError(read.kind)
+
+    def wait_for_read(self, read: ColdRead) -> bool:
         raise KeyError(read.kind)
 
     def write(self, _blocks: Sequence[Block], _run: Run) -> int:

@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import stat
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ PAGE_BYTES = 4096
 NUM_IO_THREADS = 4
 """Enough to keep a fast disk busy; they mostly sleep."""
 
+_MIB = 2**20
 _LOCK_NAME = "lock"
 _O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -121,7 +123,7 @@ class RealFileSystem:
             os.ftruncate(descriptor, 0)
             is_direct = self._direct_io and _switch_to_direct(descriptor)
             os.ftruncate(descriptor, 0)
-            os.ftruncate(descriptor, num_bytes)
+            _make_sparse(path, descriptor, num_bytes)
             return OpenFile(path, descriptor, is_direct)
 
     def read(self, path: Path) -> bytes | None:
@@ -219,6 +221,27 @@ def _check_file(path: Path, status: os.stat_result) -> None:
     if status.st_nlink > 1:
         raise ConfigError(f"ssd_path {path} has a second name elsewhere (a hard link); remove it")
     _check_owner(path, status)
+
+
+def _make_sparse(path: Path, descriptor: int, num_bytes: int) -> None:
+    """Gives an empty file its size. ConfigError with the largest possible one where it is too much."""
+    if _can_be_as_large(descriptor, num_bytes):
+        return
+    largest = bisect_left(range(1, num_bytes), True, key=lambda size: not _can_be_as_large(descriptor, size))
+    raise ConfigError(
+        f"ssd_path {path.parent} cannot hold the file of {num_bytes // _MIB} MiB that max_ssd_mb asks for: files there "
+        f"are at most {largest // _MIB} MiB (by the file system, or ulimit -f)"
+    )
+
+
+def _can_be_as_large(descriptor: int, num_bytes: int) -> bool:
+    try:
+        os.ftruncate(descriptor, num_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EFBIG, errno.EINVAL):
+            raise
+        return False
+    return True
 
 
 def _switch_to_direct(descriptor: int) -> bool:

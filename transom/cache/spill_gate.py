@@ -1,7 +1,8 @@
 """`SpillGate`: whether blocks may be written to the cold tier at the moment. Owns the memory of recent errors.
 
-A full disk stops spilling for half a minute, or until it takes back bytes of ours; a broken one for five minutes.
-Serving goes on in both cases, with what is there.
+A full disk stops spilling for half a minute, or until it takes back bytes of ours; a broken one for five minutes. One
+that hangs is tried again after half a minute or as soon as it goes on, and is called broken the third time. Serving
+goes on in all cases, with what is there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class SpillGate:
         self._reason = TierState.PAUSED
         self._errors: deque[float] = deque(maxlen=MAX_ERRORS)
         self._has_room_again = False
+        self._num_hangs = 0  # without an end between them
+        self._closed_by_hang = False
         self.num_closed = 0
         """How often it was closed."""
 
@@ -56,8 +59,27 @@ class SpillGate:
         if len(self._errors) == MAX_ERRORS and now - self._errors[0] <= ERROR_WINDOW_SECONDS:
             self._close(now + BROKEN_DISK_SECONDS, TierState.OFF)
 
+    def note_late(self) -> None:
+        """A transfer was given up, because it takes too long."""
+        if not self.is_open:  # another one of the same hang
+            return
+        self._num_hangs += 1
+        if self._num_hangs < MAX_ERRORS:
+            self._close(self._clock() + FULL_DISK_SECONDS, TierState.PAUSED)
+        else:
+            self._close(self._clock() + BROKEN_DISK_SECONDS, TierState.OFF)
+        self._has_room_again = False
+        self._closed_by_hang = True
+
+    def note_in_time(self) -> None:
+        """The transfers that were given up are over at last."""
+        self._num_hangs = 0
+        if self._closed_by_hang:
+            self._closed_until = self._clock()
+
     def _close(self, until: float, reason: TierState) -> None:
         if self.is_open:
             self.num_closed += 1
         if until > self._closed_until:
             self._closed_until, self._reason = until, reason
+            self._closed_by_hang = False

@@ -8,8 +8,6 @@ engine chooses tokens, the disk goes on working. Used by one thread.
 from __future__ import annotations
 
 import itertools
-import logging
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,17 +16,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache.cold_tier import DEADLINE_SECONDS, TIMED_OUT, ColdRead
+from transom.cache.cold_tier import TIMED_OUT, ColdRead
 from transom.cache.read_plan import BLOCKS_PER_SPLIT, ReadUnit
 from transom.config.model_config import LayerKind
-
-logger = logging.getLogger(__name__)
 
 _BUSY_DISK_BYTES = 4 * 2**20
 _MAX_STAGING_BYTES = 32 * 2**20
 _TINY_ARENA_SLOTS = 32
 _ROUND_BYTES = 2 * 2**20
-_POLL_SECONDS = 0.001
 
 
 def num_staging_slots(num_slots: int, slot_bytes: int) -> int:
@@ -52,6 +47,7 @@ class ColdReader(Protocol):
     ) -> ColdRead: ...
     def finish_read(self, read: ColdRead) -> NDArray[np.int32]: ...
     def is_over(self, read: ColdRead) -> bool: ...
+    def wait_for_read(self, read: ColdRead) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +95,10 @@ class StagingRing:
     def take(self, unit: ReadUnit) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Waits for the next unit: the slots its blocks are in, and their errors, 0 where the bytes are right.
 
-        The slots belong to the caller until `give_back`.
+        The slots belong to the caller until `give_back`. There are none where the disk takes too long.
         """
-        if not self._started:
-            self._wait_for_slots(unit)
+        if not self._started and not self._wait_for_slots():
+            return self._free[:0], np.full(unit.round.num_slots, TIMED_OUT, np.int32)
         started = self._started.popleft()
         assert started.unit.reads_the_same_as(unit), "units are taken in another order than they were planned"
         errors = self._reader.finish_read(started.read)
@@ -148,14 +144,14 @@ class StagingRing:
         read = self._reader.read(unit.kind, unit.row, unit.round.cold_indices, np.ascontiguousarray(slots))
         self._started.append(_Started(unit, read))
 
-    def _wait_for_slots(self, unit: ReadUnit) -> None:
-        """Transfers of an earlier pass still have the slots: waits for them, for they were started and will end."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not self._started and self._abandoned and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+    def _wait_for_slots(self) -> bool:
+        """Transfers of an earlier pass still have the slots: waits for them. False: the disk takes too long."""
+        for read in tuple(self._abandoned):
+            if self._started:
+                break
+            self._reader.wait_for_read(read)
             self.fill()
-        if not self._started:
-            raise TimeoutError(f"no staging slots came free for {unit.round.num_slots} blocks")
+        return bool(self._started)
 
     def _collect_abandoned(self) -> None:
         still_open = [read for read in self._abandoned if not self._reader.is_over(read)]

@@ -14,7 +14,7 @@ class TierState(StrEnum):
 
     ON = "on"
     PAUSED = "paused"
-    """The disk is full: what is there is read, nothing is written for a while."""
+    """The disk is full or hangs: what is there is read, nothing is written for a while."""
     OFF = "off"
     """The disk fails again and again: what is there is read, nothing is written for longer."""
 

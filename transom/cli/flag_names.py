@@ -33,6 +33,13 @@ def in_flags(message: str, options: ModelOptions) -> str:
             name = rf"(?<![-/\w])(?:(?:tier_config|cache)(?:\.|: ))?{key}\b"
             message = re.sub(rf"{name} is ([^\s,]+), ", rf"{flag} \1: ", message)
             message = re.sub(name, flag, message)
+    if (
+        options.kv_cache_ram_mb is not None
+        and options.max_ram_mb is None
+        and re.search(r"max_ram_mb (is )?\d", message)
+    ):
+        source = "the bundled model's own" if options.config is None else "from the registry file"
+        message = f"{message} (max_ram_mb is {source}; --max-ram-mb changes it)"
     if options.max_ssd_mb is not None:
         message = message.replace(" needs ssd_path,", " needs --ssd-path,")  # nobody set it: that is the mistake
     return message

@@ -23,6 +23,7 @@ class KVDtype(StrEnum):
     """As the registry says, which is f16 unless it says otherwise. Becomes None before anybody sees it."""
     F32 = "f32"
     F16 = "f16"
+    Q8_0 = "q8_0"
 
 
 class Quantization(StrEnum):

@@ -14,7 +14,7 @@ import psutil
 from transom.config.cache_options import resolve_cache
 from transom.config.kv_size import (
     BLOCK_SIZE,
-    KV_DTYPE_BYTES,
+    KV_DTYPES,
     cold_bytes_per_block,
     kv_bytes_for_tokens,
     kv_bytes_per_block,
@@ -96,8 +96,8 @@ class EngineConfig:
     """Prompt tokens of all the requests that may wait together; more are refused as overload."""
 
     def __post_init__(self) -> None:
-        if self.kv_dtype not in KV_DTYPE_BYTES:
-            raise ConfigError(f"kv_dtype is {self.kv_dtype!r}, must be one of {', '.join(KV_DTYPE_BYTES)}")
+        if self.kv_dtype not in KV_DTYPES:
+            raise ConfigError(f"kv_dtype is {self.kv_dtype!r}, must be one of {', '.join(KV_DTYPES)}")
         for name in ("context_window", "kv_cache_ram_bytes", "num_threads", "max_num_seqs", "max_num_batched_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be 1 or more")

@@ -7,7 +7,7 @@ from transom.config.model_config import LayerKind, ModelConfig
 __all__ = [
     "BLOCK_SIZE",
     "COLD_ALIGNMENT",
-    "KV_DTYPE_BYTES",
+    "KV_DTYPES",
     "blocks_for_tokens",
     "cold_bytes_per_block",
     "conv_state_bytes",
@@ -22,7 +22,12 @@ BLOCK_SIZE = 64
 COLD_ALIGNMENT = 4096
 """Slots of the cold tier lie at multiples of so many bytes: direct reads and writes want it."""
 
-KV_DTYPE_BYTES = {"f32": 4, "f16": 2}
+KV_DTYPES = ("f32", "f16", "q8_0")
+"""Element types of the cache. In q8_0, an int8 for each channel and an f16 scale for each group of 32 or fewer."""
+
+_CHANNEL_BYTES = {"f32": 4, "f16": 2, "q8_0": 1}
+_GROUP_CHANNELS = 32
+_GROUP_BYTES = {"f32": 0, "f16": 0, "q8_0": 2}
 
 
 def kv_bytes_per_token(model_config: ModelConfig, kv_dtype: str) -> int:
@@ -77,7 +82,9 @@ def conv_state_bytes(model_config: ModelConfig) -> int:
 
 
 def _bytes_per_token_and_layer(model_config: ModelConfig, kv_dtype: str) -> int:
-    return 2 * model_config.num_key_value_heads * model_config.head_dim * KV_DTYPE_BYTES[kv_dtype]
+    num_groups = -(-model_config.head_dim // _GROUP_CHANNELS)
+    one_vector = model_config.head_dim * _CHANNEL_BYTES[kv_dtype] + num_groups * _GROUP_BYTES[kv_dtype]
+    return 2 * model_config.num_key_value_heads * one_vector
 
 
 def _whole_blocks(num_tokens: int) -> int:

@@ -59,12 +59,6 @@ OF_AN_ENTRY = (
         lambda entry: entry.tier_config.enable_distributed,
         "a model runs on one machine",
     ),
-    Unsupported(
-        "tier_config.kv_dtype",
-        "q8_0",
-        lambda entry: entry.tier_config.kv_dtype == "q8_0",
-        "f32, f16",
-    ),
 )
 
 

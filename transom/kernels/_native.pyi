@@ -11,7 +11,7 @@ QuantizedDtype = Literal[
     "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"
 ]
 WeightDtype = Literal["f32", "f16", "bf16"] | QuantizedDtype
-KVDtype = Literal["f32", "f16"]
+KVDtype = Literal["f32", "f16", "q8_0"]
 QuantizableDtype = Literal["q8_0", "q4_0", "q4_k", "q5_k", "q6_k"]
 FaultKind = Literal["EIO", "ENOSPC", "EDQUOT", "EFBIG", "EINTR", "short", "corrupt"]
 
@@ -123,8 +123,9 @@ def allocate_arena(num_bytes: int) -> NDArray[np.uint8]:
 class KVLayout:
     """How one layer's keys and values lie in a slot of 64 tokens.
 
-    Per KV head: keys transposed [head_dim][64], then values [64][head_dim]. Raises ValueError for an unknown dtype or a
-    size below 1.
+    Per KV head: keys transposed [head_dim][64], then values [64][head_dim]. In q8_0 both are int8, and each is followed
+    by f16 scales of groups of 32 channels (the last may be smaller): [groups][64] and [64][groups]. Raises ValueError
+    for an unknown dtype or a size below 1.
     """
 
     def __init__(self, num_key_value_heads: int, head_dim: int, dtype: KVDtype) -> None: ...

@@ -17,10 +17,13 @@ BLOCK_TOKENS = 64
 NO_SLOT = -1
 """The table's entry of a block that is nowhere."""
 
+GROUP_CHANNELS = 32
+"""Channels of a token that share a scale in q8_0; the last group may be shorter."""
+
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
 Stored = NDArray[np.floating]
-KVDtype = Literal["f32", "f16"]
+KVDtype = Literal["f32", "f16", "q8_0"]
 
 
 class Layout(Protocol):
@@ -38,7 +41,11 @@ class Layout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """How one layer's keys and values lie in a slot of 64 tokens."""
+    """How one layer's keys and values lie in a slot of 64 tokens.
+
+    Per KV head: keys [head_dim][64], then values [64][head_dim]. In q8_0 both are int8, and each is followed by its f16
+    scales, the keys' [groups][64], the values' [64][groups].
+    """
 
     num_key_value_heads: int
     head_dim: int
@@ -47,29 +54,74 @@ class KVLayout:
     @property
     def slot_bytes(self) -> int:
         """Keys and values of 64 tokens, all KV heads."""
-        return self.num_key_value_heads * 2 * BLOCK_TOKENS * self.head_dim * _element(self).itemsize
+        return self.num_key_value_heads * 2 * BLOCK_TOKENS * _token_bytes(self)
 
 
 def keys_of(arena: NDArray[np.uint8], layout: Layout, slot: int, head: int) -> Stored:
-    """A view [head_dim, 64] of one KV head's keys."""
-    keys: Stored = _halves(arena, layout, slot, head)[0].reshape(layout.head_dim, BLOCK_TOKENS)
-    return keys
+    """One KV head's keys [head_dim, 64]; f32 for q8_0."""
+    half = _half(arena, layout, slot, head, 0)
+    if layout.dtype != "q8_0":
+        return half.view(_element(layout)).reshape(layout.head_dim, BLOCK_TOKENS)
+    integers, scales = _quantised_half(half, layout)
+    widened = scales.reshape(-1, BLOCK_TOKENS).astype(np.float32).repeat(GROUP_CHANNELS, axis=0)[: layout.head_dim]
+    return integers.reshape(layout.head_dim, BLOCK_TOKENS) * widened
 
 
 def values_of(arena: NDArray[np.uint8], layout: Layout, slot: int, head: int) -> Stored:
-    """A view [64, head_dim] of one KV head's values."""
-    values: Stored = _halves(arena, layout, slot, head)[1].reshape(BLOCK_TOKENS, layout.head_dim)
-    return values
+    """One KV head's values [64, head_dim]; f32 for q8_0."""
+    half = _half(arena, layout, slot, head, 1)
+    if layout.dtype != "q8_0":
+        return half.view(_element(layout)).reshape(BLOCK_TOKENS, layout.head_dim)
+    integers, scales = _quantised_half(half, layout)
+    widened = scales.reshape(BLOCK_TOKENS, -1).astype(np.float32).repeat(GROUP_CHANNELS, axis=1)[:, : layout.head_dim]
+    return integers.reshape(BLOCK_TOKENS, layout.head_dim) * widened
+
+
+def quantise(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """q8_0 of one token's key or value [head_dim]: int8 [head_dim] and f16 scales [groups].
+
+    The scale of a group is its largest magnitude / 127, rounded to f16; the integers are x * (1 / scale) in f32,
+    rounded to nearest even and limited to -127 .. 127; all 0 where the scale is 0. A group with a value that is not
+    finite, or so large that the scale is not, becomes not a number altogether: integers 0, scale NaN.
+    """
+    integers, scales = np.zeros(x.shape, np.int8), np.zeros(_num_groups(len(x)), np.float16)
+    for group, first in enumerate(range(0, len(x), GROUP_CHANNELS)):
+        channels = slice(first, first + GROUP_CHANNELS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = (np.abs(x[channels]).max() / np.float32(127)).astype(np.float16)
+        scales[group] = scale if np.isfinite(scale) else np.nan
+        if np.isfinite(scale) and scale > 0:
+            factor = np.float32(1) / scale.astype(np.float32)
+            integers[channels] = np.clip(np.rint(x[channels] * factor), -127, 127)
+    return integers, scales
+
+
+def _num_groups(head_dim: int) -> int:
+    return -(-head_dim // GROUP_CHANNELS)
+
+
+def _token_bytes(layout: Layout) -> int:
+    """Of a token's key, or value."""
+    if layout.dtype == "q8_0":
+        return layout.head_dim + 2 * _num_groups(layout.head_dim)
+    return layout.head_dim * _element(layout).itemsize
 
 
 def _element(layout: Layout) -> np.dtype[np.floating]:
     return np.dtype(np.float16 if layout.dtype == "f16" else np.float32)
 
 
-def _halves(arena: NDArray[np.uint8], layout: Layout, slot: int, head: int) -> Stored:
+def _half(arena: NDArray[np.uint8], layout: Layout, slot: int, head: int, half: int) -> NDArray[np.uint8]:
+    """The bytes of one KV head's keys (half 0) or values (1), as a view."""
     bytes_of_slot = arena[slot * layout.slot_bytes : (slot + 1) * layout.slot_bytes]
-    halves: Stored = bytes_of_slot.view(_element(layout)).reshape(layout.num_key_value_heads, 2, -1)[head]
+    halves: NDArray[np.uint8] = bytes_of_slot.reshape(layout.num_key_value_heads, 2, -1)[head, half]
     return halves
+
+
+def _quantised_half(half: NDArray[np.uint8], layout: Layout) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Integers and scales of the bytes of a half, as flat views."""
+    num_integers = BLOCK_TOKENS * layout.head_dim
+    return half[:num_integers].view(np.int8), half[num_integers:].view(np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +154,20 @@ def store_kv(
         block, column = divmod(row.position, BLOCK_TOKENS)
         slot = int(block_slots[row.sequence, block])
         for head in range(layout.num_key_value_heads):
-            keys_of(arena, layout, slot, head)[:, column] = key[row.index, head]
-            values_of(arena, layout, slot, head)[column] = value[row.index, head]
+            if layout.dtype == "q8_0":
+                _store_quantised(arena, layout, slot, head, column, key[row.index, head], value[row.index, head])
+            else:
+                keys_of(arena, layout, slot, head)[:, column] = key[row.index, head]
+                values_of(arena, layout, slot, head)[column] = value[row.index, head]
+
+
+def _store_quantised(
+    arena: NDArray[np.uint8], layout: Layout, slot: int, head: int, column: int, key: Floats, value: Floats
+) -> None:
+    integers, scales = _quantised_half(_half(arena, layout, slot, head, 0), layout)
+    integers.reshape(-1, BLOCK_TOKENS)[:, column], scales.reshape(-1, BLOCK_TOKENS)[:, column] = quantise(key)
+    integers, scales = _quantised_half(_half(arena, layout, slot, head, 1), layout)
+    integers.reshape(BLOCK_TOKENS, -1)[column], scales.reshape(BLOCK_TOKENS, -1)[column] = quantise(value)
 
 
 def attend(

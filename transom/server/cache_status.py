@@ -12,6 +12,7 @@ from transom.errors import ModelLoadingError
 from transom.registry import ServedModel
 from transom.server.answering import json_response
 from transom.server.context import ServerContext
+from transom.server.snapshots import HOT_TIER
 
 
 def cache_router(context: ServerContext) -> APIRouter:
@@ -74,12 +75,19 @@ def _numbers(cache: CacheStats) -> dict[str, Any]:
 
 
 def _tier(tier: TierStats) -> dict[str, Any]:
-    transfers = tier.transfers
     return {
         "name": tier.name,
         "state": tier.state.value,
         "used_bytes": tier.num_bytes_used,
         "total_bytes": tier.num_bytes_total,
+        **({} if tier.name == HOT_TIER else _disk(tier)),
+    }
+
+
+def _disk(tier: TierStats) -> dict[str, Any]:
+    """What only a tier on disk has."""
+    transfers = tier.transfers
+    return {
         "physical_bytes": tier.num_physical_bytes,
         "is_direct": tier.is_direct,
         "read_bytes": transfers.num_bytes_read,

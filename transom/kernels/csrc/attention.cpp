@@ -7,6 +7,7 @@
 // not see never enters its chains: keys and values behind the mask may be uninitialised memory.
 #include "attention.h"
 
+#include "attention_block.h"
 #include "attention_product.h"
 #include "simd.h"
 
@@ -68,46 +69,17 @@ inline AttentionSums lines_from(AttentionSums sums, int64_t line, int head_dim) 
 // less than the way through packed memory.
 constexpr int64_t kMaxDirectLines = 16;
 
-template <class T>
-inline const T* keys_of(const void* block) {
-  return static_cast<const T*>(block);
-}
-template <class T>
-inline const T* values_of(const void* block, int head_dim) {
-  return static_cast<const T*>(block) + kBlockTokens * head_dim;
-}
-
-// [head_dim][64] -> [panel of 16 tokens][head_dim][16]
-template <class T>
-Panels<float> pack_keys(const T* keys, int head_dim, Range panels, float* packed) {
-  for (int d = 0; d < head_dim; ++d)
-    for (int64_t panel = panels.begin; panel < panels.end; ++panel)
-      store(packed + (panel * head_dim + d) * kLanes, load_lanes(keys + d * kBlockTokens + panel * kLanes));
-  return {packed, kLanes, static_cast<int64_t>(head_dim) * kLanes};
-}
-
-// [64][head_dim] -> [panel of 16 channels][64][16], tokens of the range only
-template <class T>
-Panels<float> pack_values(const T* values, int head_dim, Range tokens, float* packed) {
-  for (int64_t token = tokens.begin; token < tokens.end; ++token) {
-    const T* source = values + token * head_dim;
-    float* target = packed + token * kLanes;
-    int channel = 0;
-    for (; channel + kLanes <= head_dim; channel += kLanes, target += kBlockTokens * kLanes)
-      store(target, load_lanes(source + channel));
-    if (channel < head_dim) store(target, load_first_lanes(source + channel, head_dim - channel));
-  }
-  return {packed, kLanes, kBlockTokens * kLanes};
-}
-
 // ---- One split ------------------------------------------------------------------------------------------------------
 
 struct Scratch {
   Lines scores;   // [lines][256]
   float* packed;  // keys or values of one block as float
+  float* scales;  // of the keys or values of one block
 };
 
-int64_t scratch_floats(int64_t lines, int head_dim) { return lines * kSplitTokens + kBlockTokens * padded(head_dim); }
+int64_t scratch_floats(int64_t lines, int head_dim) {
+  return lines * kSplitTokens + kBlockTokens * (padded(head_dim) + groups_of(head_dim));
+}
 
 // The rows of a tile that see some of one split, and that split.
 struct Task {
@@ -126,18 +98,18 @@ inline const void* block_from(const SplitMemory& split, int64_t block) {
   return block < kSplitBlocks ? split.blocks[block] : nullptr;
 }
 
-template <class T>
-Ahead<T> after_keys(const Task& task, int64_t block) {
+template <class Block>
+Ahead<typename Block::Element> after_keys(const Task& task, int64_t block) {
   const void* following = block_from(task.split, block + 1);
-  if (following != nullptr) return {keys_of<T>(following)};
-  return {values_of<T>(block_from(task.split, 0), task.tile.head_dim)};
+  if (following != nullptr) return {Block::keys(following)};
+  return {Block::values(block_from(task.split, 0), task.tile.head_dim)};
 }
 
-template <class T>
-Ahead<T> after_values(const Task& task, int64_t block) {
+template <class Block>
+Ahead<typename Block::Element> after_values(const Task& task, int64_t block) {
   const void* following = block_from(task.split, block + 1);
-  if (following != nullptr) return {values_of<T>(following, task.tile.head_dim)};
-  return {keys_of<T>(task.split.next != nullptr ? task.split.next : task.split.blocks[block])};
+  if (following != nullptr) return {Block::values(following, task.tile.head_dim)};
+  return {Block::keys(task.split.next != nullptr ? task.split.next : task.split.blocks[block])};
 }
 
 // Calls visit(block, tokens of the range in it) for the blocks that are there.
@@ -152,17 +124,17 @@ inline Range in_block(Range tokens, int64_t block) {
 }
 
 // Lanes behind the mask get whatever their keys give.
-template <class T>
+template <class Block>
 void score_block(const Task& task, int64_t block, Range tokens, const Scratch& scratch) {
   const AttentionTile& tile = task.tile;
   const Range within = in_block(tokens, block);
   const Range panels = {within.begin / kLanes, (within.end + kLanes - 1) / kLanes};
   const Lines queries = {const_cast<float*>(tile.query), tile.head_dim};
   const Lines scores = scratch.scores.from(0, block * kBlockTokens);
-  const T* keys = keys_of<T>(task.split.blocks[block]);
-  const Ahead<T> ahead = after_keys<T>(task, block);
+  const auto ahead = after_keys<Block>(task, block);
+  const auto keys = Block::key_panels(Block::keys(task.split.blocks[block]), tile.head_dim, scratch.scales, ahead.next);
   if (task.lines() <= kMaxDirectLines) {
-    multiply(task.lines(), queries, Panels<T>{keys, kBlockTokens, kLanes}, panels, tile.head_dim, scores, false, ahead);
+    multiply(task.lines(), queries, keys, panels, tile.head_dim, scores, false, ahead);
   } else {
     multiply(task.lines(), queries, pack_keys(keys, tile.head_dim, panels, scratch.packed), panels, tile.head_dim,
              scores, false, ahead);
@@ -230,8 +202,8 @@ void softmax_row(const Task& task, int64_t row, const Scratch& scratch, Attentio
 }
 
 // Adds the weighted values of some tokens of a block to some rows, which must all see them.
-template <class T, class Fetch>
-void add_values(const Task& task, Range rows, Range tokens, int64_t block, Panels<T> values, const Scratch& scratch,
+template <class Source, class Fetch>
+void add_values(const Task& task, Range rows, Range tokens, int64_t block, Source values, const Scratch& scratch,
                 AttentionSums partial, Fetch ahead) {
   const int64_t line = rows.begin * task.tile.group;
   const int64_t lines = (rows.end - rows.begin) * task.tile.group;
@@ -243,8 +215,8 @@ void add_values(const Task& task, Range rows, Range tokens, int64_t block, Panel
 
 // Rows of a tile see different tokens only near its diagonal and the window's edge. What all of them see they take
 // together; what comes before and after it, each half of them by itself, and so on.
-template <class T, class Fetch>
-void add_block(const Task& task, Range rows, Range tokens, int64_t block, Panels<T> values, const Scratch& scratch,
+template <class Source, class Fetch>
+void add_block(const Task& task, Range rows, Range tokens, int64_t block, Source values, const Scratch& scratch,
                AttentionSums partial, Fetch ahead) {
   const Range shared = intersection({task.visible(rows.end - 1).begin, task.visible(rows.begin).end}, tokens);
   const int64_t half = (rows.begin + rows.end) / 2;
@@ -259,14 +231,15 @@ void add_block(const Task& task, Range rows, Range tokens, int64_t block, Panels
   add_halves({shared.end, tokens.end});
 }
 
-template <class T>
+template <class Block>
 void weigh_block(const Task& task, int64_t block, Range tokens, const Scratch& scratch, AttentionSums partial) {
   const int head_dim = task.tile.head_dim;
-  const T* values = values_of<T>(task.split.blocks[block], head_dim);
-  const Ahead<T> ahead = after_values<T>(task, block);
+  const auto ahead = after_values<Block>(task, block);
+  const auto* first = Block::values(task.split.blocks[block], head_dim);
+  const auto values = Block::value_panels(first, head_dim, scratch.scales, ahead.next);
   const Range rows = {0, task.tile.num_rows};
   if (task.lines() <= kMaxDirectLines && head_dim % kLanes == 0) {
-    add_block(task, rows, tokens, block, Panels<T>{values, head_dim, kLanes}, scratch, partial, ahead);
+    add_block(task, rows, tokens, block, values, scratch, partial, ahead);
   } else {
     const Panels<float> packed = pack_values(values, head_dim, in_block(tokens, block), scratch.packed);
     add_block(task, rows, tokens, block, packed, scratch, partial, ahead);
@@ -281,16 +254,16 @@ void fetch_for_writing(const BlockSums& measured, int64_t group) {
   for (int64_t i = 0; i < group * kSplitBlocks; i += kLineFloats) __builtin_prefetch(measured.sums + i, 1);
 }
 
-template <class T>
+template <class Block>
 void attend_visible_rows(const Task& task, const Scratch& scratch, AttentionSums partial) {
   fetch_for_writing(task.split.block_sums, task.tile.group);
   const Range visible = task.visible_to_any();
   for_each_block(task.split, visible,
-                 [&](int64_t block, Range tokens) { score_block<T>(task, block, tokens, scratch); });
+                 [&](int64_t block, Range tokens) { score_block<Block>(task, block, tokens, scratch); });
   for (int64_t row = 0; row < task.tile.num_rows; ++row) softmax_row(task, row, scratch, partial);
   std::memset(partial.values, 0, static_cast<size_t>(task.lines() * padded(task.tile.head_dim)) * sizeof(float));
   for_each_block(task.split, visible,
-                 [&](int64_t block, Range tokens) { weigh_block<T>(task, block, tokens, scratch, partial); });
+                 [&](int64_t block, Range tokens) { weigh_block<Block>(task, block, tokens, scratch, partial); });
 }
 
 void attend_split(const AttentionTile& tile, const AttentionRule& rule, const SplitMemory& split, float* memory,
@@ -299,12 +272,16 @@ void attend_split(const AttentionTile& tile, const AttentionRule& rule, const Sp
   if (rows.empty()) return;
   const AttentionTile part = rows_of(tile, rows);
   const Task task = {part, rule, split};
-  const Scratch scratch = {{memory, kSplitTokens}, memory + task.lines() * kSplitTokens};
+  float* packed = memory + task.lines() * kSplitTokens;
+  const Scratch scratch = {{memory, kSplitTokens}, packed, packed + kBlockTokens * padded(tile.head_dim)};
   const AttentionSums target = lines_from(partial, rows.begin * tile.group, tile.head_dim);
-  if (tile.type == KVType::f16) {
-    attend_visible_rows<uint16_t>(task, scratch, target);
-  } else {
-    attend_visible_rows<float>(task, scratch, target);
+  switch (tile.type) {
+    case KVType::f32:
+      return attend_visible_rows<PlainBlock<float>>(task, scratch, target);
+    case KVType::f16:
+      return attend_visible_rows<PlainBlock<uint16_t>>(task, scratch, target);
+    case KVType::q8_0:
+      return attend_visible_rows<QuantisedBlock>(task, scratch, target);
   }
 }
 
@@ -383,30 +360,21 @@ void finish(AttentionSums running, int64_t lines, int head_dim, float* output) {
 
 // ---- Storing --------------------------------------------------------------------------------------------------------
 
-inline void store_lanes(float* p, f32x16 lanes) { store(p, lanes); }
-inline void store_lanes(uint16_t* p, f32x16 lanes) { store_f16(p, lanes); }
-
-template <class T>
-void store_token(const StorePiece& piece, int64_t token) {
-  T* keys = static_cast<T*>(piece.block) + piece.first_column + token;
-  T* values = static_cast<T*>(piece.block) + (kBlockTokens + piece.first_column + token) * piece.head_dim;
-  for (int64_t d = 0; d < piece.head_dim; d += kLanes) {
-    const int count = static_cast<int>(smaller(kLanes, piece.head_dim - d));
-    T lanes[kLanes];
-    store_lanes(lanes, load_first(piece.key + token * piece.key_stride + d, count));
-    for (int i = 0; i < count; ++i) keys[(d + i) * kBlockTokens] = lanes[i];
-    store_lanes(lanes, load_first(piece.value + token * piece.value_stride + d, count));
-    std::memcpy(values + d, lanes, static_cast<size_t>(count) * sizeof(T));
-  }
+template <class Block>
+void store_tokens(const StorePiece& piece) {
+  for (int64_t token = 0; token < piece.num_tokens; ++token)
+    Block::store(piece.block, piece.head_dim, piece.first_column + token, piece.key + token * piece.key_stride,
+                 piece.value + token * piece.value_stride);
 }
 
 void store_piece(const StorePiece& piece) {
-  for (int64_t token = 0; token < piece.num_tokens; ++token) {
-    if (piece.type == KVType::f16) {
-      store_token<uint16_t>(piece, token);
-    } else {
-      store_token<float>(piece, token);
-    }
+  switch (piece.type) {
+    case KVType::f32:
+      return store_tokens<PlainBlock<float>>(piece);
+    case KVType::f16:
+      return store_tokens<PlainBlock<uint16_t>>(piece);
+    case KVType::q8_0:
+      return store_tokens<QuantisedBlock>(piece);
   }
 }
 

@@ -19,7 +19,19 @@ static constexpr int kLineLanes = 16;
 // Accumulators, and values unpacked to float, have whole vectors per token or line.
 static constexpr int64_t padded(int64_t size) { return (size + kLineLanes - 1) / kLineLanes * kLineLanes; }
 
-enum class KVType { f32, f16 };
+// How keys and values are stored. q8_0: groups of 32 channels of a token, each with a scale of f16 and integers of
+// eight bits; the last group of a token may be shorter.
+enum class KVType { f32, f16, q8_0 };
+
+static constexpr int kGroupChannels = 32;
+
+static constexpr int64_t groups_of(int64_t head_dim) { return (head_dim + kGroupChannels - 1) / kGroupChannels; }
+
+// Bytes of one KV head's keys, or values, in a block.
+static constexpr int64_t half_bytes(KVType type, int64_t head_dim) {
+  if (type == KVType::q8_0) return kBlockTokens * (head_dim + 2 * groups_of(head_dim));
+  return kBlockTokens * head_dim * (type == KVType::f16 ? 2 : 4);
+}
 
 struct AttentionRule {
   float scale;     // factor on the scores
@@ -64,7 +76,8 @@ struct BlockSums {
   float* sums = nullptr;     // [group][kSplitBlocks]
 };
 
-// One KV head's share of a part of a split: per block, keys [head_dim][64] and then values [64][head_dim].
+// One KV head's share of a part of a split: per block, keys [head_dim][64] and then values [64][head_dim]. With q8_0
+// each half is followed by its scales: keys' [groups][64], values' [64][groups].
 struct SplitMemory {
   int64_t first_position;  // a multiple of kSplitTokens
   Part part;

@@ -14,7 +14,7 @@ struct KVLayout {
   int head_dim;
   KVType type;
 
-  int64_t head_bytes() const { return int64_t{2} * kBlockTokens * head_dim * (type == KVType::f16 ? 2 : 4); }
+  int64_t head_bytes() const { return 2 * half_bytes(type, head_dim); }
   int64_t slot_bytes() const { return num_key_value_heads * head_bytes(); }
 };
 

@@ -24,10 +24,13 @@ KVLayout make_layout(int num_key_value_heads, int head_dim, const std::string& d
   if (head_dim < 1 || head_dim > 65536) throw std::invalid_argument("head_dim must be in 1 .. 65536");
   if (dtype == "f32") return {num_key_value_heads, head_dim, KVType::f32};
   if (dtype == "f16") return {num_key_value_heads, head_dim, KVType::f16};
-  throw std::invalid_argument("dtype must be 'f32' or 'f16', not '" + dtype + "'");
+  if (dtype == "q8_0") return {num_key_value_heads, head_dim, KVType::q8_0};
+  throw std::invalid_argument("dtype must be 'f32', 'f16' or 'q8_0', not '" + dtype + "'");
 }
 
-const char* dtype_name(const KVLayout& layout) { return layout.type == KVType::f16 ? "f16" : "f32"; }
+const char* dtype_name(const KVLayout& layout) {
+  return layout.type == KVType::q8_0 ? "q8_0" : layout.type == KVType::f16 ? "f16" : "f32";
+}
 
 std::string describe(const KVLayout& layout) {
   return "KVLayout(num_key_value_heads=" + std::to_string(layout.num_key_value_heads) +

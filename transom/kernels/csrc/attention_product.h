@@ -36,43 +36,22 @@ struct Range {
 
 inline Range intersection(Range a, Range b) { return {larger(a.begin, b.begin), smaller(a.end, b.end)}; }
 
-inline f32x16 load_lanes(const float* p) { return load(p); }
-inline f32x16 load_lanes(const uint16_t* p) { return load_f16(p); }
-
-inline f32x16 load_first_lanes(const float* p, int64_t count) { return load_first(p, static_cast<int>(count)); }
-inline f32x16 load_first_lanes(const uint16_t* p, int64_t count) {
-  uint16_t lanes[kLanes] = {};
-  std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(uint16_t));
-  return load_f16(lanes);
-}
-
 struct Lines {
   float* first;
   int64_t stride;
   Lines from(int64_t line, int64_t column) const { return {first + line * stride + column, stride}; }
 };
 
-// Sixteen lanes at each depth of each panel.
-template <class T>
-struct Panels {
-  const T* first;
-  int64_t depth_stride;
-  int64_t panel_stride;
-  Panels from(int64_t depth, int64_t panel) const {
-    return {first + depth * depth_stride + panel * panel_stride, depth_stride, panel_stride};
-  }
-};
-
-// Asks for memory to be wanted next, a little with each step of arithmetic: as much as a step reads of `Source`. Into
+// Asks for memory to be wanted next, a little with each step of arithmetic: as much as a step reads of `Element`. Into
 // the second-level cache: few requests of the first can be under way at once.
-template <class Source>
+template <class Element>
 struct Ahead {
   static constexpr int64_t kCacheLine = 64;
-  const Source* next;
+  const Element* next;
   Ahead from(int64_t lanes) const { return {next + lanes}; }
   template <int kPanels>
   void fetch(int64_t step) const {
-    constexpr int64_t bytes = kPanels * kLanes * sizeof(Source);
+    constexpr int64_t bytes = kPanels * kLanes * sizeof(Element);
     const char* first = reinterpret_cast<const char*>(next) + step * bytes;
     for (int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(first + i, 0, 2);
   }
@@ -84,28 +63,36 @@ struct NothingAhead {
   void fetch(int64_t) const {}
 };
 
-// result[line][panel] = (resume ? result : 0) + left[line][k] * right[k][panel], in order of k.
-template <int kLines, int kPanels, class T, class Fetch>
-inline void multiply_tile(Lines left, Panels<T> right, int64_t depth, Lines result, bool resume, Fetch ahead) {
+// result[line][panel] = (resume ? result : 0) + left[line][k] * right[k][panel], in order of k. `right` gives sixteen
+// lanes at each depth of each panel: lanes(depth, panel); and from(depth, panel) is the rest of it.
+// The unrolling is asked for because sums must stay in registers: left to itself, GCC may store them at each step.
+template <int kLines, int kPanels, class Source, class Fetch>
+inline void multiply_tile(Lines left, Source right, int64_t depth, Lines result, bool resume, Fetch ahead) {
   f32x16 sum[kLines][kPanels];
+#pragma GCC unroll 8
   for (int i = 0; i < kLines; ++i)
+#pragma GCC unroll 8
     for (int j = 0; j < kPanels; ++j) sum[i][j] = resume ? load(result.first + i * result.stride + j * kLanes) : zero();
   for (int64_t k = 0; k < depth; ++k) {
     ahead.template fetch<kPanels>(k);
     f32x16 lanes[kPanels];
-    for (int j = 0; j < kPanels; ++j)
-      lanes[j] = load_lanes(right.first + k * right.depth_stride + j * right.panel_stride);
+#pragma GCC unroll 8
+    for (int j = 0; j < kPanels; ++j) lanes[j] = right.lanes(k, j);
+#pragma GCC unroll 8
     for (int i = 0; i < kLines; ++i) {
       const f32x16 factor = broadcast(left.first[i * left.stride + k]);
+#pragma GCC unroll 8
       for (int j = 0; j < kPanels; ++j) sum[i][j] = fma(factor, lanes[j], sum[i][j]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kLines; ++i)
+#pragma GCC unroll 8
     for (int j = 0; j < kPanels; ++j) store(result.first + i * result.stride + j * kLanes, sum[i][j]);
 }
 
-template <int kLines, class T, class Fetch>
-inline void multiply_lines(Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
+template <int kLines, class Source, class Fetch>
+inline void multiply_lines(Lines left, Source right, Range panels, int64_t depth, Lines result, bool resume,
                            Fetch ahead) {
   constexpr int kPanels = panels_for(kLines);
   int64_t panel = panels.begin;
@@ -119,8 +106,8 @@ inline void multiply_lines(Lines left, Panels<T> right, Range panels, int64_t de
   }
 }
 
-template <int kLines, class T, class Fetch>
-inline void multiply_up_to(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result,
+template <int kLines, class Source, class Fetch>
+inline void multiply_up_to(int64_t lines, Lines left, Source right, Range panels, int64_t depth, Lines result,
                            bool resume, Fetch ahead) {
   if constexpr (kLines > 1) {
     if (lines < kLines) return multiply_up_to<kLines - 1>(lines, left, right, panels, depth, result, resume, ahead);
@@ -129,8 +116,8 @@ inline void multiply_up_to(int64_t lines, Lines left, Panels<T> right, Range pan
 }
 
 // Tiles of about equal size; the first asks for what comes next.
-template <class T, class Fetch>
-void multiply(int64_t lines, Lines left, Panels<T> right, Range panels, int64_t depth, Lines result, bool resume,
+template <class Source, class Fetch>
+void multiply(int64_t lines, Lines left, Source right, Range panels, int64_t depth, Lines result, bool resume,
               Fetch ahead) {
   if (lines <= 0 || depth <= 0) return;
   const int64_t tiles = (lines + kTileLines - 1) / kTileLines, each = (lines + tiles - 1) / tiles;
