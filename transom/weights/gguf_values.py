@@ -79,7 +79,7 @@ class GgufArray:
 
 
 def shown(name: str) -> str:
-    """A key or a tensor's name as an error quotes it: where a length is damaged, a name is kilobytes of other things."""
+    """A key or a tensor's name as an error quotes it: a damaged length makes a name of kilobytes."""
     return repr(name) if len(name) <= _MAX_SHOWN_CHARACTERS else f"{name[:_MAX_SHOWN_CHARACTERS]!r}..."
 
 
