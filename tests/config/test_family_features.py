@@ -156,7 +156,8 @@ def test_mixtral_has_experts_everywhere_whose_shares_sum_to_one(tmp_path: Path) 
 
 def test_hunyuans_alpha_stretches_the_base_of_its_rope(tmp_path: Path) -> None:
     rope = read(tmp_path, "hunyuan_v1_dense", rope_scaling={"type": "dynamic", "alpha": 50.0, "factor": 1.0}).rope
-    assert (rope.rope_type, rope.rope_theta) == ("default", pytest.approx(10_000 * 50 ** (16 / 14)))
+    assert rope.rope_type == "default"
+    assert rope.rope_theta == pytest.approx(10_000 * 50 ** (16 / 14))
 
 
 def longrope(**changes: Any) -> dict[str, Any]:
@@ -169,8 +170,9 @@ def longrope(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_longrope_is_read_under_its_older_name_with_the_factor_of_its_lengths(tmp_path: Path) -> None:
-    rope = read(tmp_path, "phi3", **longrope()).rope
+@pytest.mark.parametrize("name", ["su", "yarn", "longrope"])
+def test_longrope_is_read_under_its_older_names_with_the_factor_of_its_lengths(tmp_path: Path, name: str) -> None:
+    rope = read(tmp_path, "phi3", **longrope(type=name)).rope
     assert (rope.rope_type, rope.factor, rope.original_max_position_embeddings) == ("longrope", 4.0, 512)
     assert rope.attention_factor == pytest.approx((1 + 2 / 9) ** 0.5)
     assert read(tmp_path, "phi3", **longrope(attention_factor=1.5)).rope.attention_factor == 1.5
