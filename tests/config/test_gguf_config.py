@@ -154,9 +154,13 @@ def test_values_that_make_no_sense_are_named_in_one_line(key: str, value: Any) -
 
 @pytest.mark.parametrize("shape", [None, (100,), (0, 64), (2**25, 64)])
 def test_the_vocabulary_is_the_embeddings_rows(shape: tuple[int, ...] | None) -> None:
-    shapes = {} if shape is None else {"token_embd.weight": shape}
-    refused({}, "token_embd.weight", shapes=shapes)
+    others: dict[str, tuple[int, ...]] = {"output.weight": (100, 64)}
+    refused({}, "token_embd.weight", shapes=others if shape is None else {"token_embd.weight": shape})
     assert read({}, shapes={"token_embd.weight": (7, 64)}).vocab_size == 7
+
+
+def test_a_file_of_a_vocabulary_alone_is_said_to_be_one() -> None:
+    refused({}, "holds no weights, only a vocabulary", shapes={})
 
 
 def test_biases_and_tied_embeddings_are_what_the_file_holds() -> None:

@@ -183,6 +183,8 @@ def _num_key_value_heads(settings: Settings, features: Features, num_attention_h
 
 def _vocab_size(model: GgufModel) -> int:
     """The rows of the embedding: tokens that were added for the sake of alignment have rows, but no text."""
+    if not model.shapes:
+        raise ConfigError(f"{model.source}: holds no weights, only a vocabulary and other metadata")
     shape = model.shapes.get("token_embd.weight")
     if shape is None or len(shape) != 2 or not 1 <= shape[0] <= _MAX_SIZE:
         found = "is missing" if shape is None else f"has shape {list(shape)}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from transom.errors import WeightsError
 
-__all__ = ["MAX_HEADER_BYTES", "Cursor", "GgufArray", "GgufValue"]
+__all__ = ["MAX_HEADER_BYTES", "Cursor", "GgufArray", "GgufValue", "shown"]
 
 GgufValue: TypeAlias = "int | float | bool | str | list[str] | NDArray[Any] | list[Any]"
 
@@ -24,6 +24,7 @@ _MAX_TEXTS = 2**20  # in all arrays of a file together
 _MAX_NESTED_ARRAYS = 2**12  # in a file
 _MAX_DEPTH = 4
 _ARRAY_HEAD_BYTES = 12
+_MAX_SHOWN_CHARACTERS = 100
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -75,6 +76,11 @@ class GgufArray:
     def decode(self) -> GgufValue:
         """list[str] of texts, a NumPy array of numbers, a list of arrays. Raises WeightsError for damaged texts."""
         return Cursor(self.buffer, self.num_bytes, self.source, self.begin).decode_array(self.what)
+
+
+def shown(name: str) -> str:
+    """A key or a tensor's name as an error quotes it: a damaged length makes a name of kilobytes."""
+    return repr(name) if len(name) <= _MAX_SHOWN_CHARACTERS else f"{name[:_MAX_SHOWN_CHARACTERS]!r}..."
 
 
 class Cursor:
