@@ -199,6 +199,20 @@ def test_an_alignment_that_is_no_power_of_two_is_refused(alignment: int) -> None
     refused(frame([pair("general.alignment", STRING, text("32"))]), "general.alignment is 32")
 
 
+@pytest.mark.parametrize("alignment", [2**21, 2**62, 2**63])
+def test_an_alignment_that_no_file_has_is_refused_though_nothing_lies_beyond_it(alignment: int) -> None:
+    pairs = [pair("general.alignment", UINT64, struct.pack("<Q", alignment))]
+    refused(frame(pairs), f"general.alignment is {alignment}", "up to")
+
+
+def test_messages_are_short_however_long_the_names_and_values_are() -> None:
+    long = "k" * 60_000
+    refused(frame([pair(long, UINT8, b"\0")] * 2), "metadata key 'kkk", "is given twice")
+    refused(frame([pair(long, 99, b"\0" * 8)]), "value type 99")
+    refused(frame([pair("general.alignment", STRING, text(long))]), "general.alignment is kkk")
+    refused(frame(tensors=[tensor(long, [1], 99)], data=bytes(32)), "type number 99")
+
+
 @pytest.mark.parametrize("alignment", [1, 8, 64, 4096])
 def test_any_alignment_that_is_a_power_of_two_moves_the_data(alignment: int) -> None:
     pairs = [pair("general.alignment", UINT32, struct.pack("<I", alignment))]

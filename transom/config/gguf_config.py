@@ -15,7 +15,7 @@ import numpy as np
 
 from transom.config.gguf_rope import read_gguf_rope
 from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
-from transom.config.settings import REQUIRED, Settings
+from transom.config.settings import REQUIRED, Settings, shown
 from transom.errors import ConfigError, UnsupportedModelError
 
 __all__ = ["GGUF_FAMILIES", "GgufFamily", "GgufModel", "gguf_generation_defaults", "gguf_model_config"]
@@ -197,7 +197,7 @@ def _refuse_foreign_features(settings: Settings) -> None:
     for key, (feature, neutral) in _FOREIGN_FEATURES.items():
         if settings.get(key) not in neutral:
             raise UnsupportedModelError(
-                f"{settings.source}: {settings.prefix}{key} {settings.get(key)} is not supported ({feature})"
+                f"{settings.source}: {settings.prefix}{key} {shown(settings.get(key))} is not supported ({feature})"
             )
 
 
@@ -273,5 +273,6 @@ def _eos_token_ids(model: GgufModel, vocab_size: int) -> tuple[int, ...]:
     by_text: list[int] = []
     if isinstance(tokens, list) and isinstance(types, np.ndarray) and len(tokens) == len(types):
         control = np.flatnonzero(types == _CONTROL_TOKEN).tolist()
-        by_text = [token for token in control if tokens[token] in _TURN_ENDS and token < vocab_size]
+        texts = {token: tokens[token] for token in control if isinstance(tokens[token], str)}  # else an array
+        by_text = [token for token, text in texts.items() if text in _TURN_ENDS and token < vocab_size]
     return tuple(dict.fromkeys(token for token in (*named, *by_text) if token is not None))
