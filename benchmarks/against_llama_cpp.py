@@ -37,6 +37,7 @@ from transom import kernels
 TRANSOM, PEER = "transom", "llama_cpp"
 BANDWIDTH_BYTES = 2**29
 MEMORY_CONTEXT = 2048
+SPARE_TOKENS = 192
 
 EITHER_ATTENTION = (Setting(flash_attention=False), Setting(flash_attention=True))
 PROMPT_SETTINGS = (*EITHER_ATTENTION, *(Setting(flash_attention=True, micro_batch=size) for size in (256, 128)))
@@ -56,6 +57,11 @@ class Row:
         if asked.kind == "prefill":
             return f"prefill of {asked.count}" + (f" behind {asked.context}" if asked.context else "")
         return f"decode at {asked.context}" + (f", {asked.num_sequences} together" if asked.num_sequences > 1 else "")
+
+    @property
+    def kv_tokens(self) -> int:
+        """What has to be in the cache, with room for warming up and for started blocks."""
+        return self.question.num_sequences * (self.question.context + self.question.count + SPARE_TOKENS)
 
     @property
     def tokens(self) -> int:
@@ -124,8 +130,7 @@ class Comparison:
         return results
 
     def _compare(self, rows: list[Row]) -> list[Result]:
-        kv_tokens = max(row.question.num_sequences * (row.question.context + row.question.count + 64) for row in rows)
-        sides = self._start(kv_tokens)
+        sides = self._start(max(row.kv_tokens for row in rows))
         results = [self._measure(row, sides) for row in rows]
         for side in sides.values():
             side.stop()

@@ -174,11 +174,18 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, changed: dict[
         plan_from_directory(directory, "F16")
 
 
+def test_a_gguf_file_of_a_vocabulary_alone_is_refused(written: Path, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "vocabulary.gguf", dict(open_gguf(written).metadata), ())
+    with pytest.raises(WeightsError, match=r"vocabulary\.gguf: holds no weights"):
+        converted(tmp_path / "vocabulary.gguf", tmp_path / "out.gguf", "Q8_0")
+    assert not (tmp_path / "out.gguf").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
         ("nothing", "out.gguf", "nothing: there is no such directory or file"),
-        ("model/config.json", "out.gguf", r"config\.json: is neither a model's directory nor a \.gguf file"),
+        ("model/config.json", "out.gguf", r"config\.json: is neither a model's directory nor a GGUF file"),
         ("model", "out.bin", r"out\.bin: the name of the new file must end with \.gguf"),
         ("model", "missing/out.gguf", r"there is no directory .*missing"),
         ("model", "there.gguf", r"there\.gguf: exists already; --force replaces it"),
@@ -201,6 +208,7 @@ def test_the_command_says_what_it_wrote_and_what_went_wrong(model: Path, tmp_pat
     assert "out.gguf: " in one_line(good.stdout)
     assert "F32" in good.stdout
     assert "matrices become F16" in one_line(good.stderr)
+    assert all(good.stderr.splitlines()), "a bar leaves no empty lines where there is no terminal"
     again = run("convert", str(model), path, "--type", "F16")
     assert (again.returncode, again.stdout) == (2, "")
     assert "--force replaces it" in one_line(again.stderr)

@@ -41,11 +41,19 @@ def test_a_model_is_a_bundled_id_or_a_directory() -> None:
         ("org/name-7B.v1", "downloads nothing"),
         (str(TOLSTOY / "config.json"), "give a model's directory"),
         (str(TOLSTOY / "tokenizer.json"), "is a file"),
+        (str(TOLSTOY / "model.safetensors"), "is not a GGUF file; give one, or a model's directory"),
     ],
 )
 def test_anything_else_is_refused_with_the_reason_and_the_bundled_ids(model: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"{reason}.*tolstoy, tolstoy-window, recall"):
         load_registry(ModelOptions(model=model))
+
+
+def test_a_gguf_file_whose_name_is_a_hash_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+    blob = tmp_path / "sha256-4c2d"
+    blob.write_bytes(b"GGUF and so on")
+    [entry] = load_registry(ModelOptions(model=str(blob))).models
+    assert (entry.id, entry.path) == ("sha256-4c2d", blob)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transom.config.gguf_config import GgufModel, gguf_generation_defaults, gguf_model_config
+from transom.config.gguf_config import gguf_generation_defaults, gguf_model_config
+from transom.config.gguf_model import GgufModel
 from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
 from transom.config.rope_config import RopeConfig
 from transom.errors import ConfigError, UnsupportedModelError
@@ -82,7 +83,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None:
     refused(
-        {"general.architecture": "mamba"}, "'mamba' is not supported; supported: llama", error=UnsupportedModelError
+        {"general.architecture": "mamba"}, "'mamba' is not supported; supported: gemma2", error=UnsupportedModelError
     )
     refused({"general.architecture": 7}, "general.architecture is 7, must be a string")
 
@@ -90,7 +91,8 @@ def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None
 @pytest.mark.parametrize(
     ("key", "value", "feature"),
     [
-        ("expert_count", 8, "mixture of experts"),
+        ("expert_used_count", 2, "mixture of experts"),
+        ("expert_shared_count", 1, "experts that see every token"),
         ("attn_logit_softcapping", 50.0, "soft-capped attention scores"),
         ("attention.causal", False, "attention to later tokens"),
         ("attention.sliding_window_pattern", np.array([True, False]), "attention windows"),
@@ -154,9 +156,13 @@ def test_values_that_make_no_sense_are_named_in_one_line(key: str, value: Any) -
 
 @pytest.mark.parametrize("shape", [None, (100,), (0, 64), (2**25, 64)])
 def test_the_vocabulary_is_the_embeddings_rows(shape: tuple[int, ...] | None) -> None:
-    shapes = {} if shape is None else {"token_embd.weight": shape}
-    refused({}, "token_embd.weight", shapes=shapes)
+    others: dict[str, tuple[int, ...]] = {"output.weight": (100, 64)}
+    refused({}, "token_embd.weight", shapes=others if shape is None else {"token_embd.weight": shape})
     assert read({}, shapes={"token_embd.weight": (7, 64)}).vocab_size == 7
+
+
+def test_a_file_of_a_vocabulary_alone_is_said_to_be_one() -> None:
+    refused({}, "holds no weights, only a vocabulary", shapes={})
 
 
 def test_biases_and_tied_embeddings_are_what_the_file_holds() -> None:

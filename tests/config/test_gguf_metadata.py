@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.fakes import write_tiny_llama
-from transom.config.gguf_config import GgufModel, gguf_generation_defaults, gguf_model_config
+from transom.config.gguf_config import gguf_generation_defaults, gguf_model_config
 from transom.config.gguf_metadata import gguf_metadata
+from transom.config.gguf_model import GgufModel
 from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.errors import UnsupportedModelError
 from transom.layers.rotary import RotaryEmbedding, frequency_factors

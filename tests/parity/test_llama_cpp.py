@@ -1,65 +1,58 @@
-"""Converted files in llama.cpp: the same token ids, and the same greedy tokens as our own engine's.
+"""llama.cpp loads the files of every family and says the same, greedily: the order of rows, norms, ropes are its own.
 
-Needs `llama-cpp-python`, which is no dependency of anything here; without it the tests are skipped.
+It lives in an environment of its own: `python -m benchmarks.llama_cpp_environment` makes it; TRANSOM_LLAMA_CPP names
+another place.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.fakes import small_engine_config
-from transom.cli.convert import convert
-from transom.engine.model_loader import load_engine
-from transom.registry.model_files import read_model_config
-from transom.request import Request, SamplingParams
-from transom.tokenizer import Tokenizer
+from benchmarks.llama_cpp_environment import default_environment
+from tests.gguf_families import CASES, GgufCase, write_directory, write_file
+from tests.harness import Harness
 
-pytestmark = pytest.mark.parity
+ENVIRONMENT = Path(os.environ.get("TRANSOM_LLAMA_CPP", default_environment("native")))
+PYTHON = ENVIRONMENT / "bin" / "python"
+NUM_PROMPT_TOKENS, NUM_TOKENS = 70, 32
+TOLERANCE = 1e-4
+TOLERANCE_OF_GELU = 0.05  # which ggml looks up in a table of f16
 
-llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-
-TOLSTOY = Path(__file__).parents[2] / "transom" / "models_builtin" / "tolstoy"
-PROMPTS = ("Prince Andrew looked at the sky", "The war", "Natasha smiled, and 'twas 1812!\n\n  Ünïcödé")
-NUM_TOKENS = 100
-
-
-@pytest.fixture(scope="module", params=["F32", "F16", "Q8_0", "Q6_K", "Q4_K_M"])
-def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("converted") / f"{request.param}.gguf"
-    convert(TOLSTOY, target, request.param, threads=2, force=False)
-    return target
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"llama.cpp is not installed in {ENVIRONMENT}"),
+]
 
 
-@pytest.fixture(scope="module")
-def llama(path: Path) -> Any:
-    return llama_cpp.Llama(str(path), n_ctx=512, n_threads=2, verbose=False)
+def as_llama_cpp_computes(case: GgufCase) -> GgufCase:
+    """Without attention windows where it has none, and without a vocabulary."""
+    ignores_windows = case.model_type in ("ministral", "mistral", "phi3")
+    changes = {"sliding_window": 256, "layer_types": None} if ignores_windows else {}
+    return replace(
+        case,
+        config={**case.config, **changes},
+        metadata={**case.metadata, "tokenizer.ggml.model": "none"},
+    )
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_llama_cpp_makes_the_same_token_ids(llama: Any, prompt: str) -> None:
-    expected = Tokenizer.from_directory(TOLSTOY).encode(prompt)
-    assert llama.tokenize(prompt.encode(), add_bos=True, special=False) == expected
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_llama_cpp_continues_with_the_same_tokens(case: GgufCase, tmp_path: Path) -> None:
+    case = as_llama_cpp_computes(case)
+    path = write_file(case, write_directory(case, tmp_path / "hf"), tmp_path / "m.gguf")
+    prompt = np.random.default_rng(0).integers(3, 37, NUM_PROMPT_TOKENS).tolist()
+    program = Path(__file__).with_name("llama_cpp_greedy.py")
+    arguments = [PYTHON, program, path, tmp_path / "logits.npy", NUM_TOKENS, *prompt]
+    run = subprocess.run([str(each) for each in arguments], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
 
-
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_llama_cpp_chooses_the_same_tokens(llama: Any, path: Path, prompt: str) -> None:
-    if path.stem not in ("F32", "F16"):
-        assert llama.create_completion(prompt, max_tokens=8, temperature=0)["choices"][0]["text"].strip()
-        return
-    prompt_ids = Tokenizer.from_directory(TOLSTOY).encode(prompt)
-    config = replace(small_engine_config(path, kv_cache_ram_bytes=2**24), context_window=512)
-    engine, _ = load_engine(read_model_config(path), config)
-    engine.add(Request("r", tuple(prompt_ids), SamplingParams(max_tokens=NUM_TOKENS, temperature=0.0, ignore_eos=True)))
-    ours: list[int] = []
-    while engine.has_work():
-        ours += [token for output in engine.step() for token in output.token_ids]
-    theirs = []
-    for token in llama.generate(prompt_ids, temp=0.0, repeat_penalty=1.0):
-        theirs.append(token)
-        if len(theirs) == NUM_TOKENS:
-            break
-    assert ours == theirs
+    theirs = np.load(tmp_path / "logits.npy")
+    continuation = theirs.argmax(axis=1).tolist()
+    ours = Harness(path).logits([*prompt, *continuation[:-1]])[NUM_PROMPT_TOKENS - 1 :]
+    assert (ours.argmax(axis=1) == continuation).all()
+    assert np.abs(ours - theirs).max() <= (TOLERANCE_OF_GELU if case.model_type.startswith("gemma") else TOLERANCE)

@@ -168,6 +168,17 @@ def test_merges_that_sentencepiece_would_not_make_are_refused(tmp_path: Path) ->
         export_tokenizer(tmp_path, num_tokens=NUM_TOKENS, bos_token_id=1, end_token_ids=(2,))
 
 
+def test_of_many_missing_merges_the_first_of_the_vocabulary_is_named(tmp_path: Path) -> None:
+    """The same file gives the same error, whatever order a set of texts happens to have."""
+    write_tokenizer(tmp_path, sentencepiece())
+    path = tmp_path / "tokenizer.json"
+    description = json.loads(path.read_text())
+    description["model"]["merges"].clear()
+    path.write_text(json.dumps(description))
+    with pytest.raises(TokenizerError, match=r"\('▁' \+ 't' is none\)"):
+        export_tokenizer(tmp_path, num_tokens=NUM_TOKENS, bos_token_id=0, end_token_ids=(1,))
+
+
 def test_more_tokens_than_embeddings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="has the token id 296, but the model has 290 embeddings"):
         exported(tmp_path, byte_level(), num_tokens=290)

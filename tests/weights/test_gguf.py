@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tests.weights.gguf_files import STRING, UINT16, UINT32, array, frame, pair, tensor, text, write_gguf
 from transom.errors import WeightsError
 from transom.weights.ggml_types import FILE_TYPES, GGML_TYPES
-from transom.weights.gguf import open_gguf
+from transom.weights.gguf import find_gguf, is_gguf, open_gguf
 
 QUANTIZED = [each.name for each in GGML_TYPES.values() if each.element is None]
 
@@ -126,6 +126,17 @@ def test_a_file_too_short_for_a_header_is_refused(tmp_path: Path, content: bytes
     (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(WeightsError, match=f"{len(content)} bytes are too few for a GGUF file"):
         open_gguf(tmp_path / "m.gguf")
+
+
+def test_a_gguf_file_is_known_by_its_name_or_its_first_bytes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")  # opening it must not wait for a writer
+    (tmp_path / "sha256-4c2d").write_bytes(b"GGUF\3\0\0\0")
+    for name, content in [("short", b"GGU"), ("empty", b""), ("notes.txt", b"words"), ("damaged.GGUF", b"")]:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link").symlink_to("sha256-4c2d")
+    assert {each.name for each in tmp_path.iterdir() if is_gguf(each)} == {"sha256-4c2d", "link", "damaged.GGUF"}
+    assert not is_gguf(tmp_path) and not is_gguf(tmp_path / "missing")
+    assert find_gguf(tmp_path / "link") == tmp_path / "link"
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:

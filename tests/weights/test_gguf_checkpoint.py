@@ -55,6 +55,52 @@ def test_rows_of_blocks_are_moved_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours.rows(name, 3, 9), expected[3:9])
 
 
+def test_a_tensor_of_all_experts_is_one_for_each(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 5, 64), np.float32)
+    name, kind = "blk.1.ffn_down_exps.weight", gguf.GGMLQuantizationType.Q8_0
+    keys = {"qwen3moe.attention.head_count": 1}
+    path = write_gguf(tmp_path / "m.gguf", keys, {name: values}, architecture="qwen3moe", quantized={name: kind})
+    checkpoint = open_gguf_checkpoint(path)
+    names = [f"model.layers.1.mlp.experts.{expert}.down_proj.weight" for expert in range(3)]
+    assert list(checkpoint.names()) == names
+    assert num_parameters(checkpoint) == values.size and checkpoint.nbytes == open_gguf(path).nbytes
+    for expert, own_name in enumerate(names):
+        expected = gguf.quants.quantize(values[expert], kind)
+        assert (checkpoint.info(own_name).dtype, checkpoint.info(own_name).shape) == ("Q8_0", (5, 64))
+        assert checkpoint.info(own_name).nbytes == expected.nbytes
+        np.testing.assert_array_equal(checkpoint.tensor(own_name), expected)
+        np.testing.assert_array_equal(checkpoint.rows(own_name, 1, 4), expected[1:4])
+        checkpoint.release(own_name)
+    with pytest.raises(WeightsError, match=r"tensor 'blk\.1\.ffn_down_exps\.weight' is missing"):
+        checkpoint.info("model.layers.1.mlp.experts.3.down_proj.weight")
+
+
+def test_experts_that_are_no_row_of_matrices_are_refused(tmp_path: Path) -> None:
+    values = {"blk.0.ffn_up_exps.weight": np.zeros((5, 64), np.float32)}
+    path = write_gguf(tmp_path / "m.gguf", {"llama.attention.head_count": 1}, values)
+    with pytest.raises(
+        WeightsError, match=r"'blk\.0\.ffn_up_exps\.weight' has shape \[5, 64\], must be one matrix for"
+    ):
+        open_gguf_checkpoint(path)
+
+
+def test_whole_norms_have_a_name_of_their_own_and_convolutions_their_axis(tmp_path: Path) -> None:
+    norm, taps = np.arange(4, dtype=np.float32), np.arange(12, dtype=np.float32).reshape(4, 3)
+    gemma = write_gguf(
+        tmp_path / "g.gguf", {"gemma2.attention.head_count": 1}, {"output_norm.weight": norm}, architecture="gemma2"
+    )
+    lfm2 = write_gguf(
+        tmp_path / "l.gguf",
+        {"lfm2.attention.head_count": 1, "lfm2.attention.head_count_kv": [0, 1]},
+        {"blk.0.shortconv.conv.weight": taps},
+        architecture="lfm2",
+    )
+    assert open_gguf_checkpoint(gemma).names() == ("model.norm.whole_weight",)
+    checkpoint, name = open_gguf_checkpoint(lfm2), "model.layers.0.conv.conv.weight"
+    assert checkpoint.info(name).shape == (4, 1, 3)
+    np.testing.assert_array_equal(checkpoint.tensor(name), taps[:, np.newaxis])
+
+
 def minimal(path: Path, **changes: object) -> Path:
     keys = {"llama.attention.head_count": 2, **changes}
     tensors = {"blk.0.attn_q.weight": np.zeros((6, 4), np.float32)}

@@ -14,6 +14,7 @@ from transom.cli.failure import say
 from transom.cli.gguf_plan import GgufPlan, plan_from_directory, plan_from_gguf
 from transom.errors import ConfigError
 from transom.kernels import set_num_threads
+from transom.weights.gguf import is_gguf
 from transom.weights.gguf_writer import write_gguf
 
 _SUFFIX = ".gguf"
@@ -36,8 +37,8 @@ def convert(source: Path, target: Path, recipe: str, *, threads: int, force: boo
 def _check_paths(source: Path, target: Path, *, force: bool) -> None:
     if not source.exists():
         raise ConfigError(f"{source}: there is no such directory or file")
-    if not source.is_dir() and source.suffix.lower() != _SUFFIX:
-        raise ConfigError(f"{source}: is neither a model's directory nor a {_SUFFIX} file")
+    if not source.is_dir() and not is_gguf(source):
+        raise ConfigError(f"{source}: is neither a model's directory nor a GGUF file")
     if target.suffix.lower() != _SUFFIX:
         raise ConfigError(f"{target}: the name of the new file must end with {_SUFFIX}")
     if not target.parent.is_dir():
@@ -48,7 +49,8 @@ def _check_paths(source: Path, target: Path, *, force: bool) -> None:
 
 def _write(plan: GgufPlan, target: Path, *, force: bool) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(target.name, total=None)
 
         def show(done_bytes: int, total_bytes: int) -> None:

@@ -74,6 +74,8 @@ def plan_from_directory(directory: Path, recipe: str) -> GgufPlan:
 def plan_from_gguf(path: Path, recipe: str) -> GgufPlan:
     """Another GGUF file of the same model, with other tensor types. Raises WeightsError."""
     file = open_gguf(path)
+    if not file.names():
+        raise WeightsError(f"{path}: holds no weights, only a vocabulary and other metadata")
     naming = NAMINGS.get(str(file.metadata.get("general.architecture")), GgufNaming())
     names = {name: naming.hugging_face(name) or name for name in file.names()}
     types = TensorTypes.of(recipe, names.values())

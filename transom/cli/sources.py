@@ -14,6 +14,7 @@ from transom.config.engine_config import EngineConfig
 from transom.config.json_file import read_json_object
 from transom.config.registry_config import ModelEntry, RegistryConfig
 from transom.errors import ConfigError
+from transom.weights.gguf import is_gguf
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -64,7 +65,7 @@ def _registry_of(model: str | None) -> RegistryConfig:
 
 
 def _is_model(path: Path) -> bool:
-    return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
+    return path.is_dir() or (path.is_file() and is_gguf(path))
 
 
 def _holds_no_model(path: Path) -> bool:
@@ -95,7 +96,7 @@ def _why_no_model(model: str) -> str:
     if path.suffix.lower() == ".json" and path.is_file():
         return f"is a file; give a model's directory ({path.parent}), or a registry file by --config"
     if path.is_file():
-        return "is a file; give a model's directory, or a .gguf file"
+        return "is not a GGUF file; give one, or a model's directory"
     if _HUB_ID.fullmatch(model) and not path.parent.is_dir():
         return "looks like a Hugging Face id; Transom downloads nothing (yet): give a local directory"
     if "/" in model or model.startswith(("~", ".")):

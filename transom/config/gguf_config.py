@@ -1,24 +1,23 @@
-"""`ModelConfig` of a GGUF file: owns all knowledge of the metadata's keys about architecture, ids and sampling.
+"""`ModelConfig` of a GGUF file: the metadata's keys about architecture, ids and sampling.
 
-Takes plain values; who reads the file is not known here. A family is one row of `GGUF_FAMILIES`. Key names are those of
-the GGUF specification (ggml/docs/gguf.md); their defaults are llama.cpp's.
+Takes plain values; who reads the file is not known here. What only some families have is in `gguf_families`. Key names
+are those of the GGUF specification (ggml/docs/gguf.md); their defaults are llama.cpp's.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
-from transom.config.gguf_rope import read_gguf_rope
+from transom.config.family_features import Features
+from transom.config.gguf_families import GgufFamily, gguf_family_of
+from transom.config.gguf_model import GgufModel
+from transom.config.gguf_rope import read_gguf_rope, read_sliding_rope
 from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
-from transom.config.settings import REQUIRED, Settings, shown
+from transom.config.model_families import WindowRule
+from transom.config.settings import REQUIRED, Settings
 from transom.errors import ConfigError, UnsupportedModelError
 
-__all__ = ["GGUF_FAMILIES", "GgufFamily", "GgufModel", "gguf_generation_defaults", "gguf_model_config"]
+__all__ = ["gguf_generation_defaults", "gguf_model_config"]
 
 _MAX_LAYERS = 4096
 _MAX_HEADS = 65_536
@@ -44,83 +43,6 @@ _TURN_ENDS = frozenset(
 """Control tokens that end a turn by their very text: files name one end-of-sequence token where models have several."""
 
 
-@dataclass(frozen=True, slots=True)
-class GgufFamily:
-    """What the metadata of one `general.architecture` leaves unsaid."""
-
-    model_type: str
-    """The family of `transom.models` that computes it."""
-    rotates_whole_heads: bool = False
-    """The rows of query and key are permuted in the file, which makes sense for heads that are rotated whole."""
-
-
-GGUF_FAMILIES = {
-    "llama": GgufFamily(model_type="llama", rotates_whole_heads=True),
-    "qwen2": GgufFamily(model_type="qwen2"),
-    "qwen3": GgufFamily(model_type="qwen3"),
-}
-
-# Keys of an architecture that change what a model computes and that no family above knows, with their neutral values.
-_NEUTRAL: tuple[object, ...] = (None, False, 0, 0.0)
-_NEUTRAL_FACTOR = (*_NEUTRAL, 1)
-_FOREIGN_FEATURES = {
-    "attention.causal": ("attention to later tokens", (None, True)),
-    "attention.clamp_kqv": ("clipped attention inputs", _NEUTRAL),
-    "attention.group_norm_epsilon": ("group norms", _NEUTRAL),
-    "attention.kv_lora_rank": ("multi-head latent attention", _NEUTRAL),
-    "attention.layer_norm_epsilon": ("layer norms", _NEUTRAL),
-    "attention.max_alibi_bias": ("linear attention biases", _NEUTRAL),
-    "attention.q_lora_rank": ("multi-head latent attention", _NEUTRAL),
-    "attention.scale": ("scaled attention", _NEUTRAL),
-    "attention.shared_kv_layers": ("layers that share keys and values", _NEUTRAL),
-    "attention.sliding_window_pattern": ("layers of different attention windows", _NEUTRAL),
-    "attention.temperature_length": ("attention temperature", _NEUTRAL),
-    "attention.temperature_scale": ("attention temperature", _NEUTRAL),
-    "attn_logit_softcapping": ("soft-capped attention scores", _NEUTRAL),
-    "embedding_scale": ("scaled embeddings", _NEUTRAL_FACTOR),
-    "expert_count": ("mixture of experts", _NEUTRAL_FACTOR),
-    "expert_used_count": ("mixture of experts", _NEUTRAL_FACTOR),
-    "final_logit_softcapping": ("soft-capped logits", _NEUTRAL),
-    "logit_scale": ("scaled logits", _NEUTRAL_FACTOR),
-    "nextn_predict_layers": ("layers that predict further tokens", _NEUTRAL),
-    "pooling_type": ("embedding models", _NEUTRAL),
-    "residual_scale": ("scaled residuals", _NEUTRAL_FACTOR),
-    "rope.dimension_sections": ("rotary positions in sections", _NEUTRAL),
-    "rope.freq_base_swa": ("a rope of its own per layer kind", _NEUTRAL),
-    "ssm.state_size": ("state space layers", _NEUTRAL),
-    "use_parallel_residual": ("parallel residuals", _NEUTRAL),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class GgufModel:
-    """What a GGUF file says, as plain data."""
-
-    source: str
-    """The file, for errors."""
-    metadata: Mapping[str, Any]
-    """Values by key: int, float, bool, str, lists of str, NumPy arrays of numbers."""
-    shapes: Mapping[str, tuple[int, ...]]
-    """Of the tensors, under their names in the file, row-major."""
-    file_type: str
-    """What the tensors' types are called together: F16, Q4_K_M, ..."""
-    rope_factors: tuple[float, ...] = ()
-    """Values of the tensor `rope_freqs.weight`, where there is one."""
-
-    @property
-    def general(self) -> Settings:
-        """All keys as they stand in the file."""
-        return Settings(self.source, self.metadata)
-
-    @property
-    def architecture(self) -> Settings:
-        """The keys of `general.architecture`, without that prefix."""
-        name = self.general.text("general.architecture")
-        prefix = f"{name}."
-        own = {key.removeprefix(prefix): self.metadata[key] for key in self.metadata if key.startswith(prefix)}
-        return Settings(self.source, {key: _as_written(value) for key, value in own.items()}, prefix)
-
-
 def gguf_model_config(model: GgufModel) -> ModelConfig:
     """The architecture with every default resolved.
 
@@ -128,18 +50,16 @@ def gguf_model_config(model: GgufModel) -> ModelConfig:
     tell apart: Mistral is `llama`. Raises UnsupportedModelError naming what is not implemented, and ConfigError naming
     file, key and rule.
     """
-    family = _family_of(model)
-    settings = model.architecture
-    _refuse_foreign_features(settings)
+    family, settings = gguf_family_of(model), model.architecture
     num_hidden_layers = settings.integer("block_count", low=1, high=_MAX_LAYERS)
     hidden_size = settings.integer("embedding_length", low=1, high=_MAX_SIZE)
     num_attention_heads = _size(settings, "attention.head_count", _MAX_HEADS)
     head_dim = _head_dim(settings, hidden_size, num_attention_heads)
     max_position_embeddings = settings.integer("context_length", low=1, high=_MAX_POSITIONS)
-    sliding_window = settings.optional_integer("attention.sliding_window", None, low=0, high=_MAX_POSITIONS) or None
-    kind = LayerKind.FULL_ATTENTION if sliding_window is None else LayerKind.SLIDING_ATTENTION
+    features = family.features(model, settings, num_hidden_layers)
+    layer_types, sliding_window = _layer_types(settings, family, features, num_hidden_layers)
     vocab_size = _vocab_size(model)
-    rope = read_gguf_rope(settings, head_dim, max_position_embeddings, model.rope_factors)
+    rope = read_gguf_rope(model, head_dim, max_position_embeddings)
     if family.rotates_whole_heads and rope.rotary_dim != head_dim:
         rule = f"must be the size of a head, {head_dim}, in this architecture"
         raise settings.error("rope.dimension_count", rope.rotary_dim, rule)
@@ -150,12 +70,12 @@ def gguf_model_config(model: GgufModel) -> ModelConfig:
         intermediate_size=_size(settings, "feed_forward_length", _MAX_SIZE),
         num_hidden_layers=num_hidden_layers,
         num_attention_heads=num_attention_heads,
-        num_key_value_heads=_num_key_value_heads(settings, num_attention_heads),
+        num_key_value_heads=_num_key_value_heads(settings, features, num_attention_heads),
         head_dim=head_dim,
         max_position_embeddings=max_position_embeddings,
-        layer_types=(kind,) * num_hidden_layers,
+        layer_types=layer_types,
         sliding_window=sliding_window,
-        hidden_act="silu",
+        hidden_act=family.activation,
         rms_norm_eps=settings.number("attention.layer_norm_rms_epsilon", above=0.0, up_to=1.0),
         rope=rope,
         tie_word_embeddings="output.weight" not in model.shapes,
@@ -166,14 +86,17 @@ def gguf_model_config(model: GgufModel) -> ModelConfig:
         eos_token_ids=_eos_token_ids(model, vocab_size),
         pad_token_id=_token_id(model, "padding", vocab_size),
         dtype=model.file_type,
+        sliding_rope=read_sliding_rope(settings, rope.rotary_dim, family.sliding_rope_theta),
+        nope_layers=features.nope_layers,
+        scaling=features.scaling,
+        experts=features.experts,
+        short_conv=features.short_conv if LayerKind.SHORT_CONV in layer_types else None,
     )
 
 
 def gguf_generation_defaults(model: GgufModel) -> GenerationDefaults:
     """The sampling settings that some files recommend (`general.sampling.*`); None where they say nothing."""
-    prefix = "general.sampling."
-    own = {key.removeprefix(prefix): model.metadata[key] for key in model.metadata if key.startswith(prefix)}
-    settings = Settings(model.source, {key: _as_written(value) for key, value in own.items()}, prefix)
+    settings = model.section("general.sampling.")
     return GenerationDefaults(
         temperature=settings.share("temp", up_to=100.0),
         top_p=settings.optional_number("top_p", above=0.0, up_to=1.0),
@@ -181,37 +104,6 @@ def gguf_generation_defaults(model: GgufModel) -> GenerationDefaults:
         min_p=settings.share("min_p", up_to=1.0),
         repetition_penalty=settings.optional_number("penalty_repeat", above=0.0, up_to=100.0),
     )
-
-
-def _family_of(model: GgufModel) -> GgufFamily:
-    name = model.general.text("general.architecture")
-    if name not in GGUF_FAMILIES:
-        known = ", ".join(sorted(GGUF_FAMILIES))
-        raise UnsupportedModelError(
-            f"{model.source}: general.architecture {name[:64]!r} is not supported; supported: {known}"
-        )
-    return GGUF_FAMILIES[name]
-
-
-def _refuse_foreign_features(settings: Settings) -> None:
-    for key, (feature, neutral) in _FOREIGN_FEATURES.items():
-        if settings.get(key) not in neutral:
-            raise UnsupportedModelError(
-                f"{settings.source}: {settings.prefix}{key} {shown(settings.get(key))} is not supported ({feature})"
-            )
-
-
-def _as_written(value: Any) -> Any:
-    """Numbers of 32 bits as the decimal that was meant, 1e-05 for 9.99999974e-06; arrays as lists."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if not isinstance(value, float) or not np.isfinite(value) or value.is_integer():
-        return value
-    try:
-        (narrow,) = struct.unpack("<f", struct.pack("<f", value))
-    except OverflowError:
-        return value
-    return float(str(np.float32(value))) if narrow == value else value
 
 
 def _size(settings: Settings, key: str, high: int, default: int | None = None) -> int:
@@ -242,8 +134,46 @@ def _head_dim(settings: Settings, hidden_size: int, num_attention_heads: int) ->
     return key_length
 
 
-def _num_key_value_heads(settings: Settings, num_attention_heads: int) -> int:
+def _layer_types(
+    settings: Settings, family: GgufFamily, features: Features, num_layers: int
+) -> tuple[tuple[LayerKind, ...], int | None]:
+    """The kind of every layer and the attention window of the sliding ones, None where no layer slides."""
+    window = (
+        settings.optional_integer("attention.sliding_window", family.sliding_window, low=0, high=_MAX_POSITIONS) or None
+    )
+    sliding = frozenset() if window is None else _sliding_layers(settings, family, num_layers)
+    attention = range(num_layers) if features.attention_layers is None else features.attention_layers
+    kinds = tuple(
+        LayerKind.SLIDING_ATTENTION
+        if index in sliding
+        else LayerKind.FULL_ATTENTION
+        if index in attention
+        else LayerKind.SHORT_CONV
+        for index in range(num_layers)
+    )
+    return kinds, window if sliding else None
+
+
+def _sliding_layers(settings: Settings, family: GgufFamily, num_layers: int) -> frozenset[int]:
+    """All, or all but every so many: the pattern's key holds that number, or for each layer whether it slides."""
+    if family.window_rule is WindowRule.ALL_LAYERS:
+        return frozenset(range(num_layers))
+    key = "attention.sliding_window_pattern"
+    pattern = settings.get(key)
+    if isinstance(pattern, list):
+        if len(pattern) != num_layers:
+            raise settings.error(key, pattern, f"must have one value for each of the {num_layers} layers")
+        return frozenset(index for index in range(num_layers) if pattern[index])
+    interval = settings.integer(key, family.sliding_window_pattern, low=1, high=_MAX_LAYERS)
+    return frozenset(index for index in range(num_layers) if (index + 1) % interval)
+
+
+def _num_key_value_heads(settings: Settings, features: Features, num_attention_heads: int) -> int:
+    """Layers without attention have none."""
     key = "attention.head_count_kv"
+    if features.attention_layers is not None:
+        of_attention = [settings.values[key][index] for index in features.attention_layers]
+        settings = Settings(settings.source, {**settings.values, key: of_attention}, settings.prefix)
     heads = _size(settings, key, _MAX_HEADS, default=num_attention_heads)
     if num_attention_heads % heads:
         rule = f"must divide {settings.prefix}attention.head_count, which is {num_attention_heads}"
@@ -253,6 +183,8 @@ def _num_key_value_heads(settings: Settings, num_attention_heads: int) -> int:
 
 def _vocab_size(model: GgufModel) -> int:
     """The rows of the embedding: tokens that were added for the sake of alignment have rows, but no text."""
+    if not model.shapes:
+        raise ConfigError(f"{model.source}: holds no weights, only a vocabulary and other metadata")
     shape = model.shapes.get("token_embd.weight")
     if shape is None or len(shape) != 2 or not 1 <= shape[0] <= _MAX_SIZE:
         found = "is missing" if shape is None else f"has shape {list(shape)}"

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
+
+from transom.config.gguf_model import GgufModel, as_written
 from transom.config.rope_config import RopeConfig
 from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
-__all__ = ["read_gguf_rope"]
+__all__ = ["read_gguf_rope", "read_sliding_rope"]
 
 _MAX_POSITIONS = 2**31 - 1
 _SCALING_TYPES = ("none", "linear", "yarn")
 _LEAST_FACTOR, _MAX_FACTOR = 1e-6, 1e6  # no model comes near; what is beyond makes frequencies of 0 or infinity
 
 
-def read_gguf_rope(
-    settings: Settings, head_dim: int, max_position_embeddings: int, factors: tuple[float, ...]
-) -> RopeConfig:
+def read_gguf_rope(model: GgufModel, head_dim: int, max_position_embeddings: int) -> RopeConfig:
     """Raises UnsupportedModelError for other types of scaling and ConfigError for parameters that make no sense.
 
-    `factors` divide the frequencies (`rope_freqs.weight`): Llama 3.1's scaling, computed when the file was made.
+    The factors of `rope_freqs.weight` divide the frequencies: Llama 3.1's scaling, computed when the file was made.
     """
+    settings, factors = model.architecture, model.rope_factors
     theta = settings.number("rope.freq_base", 10_000.0, above=1.0)
     rotary_dim = settings.integer("rope.dimension_count", head_dim, low=2, high=head_dim)
     if rotary_dim % 2:
         raise settings.error("rope.dimension_count", rotary_dim, "must be even")
+    if model.long_rope_factors or model.short_rope_factors:
+        return _read_longrope(model, RopeConfig("longrope", theta, rotary_dim), max_position_embeddings)
     scaling = _scaling_type(settings)
     if scaling != "yarn" and _attention_factor(settings) != 1.0:
         raise _unsupported(settings, "rope.scaling.attn_factor", "an attention factor without yarn")
@@ -36,6 +41,13 @@ def read_gguf_rope(
     if scaling == "linear":
         return RopeConfig("linear", theta, rotary_dim, factor=_factor(settings))
     return _read_yarn(settings, theta, rotary_dim, max_position_embeddings)
+
+
+def read_sliding_rope(settings: Settings, rotary_dim: int, default_theta: float | None) -> RopeConfig | None:
+    """The rope of sliding layers that have one of their own, which no scaling concerns. None without a default."""
+    if default_theta is None:
+        return None
+    return RopeConfig("default", settings.number("rope.freq_base_swa", default_theta, above=1.0), rotary_dim)
 
 
 def _scaling_type(settings: Settings) -> str:
@@ -60,12 +72,41 @@ def _attention_factor(settings: Settings) -> float:
     return math.prod(settings.number(key, 1.0, above=_LEAST_FACTOR, up_to=_MAX_FACTOR) for key in keys)
 
 
+def _read_longrope(model: GgufModel, rope: RopeConfig, max_position_embeddings: int) -> RopeConfig:
+    """Ding et al., 2024. The attention factor follows from the lengths; files hold it at 32 bits."""
+    settings = model.architecture
+    scaling = settings.text("rope.scaling.type", "longrope")
+    if scaling not in ("longrope", "none"):
+        raise _unsupported(settings, "rope.scaling.type", "together with the tensors 'rope_factors_*.weight'")
+    original = settings.integer(
+        "rope.scaling.original_context_length", max_position_embeddings, low=1, high=_MAX_POSITIONS
+    )
+    factor = max_position_embeddings / original
+    exact = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    own = _attention_factor(settings)
+    short_name, long_name = "rope_factors_short.weight", "rope_factors_long.weight"
+    return replace(
+        rope,
+        factor=factor,
+        original_max_position_embeddings=original,
+        attention_factor=exact if np.float32(exact) == np.float32(own) else own,
+        short_factor=tuple(map(as_written, _checked(settings, short_name, model.short_rope_factors, rope.rotary_dim))),
+        long_factor=tuple(map(as_written, _checked(settings, long_name, model.long_rope_factors, rope.rotary_dim))),
+    )
+
+
+def _checked(settings: Settings, name: str, factors: tuple[float, ...], rotary_dim: int) -> tuple[float, ...]:
+    """The factors, where there are as many as there are frequencies."""
+    if len(factors) != rotary_dim // 2 or not all(math.isfinite(each) and each > 0 for each in factors):
+        rule = f"must be {rotary_dim // 2} numbers greater than 0, one for each pair of rotated channels"
+        raise settings.error("rope.dimension_count", rotary_dim, f"so the tensor {name!r} {rule}")
+    return factors
+
+
 def _with_factors(settings: Settings, rope: RopeConfig, factors: tuple[float, ...], scaling: str) -> RopeConfig:
     if scaling != "none":
         raise _unsupported(settings, "rope.scaling.type", "together with the tensor 'rope_freqs.weight'")
-    if len(factors) != rope.rotary_dim // 2 or not all(math.isfinite(each) and each > 0 for each in factors):
-        rule = f"must be {rope.rotary_dim // 2} numbers greater than 0, one for each pair of rotated channels"
-        raise settings.error("rope.dimension_count", rope.rotary_dim, f"so the tensor 'rope_freqs.weight' {rule}")
+    factors = _checked(settings, "rope_freqs.weight", factors, rope.rotary_dim)
     return RopeConfig(rope.rope_type, rope.rope_theta, rope.rotary_dim, frequency_factors=factors)
 
 

@@ -10,7 +10,7 @@ from transom.models.decoder_builder import DecoderBuilder
 
 
 class Gemma2Builder(DecoderBuilder):
-    """Norm weights are stored as what they exceed 1 by."""
+    """Norm weights are stored as what they exceed 1 by, or whole, under another name (GGUF files)."""
 
     def layer(self, index: int, prefix: str) -> DecoderLayer:
         """Norms before and after both blocks."""
@@ -25,4 +25,7 @@ class Gemma2Builder(DecoderBuilder):
 
     def norm_weight(self, name: str, size: int) -> NDArray[np.float32]:
         """1 + what is stored."""
+        whole = f"{name}.whole_weight"
+        if self.loader.has(whole):
+            return self.loader.vector(whole, (size,))
         return np.float32(1) + super().norm_weight(name, size)

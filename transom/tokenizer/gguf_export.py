@@ -189,7 +189,7 @@ def _require_all_pairs(description: _Description) -> None:
     """SentencePiece has no list of merges: any two tokens merge whose texts together are a third."""
     ids, merges = description.ids, frozenset(description.merges)
     added = {token["content"] for token in description.values.get("added_tokens", ())}
-    for text in ids.keys() - added:
+    for text in (text for text in ids if text not in added):
         for cut in range(1, len(text)):
             pair = (text[:cut], text[cut:])
             if pair[0] in ids and pair[1] in ids and pair not in merges and not _BYTE.fullmatch(text):

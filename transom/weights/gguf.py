@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from transom.errors import WeightsError
 from transom.weights.ggml_types import type_named
-from transom.weights.gguf_header import LEAST_BYTES, GgufHeader, GgufMetadata, parse_header
-from transom.weights.gguf_values import Cursor, GgufValue, shortened
+from transom.weights.gguf_header import LEAST_BYTES, MAGIC, GgufHeader, GgufMetadata, parse_header
+from transom.weights.gguf_values import Cursor, GgufValue, shown
 from transom.weights.mapped_file import MappedFile
 from transom.weights.tensor_info import TensorInfo
 
-__all__ = ["GgufFile", "GgufValue", "TensorInfo", "find_gguf", "open_gguf"]
+__all__ = ["GgufFile", "GgufValue", "TensorInfo", "find_gguf", "is_gguf", "open_gguf"]
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 _MAX_PARTS = 2**10
@@ -32,7 +32,7 @@ def find_gguf(path: Path) -> Path | None:
 
     Of a split model its first part. Raises WeightsError for a directory with several models.
     """
-    if path.suffix.lower() == ".gguf":
+    if is_gguf(path):
         return path
     if not path.is_dir() or (path / "config.json").exists():
         return None
@@ -42,6 +42,22 @@ def find_gguf(path: Path) -> Path | None:
             f"{path}: holds several GGUF models ({models[0].name}, {models[1].name}, ...); name one file"
         )
     return models[0] if models else None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is meant as a GGUF file: by its name, or by the first bytes of a file that exists.
+
+    Stores of downloaded models name files by their hash. False where the file cannot be read.
+    """
+    if path.suffix.lower() == ".gguf":
+        return True
+    try:
+        if not path.is_file():  # reading a FIFO would wait for a writer
+            return False
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def _is_first_part(path: Path) -> bool:
@@ -136,8 +152,7 @@ def open_gguf(path: Path) -> GgufFile:
 def _split_number(part: _Part, key: str, default: int | None = None) -> int:
     number = part.header.metadata.get(key, default)
     if type(number) is not int or number < 0:
-        found = shortened(str(number))
-        raise WeightsError(f"{part.file.path}: metadata key {key!r} is {found}, must be a number of 0 or more")
+        raise WeightsError(f"{part.file.path}: metadata key {key!r} is {shown(number)}, must be a number of 0 or more")
     return number
 
 

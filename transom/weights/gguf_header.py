@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from transom.weights.ggml_types import GGML_TYPES
-from transom.weights.gguf_values import Cursor, GgufArray, GgufValue
+from transom.weights.gguf_values import Cursor, GgufArray, GgufValue, shown
 from transom.weights.tensor_info import TensorInfo
 
-__all__ = ["LEAST_BYTES", "GgufHeader", "GgufMetadata", "parse_header"]
+__all__ = ["LEAST_BYTES", "MAGIC", "GgufHeader", "GgufMetadata", "parse_header"]
 
 LEAST_BYTES = 24
 """Magic number, version and the two counts."""
+
+MAGIC = b"GGUF"
+"""What every GGUF file begins with."""
 
 # Bounds that no real file comes near.
 _MAX_KEYS = 2**16
@@ -30,7 +33,6 @@ _LEAST_PAIR_BYTES = 14  # key of one byte, type, the smallest value
 _LEAST_TENSOR_BYTES = 25  # name of one byte, no dimension
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 2**20
-_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_FOREIGN_VERSION = 2**16
 
@@ -86,8 +88,8 @@ def parse_header(cursor: Cursor) -> GgufHeader:
 
 
 def _check_version(cursor: Cursor) -> None:
-    if (magic := cursor.take(4)) != _MAGIC:
-        raise cursor.error(f"begins with {magic!r} instead of {_MAGIC!r}: it is not a GGUF file")
+    if (magic := cursor.take(4)) != MAGIC:
+        raise cursor.error(f"begins with {magic!r} instead of {MAGIC!r}: it is not a GGUF file")
     version = cursor.u32()
     if version in _VERSIONS:
         return
@@ -98,8 +100,12 @@ def _check_version(cursor: Cursor) -> None:
 
 def _count(cursor: Cursor, what: str, limit: int, least_bytes: int) -> int:
     count = cursor.u64()
-    if count > min(limit, cursor.num_bytes_left // least_bytes):
-        raise cursor.error(f"{count} {what} are impossible in a file of {cursor.num_bytes} bytes (at most {limit})")
+    if count > limit:
+        raise cursor.error(f"{count} {what} are impossible (at most {limit}): it is damaged")
+    if count > cursor.num_bytes_left // least_bytes:
+        raise cursor.error(
+            f"{count} {what} are impossible in a file of {cursor.num_bytes} bytes: it is truncated or damaged"
+        )
     return count
 
 
@@ -108,8 +114,8 @@ def _read_pairs(cursor: Cursor, count: int) -> dict[str, GgufValue | GgufArray]:
     for _ in range(count):
         key = _name(cursor, "metadata key")
         if key in values:
-            raise cursor.error(f"metadata key {key!r} is given twice")
-        values[key] = cursor.value(f"metadata key {key!r}")
+            raise cursor.error(f"metadata key {shown(key)} is given twice")
+        values[key] = cursor.value(f"metadata key {shown(key)}")
     return values
 
 
@@ -123,7 +129,7 @@ def _name(cursor: Cursor, what: str) -> str:
 def _alignment(metadata: GgufMetadata, cursor: Cursor) -> int:
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise cursor.error(f"general.alignment is {alignment}, must be a power of two up to {_MAX_ALIGNMENT}")
+        raise cursor.error(f"general.alignment is {shown(alignment)}, must be a power of two up to {_MAX_ALIGNMENT}")
     return alignment
 
 
@@ -142,16 +148,18 @@ def _read_entry(cursor: Cursor) -> _Entry:
     name = _name(cursor, "tensor name")
     num_dimensions = cursor.u32()
     if num_dimensions > _MAX_DIMENSIONS:
-        raise cursor.error(f"tensor {name!r} has {num_dimensions} dimensions, at most {_MAX_DIMENSIONS} are possible")
+        raise cursor.error(
+            f"tensor {shown(name)} has {num_dimensions} dimensions, at most {_MAX_DIMENSIONS} are possible"
+        )
     sizes = [cursor.u64() for _ in range(num_dimensions)]
     number, begin = cursor.u32(), cursor.u64()
     ggml_type = GGML_TYPES.get(number)
     if ggml_type is None:
-        raise cursor.error(f"tensor {name!r} is of type number {number}, which is not known")
+        raise cursor.error(f"tensor {shown(name)} is of type number {number}, which is not known")
     row = sizes[0] if sizes else 1
     if row % ggml_type.block_size:
         rule = f"blocks of {ggml_type.name} hold {ggml_type.block_size}"
-        raise cursor.error(f"tensor {name!r} has rows of {row} elements, but {rule}")
+        raise cursor.error(f"tensor {shown(name)} has rows of {row} elements, but {rule}")
     num_bytes = math.prod(sizes[1:]) * ggml_type.row_bytes(row)
     return _Entry(name, ggml_type.name, tuple(reversed(sizes)), begin, num_bytes)
 
@@ -161,17 +169,17 @@ def _place(entries: list[_Entry], alignment: int, data_bytes: int, cursor: Curso
     tensors: dict[str, TensorInfo] = {}
     for entry in entries:
         if entry.name in tensors:
-            raise cursor.error(f"tensor {entry.name!r} is given twice")
+            raise cursor.error(f"tensor {shown(entry.name)} is given twice")
         if entry.begin % alignment:
-            raise cursor.error(f"tensor {entry.name!r} begins at {entry.begin}, not a multiple of {alignment}")
+            raise cursor.error(f"tensor {shown(entry.name)} begins at {entry.begin}, not a multiple of {alignment}")
         if entry.begin + entry.num_bytes > max(data_bytes, 0):
             raise cursor.error(
-                f"tensor {entry.name!r} takes bytes {entry.begin} to {entry.begin + entry.num_bytes} of the data, "
+                f"tensor {shown(entry.name)} takes bytes {entry.begin} to {entry.begin + entry.num_bytes} of the data, "
                 f"the file holds {max(data_bytes, 0)}: it is truncated or damaged"
             )
         tensors[entry.name] = TensorInfo(entry.dtype, entry.shape, entry.begin, entry.begin + entry.num_bytes)
     in_order = sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end))
     for (_, before), (name, info) in itertools.pairwise(in_order):
         if info.begin < before.end:
-            raise cursor.error(f"tensor {name!r} begins at {info.begin} and overlaps the tensor before it")
+            raise cursor.error(f"tensor {shown(name)} begins at {info.begin} and overlaps the tensor before it")
     return tensors

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from transom.errors import WeightsError
 
-__all__ = ["MAX_HEADER_BYTES", "Cursor", "GgufArray", "GgufValue", "shortened"]
+__all__ = ["MAX_HEADER_BYTES", "Cursor", "GgufArray", "GgufValue", "shown"]
 
 GgufValue: TypeAlias = "int | float | bool | str | list[str] | NDArray[Any] | list[Any]"
 
@@ -24,7 +24,7 @@ _MAX_TEXTS = 2**20  # in all arrays of a file together
 _MAX_NESTED_ARRAYS = 2**12  # in a file
 _MAX_DEPTH = 4
 _ARRAY_HEAD_BYTES = 12
-_SHOWN_CHARACTERS = 200  # of a problem: names and values of a hostile file may be megabytes
+_MAX_SHOWN_CHARACTERS = 100
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -78,10 +78,12 @@ class GgufArray:
         return Cursor(self.buffer, self.num_bytes, self.source, self.begin).decode_array(self.what)
 
 
-def shortened(text: str) -> str:
-    """Beginning and end of a text that is too long for a message."""
-    half = _SHOWN_CHARACTERS // 2
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+def shown(value: object) -> str:
+    """A name or a value as an error quotes it: a damaged length makes a name of kilobytes."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _MAX_SHOWN_CHARACTERS else f"{value[:_MAX_SHOWN_CHARACTERS]!r}..."
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 
 class Cursor:
@@ -103,8 +105,8 @@ class Cursor:
         return self._end - self.position
 
     def error(self, problem: str) -> WeightsError:
-        """What is wrong with the file, in a message of bounded length."""
-        return WeightsError(f"{self._source}: {shortened(problem)}")
+        """What is wrong with the file."""
+        return WeightsError(f"{self._source}: {problem}")
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
