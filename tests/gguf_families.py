@@ -69,13 +69,21 @@ CASES = [
     GgufCase("smollm3", {"no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4}),
 ]
 
+_ALL_SLIDING = GgufCase("gemma3_text", {"query_pre_attn_scalar": 10, "layer_types": ["sliding_attention"] * 4})
+CONVERTIBLE = [case if case.model_type != "gemma3_text" else _ALL_SLIDING for case in CASES]
+"""Of Gemma 3 only the usual order of layers is written: every sixth one, which the tiny model lacks, is a full one."""
+VOCAB_SIZE = 37
 
-def write_directory(case: GgufCase, directory: Path, seed: int = 0) -> Path:
+
+def write_directory(case: GgufCase, directory: Path, vocab_size: int = VOCAB_SIZE) -> Path:
     """The model as Hugging Face has it."""
     golden = read_golden(case.model_type)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps({**golden.config, **case.config}))
-    save_file(random_tensors(case.tensors, seed), directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps({**golden.config, **case.config, "vocab_size": vocab_size}))
+    shapes = {
+        name: [vocab_size if size == VOCAB_SIZE else size for size in shape] for name, shape in case.tensors.items()
+    }
+    save_file(random_tensors(shapes, seed=0), directory / "model.safetensors")
     return directory
 
 

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.fakes import write_tiny_llama
+from tests.golden_models import write_golden_model
 from tests.harness import Harness, Stream
 from transom import kernels
 
@@ -16,11 +17,18 @@ Isa = Literal["portable", "avx2", "avx512", "avx512vnni"]
 NUM_TOKENS = 300  # four full blocks, a part of the fifth, over the border of a split
 
 
-@pytest.fixture(scope="module", params=["full f32", "full f16", "window f16", "full q8_0", "window q8_0"])
+TINY_LLAMAS = ["full f32", "full f16", "window f16", "full q8_0", "window q8_0"]
+FAMILIES = ["gemma2 f32", "gemma3_text f16", "lfm2 f16", "qwen3_moe f32"]  # soft-capped, two ropes, hybrid, experts
+
+
+@pytest.fixture(scope="module", params=[*TINY_LLAMAS, *FAMILIES])
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Harness:
     kind, kv_dtype = request.param.split()
     directory = tmp_path_factory.mktemp("model")
-    write_tiny_llama(directory, sliding_window=90 if kind == "window" else None)
+    if request.param in FAMILIES:
+        write_golden_model(kind, directory, max_position_embeddings=1024)
+    else:
+        write_tiny_llama(directory, sliding_window=90 if kind == "window" else None)
     return Harness(directory, kv_dtype=kv_dtype)
 
 

@@ -13,13 +13,17 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.fakes import write_tiny_llama
+from tests.golden_models import write_golden_model
 from tests.harness import Harness, Stream
+from transom.config.kv_size import conv_state_bytes
 from transom.config.model_config import LayerKind
+from transom.registry.model_files import read_model_config
 from transom.request import CacheOptions, CacheStrategy
 
 BUNDLED = Path(__file__).parents[1] / "transom" / "models_builtin"
 BLOCK, MIB = 64, 2**20
 NUM_DECODED = 24
+MAX_NUM_SEQS = 8
 SLOW = pytest.mark.slow
 PERCENTAGES = (50, 25, 10)
 
@@ -35,13 +39,24 @@ class Case:
     num_batched_tokens: int
     """Of each stream of a batch: so many that four blocks that are being written are less than 10 % of four streams."""
     bundled: str | None = None
+    family: str | None = None
     architecture: tuple[tuple[str, Any], ...] = ()
 
-    def harness(self, directory: Path, **limits: Any) -> Harness:
-        if self.bundled is None:
-            write_tiny_llama(directory)
-        path = directory if self.bundled is None else BUNDLED / self.bundled
+    def harness(self, directory: Path, *, kv_bytes: int | None = None, **limits: Any) -> Harness:
+        """`kv_bytes`: what of the budget is left for keys and values beside the states of convolutions."""
+        path = self._model(directory)
+        limits["max_num_seqs"] = MAX_NUM_SEQS
+        if kv_bytes is not None:
+            limits["kv_cache_ram_bytes"] = kv_bytes + MAX_NUM_SEQS * conv_state_bytes(read_model_config(path))
         return Harness(path, kv_dtype=self.kv_dtype, architecture=dict(self.architecture), **limits)
+
+    def _model(self, directory: Path) -> Path:
+        if self.bundled is not None:
+            return BUNDLED / self.bundled
+        if self.family is not None:
+            return write_golden_model(self.family, directory)
+        write_tiny_llama(directory)
+        return directory
 
 
 LONG = ("max_position_embeddings", 8192)
@@ -58,10 +73,18 @@ CASES = {
     "recall": Case(2048, "f16", 1200, bundled="recall"),
 }
 
+FAMILY_CASES = {
+    "gemma2": Case(5000, "f32", 2500, family="gemma2", architecture=(LONG, ("sliding_window", 2000))),
+    "gemma3": Case(5000, "f16", 2500, family="gemma3_text", architecture=(LONG, ("sliding_window", 2000))),
+    "lfm2": Case(5000, "f16", 2500, family="lfm2", architecture=(LONG,)),
+    "qwen3_moe": Case(5000, "f32", 2500, family="qwen3_moe", architecture=(LONG,)),
+}
+"""Soft-capped, with two ropes, hybrid, with experts."""
 
-@pytest.fixture(scope="module", params=CASES)
+
+@pytest.fixture(scope="module", params=[*CASES, *(pytest.param(name, marks=SLOW) for name in FAMILY_CASES)])
 def case(request: pytest.FixtureRequest) -> Case:
-    return CASES[request.param]
+    return {**CASES, **FAMILY_CASES}[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +95,8 @@ def in_ram(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Harness:
 @contextmanager
 def tiered(case: Case, num_bytes: int, directory: Path, percent: int) -> Iterator[Harness]:
     """The same model with room in RAM for `percent` of so many bytes of keys and values."""
-    limits = {"kv_cache_ram_bytes": num_bytes * percent // 100, "max_ssd_bytes": 4 * num_bytes + MIB}
-    harness = case.harness(directory / "model", **limits, ssd_path=directory / "cold")
+    limits = {"max_ssd_bytes": 4 * num_bytes + MIB, "ssd_path": directory / "cold"}
+    harness = case.harness(directory / "model", kv_bytes=num_bytes * percent // 100, **limits)
     try:
         yield harness
         harness.cache.check_integrity()
@@ -221,8 +244,8 @@ def test_a_cap_of_hot_tokens_holds_at_every_step_and_changes_no_bit(
     tokens, expected = alone
     tokens = tokens[:1000]
     whole = in_ram.cache.budget.peak_bytes(len(tokens))
-    limits = {"kv_cache_ram_bytes": 2 * whole, "max_ssd_bytes": 8 * whole + MIB, "hot_tokens": hot_tokens}
-    harness = case.harness(tmp_path / "model", **limits, ssd_path=tmp_path / "cold")
+    limits = {"max_ssd_bytes": 8 * whole + MIB, "ssd_path": tmp_path / "cold", "hot_tokens": hot_tokens}
+    harness = case.harness(tmp_path / "model", kv_bytes=2 * whole, **limits)
     stream = harness.open(tokens)
     rows = []
     while (start := stream.num_computed_tokens) < len(tokens):
@@ -257,11 +280,27 @@ def test_what_a_strategy_attends_to_does_not_depend_on_the_tier_it_is_in(
     expected = prefill(in_ram, stream, tokens, chunk=len(tokens))
     in_ram.close(stream)
     num_bytes = in_ram.cache.budget.peak_bytes(WINDOW + BLOCK) // 2
-    limits = {"kv_cache_ram_bytes": num_bytes, "max_ssd_bytes": 8 * num_bytes + MIB}
-    harness = case.harness(tmp_path / "model", **limits, ssd_path=tmp_path / "cold")
+    limits = {"max_ssd_bytes": 8 * num_bytes + MIB, "ssd_path": tmp_path / "cold"}
+    harness = case.harness(tmp_path / "model", kv_bytes=num_bytes, **limits)
     stream = harness.open(tokens, options)
     got = prefill(harness, stream, tokens, chunk=len(tokens))
     harness.cache.check_integrity()
     harness.close(stream)
     harness.cache.shut_down()
     assert same_bits(got, expected)
+
+
+@pytest.mark.parametrize("family", FAMILY_CASES)
+def test_a_short_stream_of_every_kind_of_layer_is_the_same_over_two_tiers(family: str, tmp_path: Path) -> None:
+    """What the slow cases show at length, in the everyday suite."""
+    case = FAMILY_CASES[family]
+    in_ram = case.harness(tmp_path / "in-ram")
+    tokens = random_tokens(in_ram, 1600)
+    expected = in_ram.logits(tokens)
+    with tiered(case, in_ram.cache.budget.peak_bytes(len(tokens)), tmp_path, 50) as harness:
+        stream = harness.open(tokens)
+        first = prefill(harness, stream, tokens[:-4], chunk=500)
+        last = decode(harness, [stream], [tokens[-4:]])[0]
+        assert num_bytes_read(harness) > 0
+        harness.close(stream)
+    assert same_bits(np.concatenate([first, last]), expected)

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from tests.server.served import REPORT, RecitingEngine, served_model
 from transom.cli.banner import curl_line, model_table, show_failures, size_text
+from transom.config.features import ShortConvolution
+from transom.config.model_config import LayerKind
 from transom.errors import WeightsError
 from transom.registry import FailedModel
 
@@ -39,6 +41,19 @@ def test_the_table_shows_windows_costs_and_budgets() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for cell in ("tiny", "256 tokens", "full", "64 B (f32)", "1 MiB", "4 KiB"):
         assert cell in shown
+
+
+def test_the_table_shows_what_the_convolutions_of_a_sequence_take() -> None:
+    served = served_model()
+    hybrid = replace(
+        served.model_config,
+        layer_types=(LayerKind.FULL_ATTENTION, LayerKind.SHORT_CONV),
+        short_conv=ShortConvolution(3),
+    )
+    console = Console(file=io.StringIO(), width=300)
+    console.print(model_table([replace(served, model_config=hybrid)]))
+    states = 2 * 2 * hybrid.hidden_size * 4
+    assert f"64 B (f32) + {states} B per sequence" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_table_shows_the_cold_tier_and_the_longest_request_that_the_budgets_hold() -> None:

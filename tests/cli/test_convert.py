@@ -16,6 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from tests.cli.test_app import one_line, run
 from tests.fakes import write_tiny_llama
+from tests.gguf_families import CONVERTIBLE, GgufCase, write_directory
+from tests.harness import Harness
+from tests.test_promise_three import random_tokens, same_bits
 from tests.tokenizer_files import byte_level, write_tokenizer
 from transom import kernels
 from transom.cli.convert import convert
@@ -74,6 +77,35 @@ def assert_same_weights(directory: Path, path: Path) -> None:
     assert set(own.names()) == set(theirs.names())
     for name in own.names():
         np.testing.assert_array_equal(own.tensor(name), theirs.tensor(name), err_msg=name)
+
+
+@pytest.mark.parametrize("case", CONVERTIBLE, ids=str)
+def test_models_of_every_family_are_the_same(tmp_path: Path, case: GgufCase) -> None:
+    directory = write_directory(case, tmp_path / "model", VOCAB_SIZE)
+    write_tokenizer(directory, byte_level())
+    path = converted(directory, tmp_path / "out.gguf")
+    found, expected = read_model_config(path), ModelConfig.from_hf(directory)
+    model_type = "llama" if case.model_type in ("ministral", "mistral") else case.model_type
+    tokens_are_the_vocabularys: dict[str, Any] = {"bos_token_id": None, "eos_token_ids": (), "pad_token_id": None}
+    changes = {"model_type": model_type, "dtype": "F32", **tokens_are_the_vocabularys}
+    assert replace(found, **changes) == replace(expected, **changes)
+    theirs, ours = Harness(directory), Harness(path)
+    tokens = random_tokens(theirs, 70, seed=1)
+    assert same_bits(ours.logits(tokens), theirs.logits(tokens))
+
+
+@pytest.mark.parametrize("model_type", ["lfm2", "qwen3_moe"])
+def test_what_must_be_exact_stays_f32_in_every_recipe(tmp_path: Path, model_type: str) -> None:
+    """Convolutions, and what chooses experts; an expert's matrices become what others do, again from the file, too."""
+    (case,) = (case for case in CONVERTIBLE if case.model_type == model_type)
+    directory = write_directory(case, tmp_path / "model", VOCAB_SIZE)
+    write_tokenizer(directory, byte_level())
+    wide = converted(directory, tmp_path / "wide.gguf")
+    for source in (directory, wide):
+        file = open_gguf(converted(source, tmp_path / f"{source.stem}-narrow.gguf", "F16"))
+        matrices = {name: file.info(name).dtype for name in file.names() if len(file.info(name).shape) > 1}
+        exact = {name for name, dtype in matrices.items() if dtype == "F32"}
+        assert exact == {name for name in matrices if "shortconv.conv." in name or "ffn_gate_inp" in name} != set()
 
 
 def test_config_weights_tokenizer_and_template_are_the_same(model: Path, written: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.config.directories import read
 from transom.config.engine_config import MIB, EngineConfig, check_memory, kv_bytes_for_tokens, resolve, workspace_bytes
-from transom.config.kv_size import cold_bytes_per_block, kv_bytes_per_block
+from transom.config.kv_size import cold_bytes_per_block, conv_state_bytes, kv_bytes_per_block
 from transom.config.model_config import LayerKind, ModelConfig
 from transom.config.registry_config import ModelEntry
 from transom.errors import ConfigError
@@ -92,6 +92,14 @@ def test_the_default_kv_budget_is_bounded_by_half_of_the_available_ram_and_8_gib
 def test_the_default_kv_budget_never_falls_below_one_block(tmp_path: Path) -> None:
     config = read(tmp_path)
     assert resolved(config, ram=0)[1].kv_cache_ram_bytes == kv_bytes_for_tokens(config, "f16", 1)
+
+
+def test_the_default_kv_budget_holds_the_states_of_convolutions_too(tmp_path: Path) -> None:
+    config = read(tmp_path, "lfm2", full_attn_idxs=[2], conv_L_cache=3)
+    states = 32 * conv_state_bytes(config)
+    assert conv_state_bytes(config) == 2 * 3 * 2 * 64 * 4
+    assert resolved(config)[1].kv_cache_ram_bytes == 4 * kv_bytes_for_tokens(config, "f16", 2048) + states
+    assert resolved(config, ram=0)[1].kv_cache_ram_bytes == kv_bytes_for_tokens(config, "f16", 1) + states
 
 
 def test_the_machine_is_measured_when_nobody_says_its_ram(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import write_tiny_llama
+from tests.golden_models import read_golden
 from transom.config.gguf_config import gguf_generation_defaults, gguf_model_config
 from transom.config.gguf_metadata import gguf_metadata
 from transom.config.gguf_model import GgufModel
@@ -109,3 +110,22 @@ def test_a_family_without_a_name_is_refused(tmp_path: Path) -> None:
     config = replace(config_of(tmp_path), model_type="other")
     with pytest.raises(UnsupportedModelError, match="model_type other cannot be written"):
         gguf_metadata(config, GenerationDefaults())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "what"),
+    [
+        ("gemma2", "scaling"),
+        ("gemma3_text", "layer_types"),
+        ("lfm2", "short_conv"),
+        ("qwen2", "layer_types"),
+        ("qwen3_moe", "experts"),
+        ("smollm3", "nope_layers"),
+    ],
+)
+def test_what_readers_would_take_for_something_else_is_refused_by_name(
+    tmp_path: Path, model_type: str, what: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(read_golden(model_type).config))
+    with pytest.raises(UnsupportedModelError, match=f"^{what} cannot be written into a GGUF file"):
+        gguf_metadata(ModelConfig.from_hf(tmp_path), GenerationDefaults())

@@ -39,6 +39,11 @@ class Case:
     family: str
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def architecture(self) -> str:
+        """The class that computes it."""
+        return f"{self.family.removesuffix('Text')}ForCausalLM"
+
 
 def rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 10_000.0, **parameters}}
@@ -194,7 +199,7 @@ def write_reference(case: Case, directory: Path) -> Any:
     torch.manual_seed(7)
     config = getattr(transformers, f"{case.family}Config")(**{**BASE, **case.settings})
     config._attn_implementation = config._experts_implementation = "eager"
-    model = getattr(transformers, f"{case.family.removesuffix('Text')}ForCausalLM")(config).eval()
+    model = getattr(transformers, case.architecture)(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):

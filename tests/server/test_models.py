@@ -33,6 +33,7 @@ async def test_the_list_and_the_single_entry_agree_and_show_the_window_everywher
     assert single["meta"]["max_request_tokens"] == WINDOW
     assert (single["meta"]["cache_strategy"], single["meta"]["max_ssd_bytes"]) == ("full", 0)
     assert single["meta"]["kv_bytes_per_token"] == 2 * 8 * 4
+    assert single["meta"]["conv_state_bytes_per_sequence"] == 0
     assert single["status"] == "loaded"
     assert single["aliases"] == ["org/tiny-alias-0"]
 

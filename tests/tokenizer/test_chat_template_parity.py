@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.tokenizer import family_templates
 from tests.tokenizer import real_world_templates as real
 from tests.tokenizer import small_tokenizers as small
+from transom.errors import TemplateError
 from transom.tokenizer import ChatTemplate, Tokenizer
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -55,6 +57,32 @@ def test_template_variables(tmp_path: Path, enable_thinking: bool) -> None:
 def test_a_final_message_that_is_continued(tmp_path: Path, template: str, content: str) -> None:
     messages = [real.DIALOGUE[0], {"role": "assistant", "content": content}]
     Pair(tmp_path, real.TEMPLATES[template]).check(messages, continue_final_message=True, add_generation_prompt=False)
+
+
+@pytest.mark.parametrize("family", family_templates.TEMPLATES)
+@pytest.mark.parametrize("has_system_message", [True, False])
+@pytest.mark.parametrize("has_tools", [True, False])
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_the_manner_of_every_family(
+    tmp_path: Path, family: str, has_system_message: bool, has_tools: bool, add_generation_prompt: bool
+) -> None:
+    pair = Pair(tmp_path, family_templates.TEMPLATES[family])
+    messages = family_templates.SYSTEM_DIALOGUE[0 if has_system_message else 1 :]
+    tools = [real.WEATHER, real.WEATHER] if has_tools else None
+    pair.check(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+
+
+@pytest.mark.parametrize("family", family_templates.TEMPLATES)
+def test_tool_calls_and_their_results_in_the_manner_of_every_family(tmp_path: Path, family: str) -> None:
+    pair = Pair(tmp_path, family_templates.TEMPLATES[family])
+    refusal = family_templates.REFUSE_TOOL_CALLS.get(family)
+    if refusal is None:
+        pair.check(real.TOOL_DIALOGUE, tools=[real.WEATHER], add_generation_prompt=True)
+    else:
+        with pytest.raises(TemplateError, match=refusal):
+            pair.template.render(real.TOOL_DIALOGUE, tools=[real.WEATHER])
+        with pytest.raises(Exception, match=refusal):
+            pair.theirs.apply_chat_template(real.TOOL_DIALOGUE, tools=[real.WEATHER], tokenize=False)
 
 
 def test_spelled_control_tokens_are_the_text_that_hugging_face_decodes_them_to(tmp_path: Path) -> None:

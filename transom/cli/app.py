@@ -198,6 +198,18 @@ def convert(
         write_model(source, target, recipe.value, threads=num_threads(ModelOptions(threads=threads)), force=force)
 
 
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="Hugging Face directory, GGUF file, or the id of a bundled model.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what a model is, and whether it can be served; exit code 1 if not, with every reason."""
+    with told_in_one_line():
+        from transom.cli.check import show_check
+
+        show_check(model, as_json=as_json)
+
+
 _SECRET = frozenset({"api_key"})
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from transom.config.engine_config import kv_bytes_per_token
+from transom.config.kv_size import conv_state_bytes
 from transom.registry import FailedModel, ServedModel
 
 _PROMPTS = {
@@ -70,7 +71,7 @@ def model_table(models: Iterable[ServedModel]) -> Table:
             window_text(served.model_config.sliding_window),
             engine.cache.strategy.value,
             f"{served.max_request_tokens(engine.cache)} tokens",
-            f"{size_text(per_token)} ({engine.kv_dtype})",
+            kv_text(per_token, engine.kv_dtype, conv_state_bytes(served.model_config)),
             size_text(engine.kv_cache_ram_bytes),
             size_text(engine.max_ssd_bytes) if engine.has_cold_tier else "-",
             served.model_config.dtype,
@@ -90,6 +91,12 @@ def curl_line(model: str, url: str, *, needs_key: bool) -> str:
 def window_text(sliding_window: int | None) -> str:
     """The attention window in words."""
     return "full" if sliding_window is None else f"{sliding_window} tokens"
+
+
+def kv_text(bytes_per_token: int, kv_dtype: str, state_bytes: int) -> str:
+    """What a token costs, and what a sequence costs beside its tokens: the states of its convolutions, if any."""
+    states = f" + {size_text(state_bytes)} per sequence" if state_bytes else ""
+    return f"{size_text(bytes_per_token)} ({kv_dtype}){states}"
 
 
 def size_text(num_bytes: int) -> str:

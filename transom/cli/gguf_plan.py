@@ -16,23 +16,26 @@ from numpy.typing import NDArray
 
 from transom.config.gguf_metadata import gguf_metadata
 from transom.config.model_config import GenerationDefaults, ModelConfig
+from transom.config.rope_config import RopeConfig
 from transom.errors import WeightsError
 from transom.layers.rotary import frequency_factors
+from transom.models import build
 from transom.tokenizer.gguf_export import export_tokenizer
 from transom.weights.ggml_types import FILE_TYPES
 from transom.weights.gguf import GgufFile, open_gguf
-from transom.weights.gguf_names import NAMINGS, GgufNaming, file_order
+from transom.weights.gguf_form import GgufForm
+from transom.weights.gguf_names import NAMINGS, GgufNaming
 from transom.weights.gguf_values import GgufValue
 from transom.weights.gguf_writer import PlannedTensor
 from transom.weights.loader import WeightSource
 from transom.weights.quantization import TensorTypes, converted
 from transom.weights.safetensors import open_checkpoint
 from transom.weights.tensor_info import TensorInfo
+from transom.weights.weight_check import WeightCheck
 
 __all__ = ["GgufPlan", "plan_from_directory", "plan_from_gguf"]
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_ROPE_FACTORS = "rope_freqs.weight"
 _QUANTIZATION_VERSION = 2  # of ggml's blocks
 _OF_THE_FILE = ("general.file_type", "general.quantization_version", "general.alignment")
 """Keys that say how a file is made; they are not copied from one to the next."""
@@ -61,12 +64,11 @@ def plan_from_directory(directory: Path, recipe: str) -> GgufPlan:
         bos_token_id=config.bos_token_id,
         end_token_ids=config.eos_token_ids,
     )
-    source = _InFileOrder(open_checkpoint(directory), naming, config)
-    names = _tensors_of(config, source)
+    source = _checked_form(open_checkpoint(directory), naming, config)
+    names = _tensors_of(source, config)
     types = TensorTypes.of(recipe, names)
     tensors = [_planned(source, name, naming.in_file(name) or name, types) for name in names]
-    if (factors := frequency_factors(config.rope)) is not None:
-        tensors.append(PlannedTensor(_ROPE_FACTORS, "F32", factors.shape, lambda: iter((factors,))))
+    tensors += [_vector(name, values) for name, values in _rope_factors(config.rope).items()]
     metadata = {**architecture, "general.name": directory.resolve().name, **tokenizer.metadata, **_file_keys(recipe)}
     return GgufPlan(metadata, tuple(tensors), (*tokenizer.notes, *_fallback_notes(source, names, types)))
 
@@ -114,47 +116,36 @@ def _fallback_notes(source: WeightSource, names: Iterable[str], types: TensorTyp
 # ---- tensors of a Hugging Face directory
 
 
-def _tensors_of(config: ModelConfig, source: WeightSource) -> list[str]:
-    """What the model has, in the order of the file. WeightsError when the checkpoint is not of this model."""
-    shapes = _expected_shapes(config)
-    found = set(source.names())
-    if config.tie_word_embeddings and (_HEAD not in found or _are_equal(source, _EMBEDDING, _HEAD)):
-        shapes.pop(_HEAD)
-        found.discard(_HEAD)
-    buffers = {name for name in found if name.endswith(".rotary_emb.inv_freq")}
-    if unexpected := sorted(found - buffers - shapes.keys()):
-        raise WeightsError(
-            f"the checkpoint holds {len(unexpected)} tensors that the model does not have: {unexpected[0]}"
-        )
-    for name, shape in shapes.items():
-        if source.info(name).shape != shape:
-            raise WeightsError(
-                f"tensor {name!r} has shape {list(source.info(name).shape)}, the model needs {list(shape)}"
-            )
-    return list(shapes)
+def _checked_form(checkpoint: WeightSource, naming: GgufNaming, config: ModelConfig) -> GgufForm:
+    """Raises WeightsError when the checkpoint is not of this model, which is what the model itself says of it."""
+    check = WeightCheck(checkpoint)
+    build(config, check)
+    if check.problems:
+        raise WeightsError(check.problems[0])
+    num_heads = {"query": config.num_attention_heads, "key": config.num_key_value_heads}
+    return GgufForm(checkpoint, naming, num_heads, is_tied=config.tie_word_embeddings)
 
 
-def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    hidden, query = config.hidden_size, config.num_attention_heads * config.head_dim
-    key_value, mlp = config.num_key_value_heads * config.head_dim, config.intermediate_size
-    products = {
-        "self_attn.q_proj": (query, hidden, config.attention_bias),
-        "self_attn.k_proj": (key_value, hidden, config.attention_bias),
-        "self_attn.v_proj": (key_value, hidden, config.attention_bias),
-        "self_attn.o_proj": (hidden, query, config.attention_output_bias),
-        "mlp.gate_proj": (mlp, hidden, config.mlp_bias),
-        "mlp.up_proj": (mlp, hidden, config.mlp_bias),
-        "mlp.down_proj": (hidden, mlp, config.mlp_bias),
-    }
-    shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (config.vocab_size, hidden)}
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        shapes |= {f"{prefix}.{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
-        for name, (rows, columns, has_bias) in products.items():
-            shapes[f"{prefix}.{name}.weight"] = (rows, columns)
-            if has_bias:
-                shapes[f"{prefix}.{name}.bias"] = (rows,)
-    return shapes | {"model.norm.weight": (hidden,), _HEAD: (config.vocab_size, hidden)}
+def _tensors_of(source: WeightSource, config: ModelConfig) -> list[str]:
+    """In the order of the file: without old rotary buffers, and without a head that is a copy of the embedding."""
+    names = [name for name in source.names() if not name.endswith(".rotary_emb.inv_freq")]
+    if config.tie_word_embeddings and _HEAD in names and _are_equal(source, _EMBEDDING, _HEAD):
+        names.remove(_HEAD)
+    return names
+
+
+def _rope_factors(rope: RopeConfig) -> dict[str, NDArray[np.float32]]:
+    """Tensors that stand for keys which the format lacks."""
+    factors = frequency_factors(rope)
+    tensors = {} if factors is None else {"rope_freqs.weight": factors}
+    if rope.rope_type == "longrope":
+        tensors["rope_factors_long.weight"] = np.array(rope.long_factor, np.float32)
+        tensors["rope_factors_short.weight"] = np.array(rope.short_factor, np.float32)
+    return tensors
+
+
+def _vector(name: str, values: NDArray[np.float32]) -> PlannedTensor:
+    return PlannedTensor(name, "F32", values.shape, lambda: iter((values,)))
 
 
 def _are_equal(source: WeightSource, first: str, second: str) -> bool:
@@ -163,45 +154,6 @@ def _are_equal(source: WeightSource, first: str, second: str) -> bool:
         np.array_equal(a, b)
         for a, b in zip(converted(source, first, mine.dtype), converted(source, second, other.dtype), strict=True)
     )
-
-
-class _InFileOrder:
-    """A checkpoint whose rows of query and key lie as the file's architecture has them."""
-
-    def __init__(self, source: WeightSource, naming: GgufNaming, config: ModelConfig) -> None:
-        self._source = source
-        self._naming = naming
-        self._num_heads = {"query": config.num_attention_heads, "key": config.num_key_value_heads}
-        self._is_only_head = config.tie_word_embeddings and _EMBEDDING not in source.names()
-
-    def names(self) -> tuple[str, ...]:
-        names = self._source.names()
-        return tuple(_EMBEDDING if self._is_only_head and name == _HEAD else name for name in names)
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(self._own(name))
-
-    def tensor(self, name: str) -> NDArray[Any]:
-        values = self._source.tensor(self._own(name))
-        order = self._order(name)
-        return values if order is None else values[order]
-
-    def rows(self, name: str, begin: int, end: int) -> NDArray[Any]:
-        order = self._order(name)
-        if order is None:
-            return self._source.rows(self._own(name), begin, end)
-        return self._source.tensor(self._own(name))[order[begin:end]]
-
-    def release(self, name: str) -> None:
-        self._source.release(self._own(name))
-
-    def _own(self, name: str) -> str:
-        """Tied embeddings lie in the checkpoint under either of their two names."""
-        return _HEAD if self._is_only_head and name == _EMBEDDING else name
-
-    def _order(self, name: str) -> NDArray[np.int64] | None:
-        heads = self._naming.interleaved_heads(name)
-        return None if heads is None else file_order(self.info(name).shape[0], self._num_heads[heads])
 
 
 class _Renamed:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from transom.cli.banner import size_text, wide_console, window_text
+from transom.cli.banner import kv_text, size_text, wide_console, window_text
 from transom.cli.options import ModelOptions
 from transom.cli.sources import load_registry
 from transom.config.engine_config import kv_bytes_per_token, resolve
+from transom.config.kv_size import conv_state_bytes
 from transom.config.registry_config import ModelEntry
 from transom.registry.model_files import read_model_config
 from transom.weights.sources import num_parameters, open_weights, quantized_weights
@@ -27,6 +28,7 @@ class ModelRow:
     context_window: int
     attention_window: int | None
     kv_bytes_per_token: int
+    conv_state_bytes_per_sequence: int
     kv_dtype: str
     kv_cache_ram_bytes: int
     max_ssd_bytes: int
@@ -55,6 +57,7 @@ def _row(entry: ModelEntry) -> ModelRow:
         context_window=engine_config.context_window,
         attention_window=model_config.sliding_window,
         kv_bytes_per_token=kv_bytes_per_token(model_config, engine_config.kv_dtype),
+        conv_state_bytes_per_sequence=conv_state_bytes(model_config),
         kv_dtype=engine_config.kv_dtype,
         kv_cache_ram_bytes=engine_config.kv_cache_ram_bytes,
         max_ssd_bytes=engine_config.max_ssd_bytes,
@@ -85,7 +88,7 @@ def _table(rows: list[ModelRow]) -> Table:
             row.architecture,
             f"{row.context_window} tokens",
             window_text(row.attention_window),
-            f"{size_text(row.kv_bytes_per_token)} ({row.kv_dtype})",
+            kv_text(row.kv_bytes_per_token, row.kv_dtype, row.conv_state_bytes_per_sequence),
             row.quantization,
             size_text(row.weights_bytes),
             row.path,

@@ -16,6 +16,7 @@ from transom.config.kv_size import (
     BLOCK_SIZE,
     KV_DTYPES,
     cold_bytes_per_block,
+    conv_state_bytes,
     kv_bytes_for_tokens,
     kv_bytes_per_block,
     kv_bytes_per_token,
@@ -50,6 +51,8 @@ DEFAULT_KV_MAX_BYTES = 8 * 2**30
 
 DEFAULT_NUM_BATCHED_TOKENS = 512
 
+DEFAULT_NUM_SEQS = 32
+
 COLD_CHUNK_GROWTH = 4
 """With a cold tier a prompt may be read in chunks so many times as long: a chunk reads every cold byte once, so longer
 ones read less in all."""
@@ -76,7 +79,7 @@ class EngineConfig:
     max_ram_bytes: int | None
     """Cap for the whole worker process; None = none beyond weights + KV + workspace."""
     num_threads: int
-    max_num_seqs: int = 32
+    max_num_seqs: int = DEFAULT_NUM_SEQS
     """Sequences computed in one step."""
     max_num_batched_tokens: int = DEFAULT_NUM_BATCHED_TOKENS
     """Tokens computed in one step, decode and prefill together."""
@@ -257,6 +260,7 @@ def _kv_budget(entry: ModelEntry, model_config: ModelConfig, available_ram_bytes
     kv_dtype, kv_cache_ram_mb = entry.tier_config.kv_dtype, entry.tier_config.kv_cache_ram_mb
     least = kv_bytes_for_tokens(model_config, kv_dtype, 1)
     if kv_cache_ram_mb is None:
+        least += _state_bytes(model_config)
         return max(least, _default_kv_budget(model_config, kv_dtype, available_ram_bytes))
     if kv_cache_ram_mb * MIB < least:
         rule = f"must hold at least one block of {BLOCK_SIZE} tokens, which takes {least} bytes ({_mib(least)} MiB)"
@@ -268,7 +272,13 @@ def _default_kv_budget(model_config: ModelConfig, kv_dtype: str, available_ram_b
     available = psutil.virtual_memory().available if available_ram_bytes is None else available_ram_bytes
     context, chunk = model_config.max_position_embeddings, DEFAULT_NUM_BATCHED_TOKENS
     one_sequence = kv_bytes_for_tokens(model_config, kv_dtype, context, chunk)
-    return min(DEFAULT_KV_SEQUENCES * one_sequence, DEFAULT_KV_MAX_BYTES, available // 2)
+    wanted = DEFAULT_KV_SEQUENCES * one_sequence + _state_bytes(model_config)
+    return min(wanted, DEFAULT_KV_MAX_BYTES, available // 2)
+
+
+def _state_bytes(model_config: ModelConfig) -> int:
+    """What the convolutions of all sequences take of the budget."""
+    return DEFAULT_NUM_SEQS * conv_state_bytes(model_config)
 
 
 def _error(entry: ModelEntry, key: str, value: object, rule: str) -> ConfigError:

@@ -166,7 +166,7 @@ GGUF_FAMILIES = {
         window_rule=WindowRule.PATTERN,
         sliding_window=4096,
         sliding_window_pattern=2,
-        own_keys=frozenset({"attention.sliding_window_pattern", "attn_logit_softcapping", "final_logit_softcapping"}),
+        own_keys=frozenset({"attn_logit_softcapping", "final_logit_softcapping"}),
         features=_gemma2,
     ),
     "gemma3": GgufFamily(

@@ -14,6 +14,7 @@ __all__ = [
     "kv_bytes_for_tokens",
     "kv_bytes_per_block",
     "kv_bytes_per_token",
+    "kv_bytes_per_token_by_kind",
 ]
 
 BLOCK_SIZE = 64
@@ -33,6 +34,13 @@ _GROUP_BYTES = {"f32": 0, "f16": 0, "q8_0": 2}
 def kv_bytes_per_token(model_config: ModelConfig, kv_dtype: str) -> int:
     """Bytes that one more token costs in every attention layer, as long as no attention window is full."""
     return _bytes_per_token_and_layer(model_config, kv_dtype) * model_config.num_attention_layers
+
+
+def kv_bytes_per_token_by_kind(model_config: ModelConfig, kv_dtype: str) -> dict[LayerKind, int]:
+    """The same by kind of layer, for the kinds that the model has and that keep keys and values."""
+    one_layer = _bytes_per_token_and_layer(model_config, kv_dtype)
+    kinds = (kind for kind in dict.fromkeys(model_config.layer_types) if kind is not LayerKind.SHORT_CONV)
+    return {kind: model_config.layer_types.count(kind) * one_layer for kind in kinds}
 
 
 def kv_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind) -> int:

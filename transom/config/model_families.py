@@ -1,12 +1,12 @@
 """What a `config.json` leaves unsaid: the defaults of each `model_type`, and the features none of them has.
 
-Defaults are those of transformers 5.23's configuration classes. Which architecture computes a family is a table of
+Defaults are those of transformers 5.24's configuration classes. Which architecture computes a family is a table of
 `transom.models`; a family needs a line in both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -24,7 +24,7 @@ from transom.config.family_features import (
 from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
-__all__ = ["FAMILIES", "Family", "WindowRule", "family_of"]
+__all__ = ["FAMILIES", "Family", "WindowRule", "family_of", "refusals"]
 
 
 class WindowRule(Enum):
@@ -133,6 +133,7 @@ FAMILIES = {
         bos_token_id=1,
         eos_token_id=2,
         rms_norm_eps=1e-5,
+        rope_theta=1_000_000.0,
         own_keys=frozenset({"num_local_experts", "num_experts"}),
         features=mixtral_features,
     ),
@@ -270,26 +271,37 @@ def family_of(settings: Settings) -> Family:
     family = FAMILIES.get(model_type)
     if family is None:
         raise _unsupported(settings, "model_type", f"supported: {', '.join(sorted(FAMILIES))}")
-    _refuse_other_heads(settings, family)
-    for key, (feature, neutral) in _FOREIGN_FEATURES.items():
-        if key not in family.own_keys and settings.get(key) not in neutral:
-            raise _unsupported(settings, key, f"{feature} in a {model_type} model")
-    _refuse_other_activations(settings, family)
+    for refusal in _refusals(settings, family):
+        raise refusal
     return family
 
 
-def _refuse_other_activations(settings: Settings, family: Family) -> None:
+def refusals(settings: Settings) -> list[UnsupportedModelError]:
+    """Everything by which `family_of` refuses a `config.json`, not just the first of it. ConfigError as there."""
+    family = FAMILIES.get(settings.text("model_type"))
+    return [] if family is None else list(_refusals(settings, family))
+
+
+def _refusals(settings: Settings, family: Family) -> Iterator[UnsupportedModelError]:
+    yield from _other_heads(settings, family)
+    for key, (feature, neutral) in _FOREIGN_FEATURES.items():
+        if key not in family.own_keys and settings.get(key) not in neutral:
+            yield _unsupported(settings, key, f"{feature} in a {settings.text('model_type')} model")
+    yield from _other_activations(settings, family)
+
+
+def _other_activations(settings: Settings, family: Family) -> Iterator[UnsupportedModelError]:
     """Gemma's files name the activation twice; the newer key counts, the older is there for older programs."""
     names = _ACTIVATION_NAMES[family.activation]
     if settings.has(family.activation_key) and settings.text(family.activation_key) not in names:
-        raise _unsupported(settings, family.activation_key, f"supported: {family.activation}")
+        yield _unsupported(settings, family.activation_key, f"supported: {family.activation}")
 
 
-def _refuse_other_heads(settings: Settings, family: Family) -> None:
+def _other_heads(settings: Settings, family: Family) -> Iterator[UnsupportedModelError]:
     """A classifier or a bare encoder of the same family has no language model head to generate with."""
     architectures = settings.strings("architectures")
     if architectures and family.architecture.lower() not in (name.lower() for name in architectures):
-        raise _unsupported(settings, "architectures", f"supported: {family.architecture}")
+        yield _unsupported(settings, "architectures", f"supported: {family.architecture}")
 
 
 def _unsupported(settings: Settings, key: str, detail: str) -> UnsupportedModelError:

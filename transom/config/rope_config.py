@@ -105,6 +105,8 @@ def _rope_type(parameters: Settings, settings: Settings) -> str:
         raise UnsupportedModelError(f"{settings.source}: a rope of its own per layer kind ({', '.join(nested)})")
     rope_type = parameters.text("rope_type" if "rope_type" in parameters.values else "type", "default")
     rope_type = _ALIASES.get(rope_type, rope_type)
+    if rope_type == "yarn" and parameters.has("short_factor"):  # older files of Phi-3, too
+        rope_type = "longrope"
     if rope_type not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
         raise UnsupportedModelError(f"{settings.source}: rope type {rope_type!r} is not supported; supported: {known}")

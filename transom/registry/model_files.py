@@ -12,10 +12,10 @@ from transom.config.gguf_config import gguf_generation_defaults, gguf_model_conf
 from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.errors import TokenizerError
 from transom.tokenizer import ChatTemplate, Tokenizer
-from transom.weights.gguf import find_gguf, open_gguf
+from transom.weights.gguf import GgufFile, find_gguf, open_gguf
 from transom.weights.gguf_checkpoint import describe_gguf
 
-__all__ = ["ModelFiles", "read_model_config", "read_model_files"]
+__all__ = ["ModelFiles", "read_model_config", "read_model_files", "read_text_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,32 @@ def read_model_files(path: Path) -> ModelFiles:
     return _from_directory(path) if gguf_path is None else _from_gguf(gguf_path)
 
 
+def read_text_files(path: Path) -> tuple[Tokenizer, ChatTemplate]:
+    """The ways between text and tokens alone; the template is the caller's to close. Raises TokenizerError."""
+    gguf_path = find_gguf(path)
+    return _text_of_directory(path) if gguf_path is None else _text_of_gguf(open_gguf(gguf_path))
+
+
 def _from_directory(path: Path) -> ModelFiles:
     model_config, defaults = ModelConfig.from_hf(path), GenerationDefaults.from_hf(path)
+    return ModelFiles(model_config, defaults, *_text_of_directory(path))
+
+
+def _text_of_directory(path: Path) -> tuple[Tokenizer, ChatTemplate]:
     tokenizer = Tokenizer.from_directory(path)
-    return ModelFiles(model_config, defaults, tokenizer, ChatTemplate.from_directory(path, tokenizer))
+    return tokenizer, ChatTemplate.from_directory(path, tokenizer)
 
 
 def _from_gguf(path: Path) -> ModelFiles:
     file = open_gguf(path)
     described = describe_gguf(file)
     model_config, defaults = gguf_model_config(described), gguf_generation_defaults(described)
+    return ModelFiles(model_config, defaults, *_text_of_gguf(file))
+
+
+def _text_of_gguf(file: GgufFile) -> tuple[Tokenizer, ChatTemplate]:
     try:
         tokenizer = Tokenizer.from_gguf(file.metadata)
-        template = ChatTemplate.from_gguf(file.metadata, tokenizer)
+        return tokenizer, ChatTemplate.from_gguf(file.metadata, tokenizer)
     except TokenizerError as error:  # names the key alone
-        raise TokenizerError(f"{path}: {error}") from error
-    return ModelFiles(model_config, defaults, tokenizer, template)
+        raise TokenizerError(f"{file.path}: {error}") from error

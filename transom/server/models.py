@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from transom.config.engine_config import kv_bytes_per_token
+from transom.config.kv_size import conv_state_bytes
 from transom.registry import ServedModel
 from transom.server.answering import json_response
 from transom.server.context import ServerContext
@@ -66,6 +67,7 @@ def _meta(served: ServedModel) -> dict[str, Any]:
         "size": None if report is None else report.weights_bytes,
         "kv_dtype": engine.kv_dtype,
         "kv_bytes_per_token": kv_bytes_per_token(model, engine.kv_dtype),
+        "conv_state_bytes_per_sequence": conv_state_bytes(model),
         "kv_cache_ram_bytes": engine.kv_cache_ram_bytes,
         "max_ssd_bytes": engine.max_ssd_bytes,
         "hot_tokens": engine.hot_tokens,

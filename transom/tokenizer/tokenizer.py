@@ -40,6 +40,8 @@ class Tokenizer:
         """Number of token ids, added tokens included; a model's own `vocab_size` may be larger."""
         self.end_token_ids: frozenset[int] = settings.end_token_ids
         """Tokens after which the model has nothing more to say, as far as its tokenizer knows; may be empty."""
+        self.kind: str = type(core.model).__name__
+        """BPE, Unigram, WordPiece or WordLevel."""
         self._pieces = _own_pieces(core) if pieces is None else pieces
         self._unknown_token = _unknown_token(settings.named_tokens)
         self._control_ids = self.special_token_ids - {core.token_to_id(self._unknown_token or "")}

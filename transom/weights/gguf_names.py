@@ -27,7 +27,7 @@ _IN_FILE = re.compile(
     r"(?:blk\.(?P<layer>\d{1,6})\.)?(?P<module>\w+(?:\.[a-z]\w*)*)(?:\.(?P<expert>\d{1,5}))?\.(?P<kind>weight|bias)"
 )
 _IN_MODEL = re.compile(
-    r"(?:model\.layers\.(?P<layer>\d{1,6})\.)?(?P<module>[\w.]+)\.(?P<kind>weight|bias|" + WHOLE_WEIGHT + ")"
+    r"(?:model\.layers\.(?P<layer>\d{1,6})\.)?(?P<module>[\w.*]+)\.(?P<kind>weight|bias|" + WHOLE_WEIGHT + ")"
 )
 _EXPERT = re.compile(r"\.experts\.(\d{1,5})\.")
 

@@ -31,6 +31,7 @@ _FALLBACK = {"Q4_K": "Q8_0", "Q6_K": "Q8_0", "Q8_0": "F16"}
 _FLOATS = ("F32", "F16", "BF16")
 _LARGEST = {"F16": 65519.0, "BF16": 3.3895313e38}  # what rounds to a number
 _LARGEST_QUANTIZED = 2.0**18  # what `kernels.quantize` refuses
+_EXACT = (".mlp.gate.weight", ".block_sparse_moe.gate.weight", ".conv.conv.weight")
 _ROWS_AT_ONCE = 1024
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
@@ -39,9 +40,10 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 class TensorTypes:
     """The types of a recipe, as the ecosystem's files of that name have them, but for rows of odd length.
 
-    Vectors stay F32. With `Q4_K` and `Q4_K_M` the output matrix, which tied embeddings are, is Q6_K. With `Q4_K_M` so
-    are, in the first and the last eighth of the layers and in every third between, the values of attention and the last
-    product of the feed-forward part. Where rows are no whole blocks, K types give way to Q8_0, and that to F16.
+    Vectors stay F32, and so do convolutions and what chooses experts. With `Q4_K` and `Q4_K_M` the output matrix, which
+    tied embeddings are, is Q6_K. With `Q4_K_M` so are, in the first and the last eighth of the layers and in every
+    third between, the values of attention and the last product of the feed-forward part. Where rows are no whole
+    blocks, K types give way to Q8_0, and that to F16.
     """
 
     recipe: str
@@ -57,7 +59,7 @@ class TensorTypes:
 
     def of_tensor(self, name: str, shape: tuple[int, ...]) -> str:
         """The type of one tensor."""
-        if len(shape) < 2:
+        if _is_exact(name, shape):
             return "F32"
         dtype = self._wanted(name)
         while shape[-1] % type_named(dtype).block_size:
@@ -66,7 +68,7 @@ class TensorTypes:
 
     def gave_way(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether a type of wider blocks was meant."""
-        return len(shape) > 1 and self.of_tensor(name, shape) != self._wanted(name)
+        return not _is_exact(name, shape) and self.of_tensor(name, shape) != self._wanted(name)
 
     def _wanted(self, name: str) -> str:
         if not self.recipe.startswith("Q4_K"):
@@ -81,6 +83,10 @@ class TensorTypes:
             return False
         layer, eighth = int(match[1]), self.num_layers // 8
         return layer < eighth or layer >= 7 * self.num_layers // 8 or (layer - eighth) % 3 == 2
+
+
+def _is_exact(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) < 2 or name.endswith(_EXACT)
 
 
 class QuantizedSource:
@@ -177,12 +183,13 @@ def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def converted(source: WeightSource, name: str, wanted: str) -> Iterator[NDArray[Any]]:
-    """A tensor as `wanted`, from its first row to its last."""
+    """A tensor as `wanted`, from its first row to its last; of three dimensions, matrix by matrix."""
     own = source.info(name)
     if len(own.shape) < 2:
         yield _convert_rows(source.tensor(name).reshape(1, -1), own.dtype, wanted, name)
         return
-    for row in range(0, own.shape[0], _ROWS_AT_ONCE):
-        rows = source.rows(name, row, min(row + _ROWS_AT_ONCE, own.shape[0]))
-        yield _convert_rows(rows, own.dtype, wanted, name, row)
+    step = _ROWS_AT_ONCE if len(own.shape) == 2 else 1
+    for row in range(0, own.shape[0], step):
+        rows = source.rows(name, row, min(row + step, own.shape[0]))
+        yield _convert_rows(rows.reshape(-1, rows.shape[-1]), own.dtype, wanted, name, row)
         source.release(name)

@@ -1,0 +1,128 @@
+"""`transom check`: one screen about a model, and whether it can be served. Owns the words; `model_check` finds them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from transom.cli.banner import size_text, wide_console
+from transom.cli.failure import EXIT_FAILED
+from transom.cli.model_check import ModelCheck, WeightFacts, check_model, check_report, ropes
+from transom.cli.options import ModelOptions
+from transom.cli.sources import load_registry
+from transom.config.kv_size import conv_state_bytes, kv_bytes_per_token_by_kind
+from transom.config.model_config import LayerKind, ModelConfig
+from transom.config.rope_config import RopeConfig
+from transom.tokenizer import Tokenizer
+
+_KV_DTYPE = "f16"  # what is served unless something else is asked for
+_SHOWN_TOKENS = 4
+_KINDS = {
+    LayerKind.FULL_ATTENTION: "full attention",
+    LayerKind.SLIDING_ATTENTION: "sliding attention",
+    LayerKind.SHORT_CONV: "short convolution",
+}
+
+
+def show_check(model: str, *, as_json: bool) -> None:
+    """Prints what `model`, a path or the id of a bundled model, is. Ends the command with 1 if it cannot be served.
+
+    Raises ConfigError for what is no model at all.
+    """
+    path = load_registry(ModelOptions(model=model)).models[0].path
+    check = check_model(path)
+    if as_json:
+        print(json.dumps(check_report(check, _KV_DTYPE), indent=2, ensure_ascii=False))
+    else:
+        _show(wide_console(), check)
+    if not check.can_be_served:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show(console: Console, check: ModelCheck) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name, value in _rows(check):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _rows(check: ModelCheck) -> Iterator[tuple[str, str]]:
+    yield "path", f"{check.path} ({check.file_format})"
+    if check.model_config is not None:
+        yield from _architecture_rows(check.model_config)
+    if check.weights is not None:
+        yield "weights", _weights_text(check.weights)
+    if check.tokenizer is not None:
+        yield from _tokenizer_rows(check.tokenizer)
+    if check.has_chat_template is not None:
+        yield (
+            "chat template",
+            "yes" if check.has_chat_template else "no: messages are continued as paragraphs of a text",
+        )
+    yield "can be served", "yes" if check.can_be_served else "no"
+    for problem in check.problems:
+        yield "", problem
+
+
+def _architecture_rows(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    yield "family", config.model_type
+    counts = Counter(config.layer_types)
+    yield "layers", ", ".join(f"{count} {_KINDS[kind]}" for kind, count in counts.items())
+    if config.nope_layers:
+        yield "without positions", f"layers {', '.join(map(str, config.nope_layers))}"
+    if config.experts is not None:
+        experts = config.experts
+        where = f"in {len(experts.layers)} layers"
+        yield "experts", f"{experts.num_experts}, of which a token uses {experts.num_experts_per_tok}, {where}"
+    yield "context window", f"{config.max_position_embeddings} tokens"
+    yield "attention window", _window_text(config)
+    for kind, rope in ropes(config).items():
+        yield f"rope, {_KINDS[kind]}", _rope_text(rope, config.max_position_embeddings)
+    heads = f"{config.num_attention_heads} of {config.head_dim} channels over {config.num_key_value_heads} for KV"
+    yield "heads", heads
+    for kind, size in kv_bytes_per_token_by_kind(config, _KV_DTYPE).items():
+        yield f"KV, {_KINDS[kind]}", f"{size_text(size)} per token ({_KV_DTYPE})"
+    if config.short_conv is not None:
+        yield "convolution states", f"{size_text(conv_state_bytes(config))} per sequence"
+
+
+def _window_text(config: ModelConfig) -> str:
+    if config.sliding_window is None:
+        return "full"
+    in_all = set(config.layer_types) == {LayerKind.SLIDING_ATTENTION}
+    return f"{config.sliding_window} tokens" + ("" if in_all else " in sliding layers")
+
+
+def _rope_text(rope: RopeConfig, context_window: int) -> str:
+    words = f"{rope.rope_type}, base {rope.rope_theta:g}, {rope.rotary_dim} channels"
+    if rope.factor != 1.0:
+        words += f", factor {rope.factor:g}"
+    original = rope.original_max_position_embeddings
+    if original is None:
+        return words
+    words += f", made for {original} tokens"
+    if rope.rope_type == "longrope":
+        words += (
+            f"; a context window of {context_window} uses its {'long' if context_window > original else 'short'} set"
+        )
+    return words
+
+
+def _weights_text(weights: WeightFacts) -> str:
+    types = ", ".join(f"{dtype} {size_text(size)}" for dtype, size in weights.bytes_by_type.items())
+    return f"{weights.num_parameters / 1e6:,.1f} million parameters, {size_text(weights.num_bytes)} ({types})"
+
+
+def _tokenizer_rows(tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    yield "tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size} tokens"
+    named = [f"{name.removesuffix('_token')} {token}" for name, token in tokenizer.named_tokens.items()]
+    others = sorted(tokenizer.special_tokens.difference(tokenizer.named_tokens.values()))
+    shown = others[:_SHOWN_TOKENS] + ([f"{len(others) - _SHOWN_TOKENS} more"] if len(others) > _SHOWN_TOKENS else [])
+    yield "special tokens", ", ".join([*named, *shown]) or "none"
