@@ -97,6 +97,7 @@ def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None
         ("attention.causal", False, "attention to later tokens"),
         ("attention.sliding_window_pattern", np.array([True, False]), "attention windows"),
         ("logit_scale", 0.5, "scaled logits"),
+        ("rope.scaling.alpha", 50.0, "a base stretched"),
         ("rope.scaling.type", "longrope", "none, linear, yarn"),
         ("attention.value_length", 8, "values of another length"),
         ("attention.head_count_kv", np.array([4, 2]), "layers of different shape"),
@@ -140,6 +141,8 @@ def test_what_changes_nothing_is_accepted(key: str, value: Any) -> None:
         ("rope.dimension_count", 7),
         ("rope.dimension_count", 8),
         ("rope.scaling.factor", -1.0),
+        ("rope.scaling.factor", 1e-300),
+        ("rope.scaling.factor", 1e300),
         ("feed_forward_length", 2**40),
         ("attention.sliding_window", -1),
         ("tokenizer.ggml.bos_token_id", "x"),
@@ -213,6 +216,18 @@ def test_all_ends_are_found_by_name_and_by_the_text_of_control_tokens() -> None:
     keys: dict[str, Any] = {f"tokenizer.ggml.{name}_token_id": token for name, token in names.items()}
     config = read({**keys, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types})
     assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id) == (1, (2, 91, 90), 4)
+
+
+def test_tokens_that_are_no_texts_end_nothing() -> None:
+    types = np.full(3, 3, np.int32)
+    keys = {"tokenizer.ggml.tokens": [np.arange(2), "</s>", []], "tokenizer.ggml.token_type": types}
+    assert read(keys).eos_token_ids == (1,)
+
+
+def test_features_that_are_not_known_are_refused_in_a_short_message() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        read({"attention.scale": ["x" * 1000] * 100})
+    assert len(str(caught.value)) < 300
 
 
 def test_ids_outside_the_vocabulary_mean_that_there_is_no_such_token() -> None:

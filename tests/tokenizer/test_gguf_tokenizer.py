@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -234,6 +235,7 @@ def test_another_model_of_tokenizer_is_refused_by_name(model: Any) -> None:
         ("tokens", "text"),
         ("tokens", ["a", 3]),
         ("tokens", ["a", "a"]),
+        ("tokens", ["", "[EMPTY_0]", "a"]),
         ("tokens", ["x" * 2000, "a"]),
         ("tokens", ["\ud800", *(chr(code) for code in range(0x4E00, 0x4E00 + 369))]),
         ("scores", [0.0]),
@@ -271,6 +273,18 @@ def test_a_vocabulary_without_bytes_needs_a_token_for_the_unknown() -> None:
     none = dict.fromkeys(["bos_token_id", "eos_token_id", "unknown_token_id"])
     tokenizer = Tokenizer.from_gguf(vocabularies.sentencepiece(**tokens, **none))  # id 0 by the family's default
     assert tokenizer.encode("ab漢字") == [0, 1, 2, 0]
+
+
+def test_texts_in_place_of_numbers_are_refused_without_widening_all_of_them_to_the_longest() -> None:
+    texts = ["1"] * 1000 + ["x" * 2**17]
+    tracemalloc.start()
+    try:
+        with pytest.raises(TokenizerError, match=r"token_type: must be an array of numbers"):
+            Tokenizer.from_gguf(vocabularies.sentencepiece(token_type=texts))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**26
 
 
 def test_a_flag_for_a_token_that_the_file_does_not_name_is_an_error() -> None:

@@ -17,6 +17,8 @@ from transom.config.model_config import ModelConfig
 from transom.errors import UnsupportedModelError, WeightsError
 from transom.weights.gguf import open_gguf
 from transom.weights.gguf_checkpoint import describe_gguf, open_gguf_checkpoint
+from transom.weights.gguf_values import GgufValue
+from transom.weights.gguf_writer import write_gguf as write_any_gguf
 from transom.weights.safetensors import open_checkpoint
 from transom.weights.sources import num_parameters, open_weights
 
@@ -122,6 +124,17 @@ def test_unknown_architectures_and_numbers_of_heads_are_refused(tmp_path: Path) 
         open_gguf_checkpoint(write_gguf(tmp_path / "m.gguf", {}, {}, architecture="mamba"))
     with pytest.raises(WeightsError, match=r"'llama\.attention\.head_count' is None"):
         open_gguf_checkpoint(minimal(tmp_path / "m.gguf", **{"llama.attention.head_count": None}))
+
+
+def test_messages_about_metadata_are_short_however_long_the_values_are(tmp_path: Path) -> None:
+    texts = ["x" * 100] * 1000
+    for key in ("split.count", "general.architecture", "llama.attention.head_count"):
+        path = tmp_path / f"{key}.gguf"
+        keys: dict[str, GgufValue] = {"general.architecture": "llama", key: texts}
+        write_any_gguf(path, keys, [])
+        with pytest.raises((WeightsError, UnsupportedModelError), match=key) as caught:
+            open_gguf_checkpoint(path)
+        assert len(str(caught.value)) < 400 + len(str(path))
 
 
 def test_the_file_type_is_the_recipes_name_or_the_commonest_type(tmp_path: Path) -> None:

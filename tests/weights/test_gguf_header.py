@@ -217,7 +217,18 @@ def test_empty_and_repeated_names_are_refused() -> None:
 def test_an_alignment_that_is_no_power_of_two_is_refused(alignment: int) -> None:
     file = frame([pair("general.alignment", UINT32, struct.pack("<I", alignment))])
     refused(file, f"general.alignment is {alignment}")
-    refused(frame([pair("general.alignment", STRING, text("32"))]), "general.alignment is 32")
+    refused(frame([pair("general.alignment", STRING, text("32"))]), "general.alignment is '32'")
+
+
+@pytest.mark.parametrize("alignment", [2**21, 2**62, 2**63])
+def test_an_alignment_that_no_file_has_is_refused_though_nothing_lies_beyond_it(alignment: int) -> None:
+    pairs = [pair("general.alignment", UINT64, struct.pack("<Q", alignment))]
+    refused(frame(pairs), f"general.alignment is {alignment}", "up to")
+
+
+def test_an_alignment_that_is_a_long_text_is_not_quoted_whole() -> None:
+    long = "k" * 60_000
+    refused(frame([pair("general.alignment", STRING, text(long))]), "general.alignment is 'kkk")
 
 
 @pytest.mark.parametrize("alignment", [1, 8, 64, 4096])

@@ -115,6 +115,14 @@ def test_our_own_reader_gives_back_what_was_written(
         np.testing.assert_array_equal(file.tensor(name), values)
 
 
+def test_a_tensor_without_dimensions_is_one_element(in_memory: Path) -> None:
+    path = in_memory / "scalar.gguf"
+    write_gguf(
+        path, {}, [PlannedTensor("scale", "F32", (), lambda: iter((np.array(2.5, np.float32),)))], overwrite=True
+    )
+    assert open_gguf(path).tensor("scale") == np.float32(2.5)
+
+
 def test_progress_ends_with_every_byte(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     size = write_gguf(

@@ -205,5 +205,6 @@ def _eos_token_ids(model: GgufModel, vocab_size: int) -> tuple[int, ...]:
     by_text: list[int] = []
     if isinstance(tokens, list) and isinstance(types, np.ndarray) and len(tokens) == len(types):
         control = np.flatnonzero(types == _CONTROL_TOKEN).tolist()
-        by_text = [token for token in control if tokens[token] in _TURN_ENDS and token < vocab_size]
+        texts = {token: tokens[token] for token in control if isinstance(tokens[token], str)}  # else an array
+        by_text = [token for token, text in texts.items() if text in _TURN_ENDS and token < vocab_size]
     return tuple(dict.fromkeys(token for token in (*named, *by_text) if token is not None))

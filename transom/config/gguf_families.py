@@ -12,7 +12,7 @@ from transom.config.family_features import Features
 from transom.config.features import Experts, Scaling, ShortConvolution
 from transom.config.gguf_model import GgufModel
 from transom.config.model_families import WindowRule
-from transom.config.settings import Settings
+from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
 __all__ = ["GGUF_FAMILIES", "GgufFamily", "gguf_family_of"]
@@ -221,6 +221,7 @@ _FOREIGN_FEATURES = {
     "pooling_type": ("embedding models", _NEUTRAL),
     "residual_scale": ("scaled residuals", _NEUTRAL_FACTOR),
     "rope.dimension_sections": ("rotary positions in sections", _NEUTRAL),
+    "rope.scaling.alpha": ("a base stretched while the model is loaded", _NEUTRAL_FACTOR),
     "rope.freq_base_swa": ("a rope of its own per layer kind", _NEUTRAL),
     "ssm.state_size": ("state space layers", _NEUTRAL),
     "use_parallel_residual": ("parallel residuals", _NEUTRAL),
@@ -254,5 +255,5 @@ def _refuse_foreign_features(settings: Settings, family: GgufFamily) -> None:
 
 def _unsupported(settings: Settings, key: str, feature: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{settings.source}: {settings.prefix}{key} {settings.get(key)} is not supported ({feature})"
+        f"{settings.source}: {settings.prefix}{key} {shown(settings.get(key))} is not supported ({feature})"
     )

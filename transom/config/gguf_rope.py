@@ -9,13 +9,14 @@ import numpy as np
 
 from transom.config.gguf_model import GgufModel, as_written
 from transom.config.rope_config import RopeConfig
-from transom.config.settings import Settings
+from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
 __all__ = ["read_gguf_rope", "read_sliding_rope"]
 
 _MAX_POSITIONS = 2**31 - 1
 _SCALING_TYPES = ("none", "linear", "yarn")
+_LEAST_FACTOR, _MAX_FACTOR = 1e-6, 1e6  # no model comes near; what is beyond makes frequencies of 0 or infinity
 
 
 def read_gguf_rope(model: GgufModel, head_dim: int, max_position_embeddings: int) -> RopeConfig:
@@ -62,13 +63,13 @@ def _scaling_type(settings: Settings) -> str:
 def _factor(settings: Settings) -> float:
     """The older key is `rope.scale_linear`; 0 stands for 1 in some files."""
     key = "rope.scaling.factor" if settings.has("rope.scaling.factor") else "rope.scale_linear"
-    return 1.0 if settings.get(key) == 0.0 else settings.number(key, 1.0, above=0.0)
+    return 1.0 if settings.get(key) == 0.0 else settings.number(key, 1.0, above=_LEAST_FACTOR, up_to=_MAX_FACTOR)
 
 
 def _attention_factor(settings: Settings) -> float:
     """What the file itself multiplies rotated queries and keys by."""
     keys = ("rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor")
-    return math.prod(settings.number(key, 1.0, above=0.0) for key in keys)
+    return math.prod(settings.number(key, 1.0, above=_LEAST_FACTOR, up_to=_MAX_FACTOR) for key in keys)
 
 
 def _read_longrope(model: GgufModel, rope: RopeConfig, max_position_embeddings: int) -> RopeConfig:
@@ -141,5 +142,5 @@ def _require_full_extrapolation(settings: Settings) -> None:
 
 def _unsupported(settings: Settings, key: str, detail: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{settings.source}: {settings.prefix}{key} {settings.get(key)!r} is not supported ({detail})"
+        f"{settings.source}: {settings.prefix}{key} {shown(settings.get(key))} is not supported ({detail})"
     )

@@ -16,7 +16,7 @@ from typing import Any, Final
 from transom.config.json_file import read_json_object
 from transom.errors import ConfigError
 
-__all__ = ["REQUIRED", "Settings"]
+__all__ = ["REQUIRED", "Settings", "shown"]
 
 _SHOWN_CHARACTERS = 80
 

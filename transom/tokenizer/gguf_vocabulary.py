@@ -137,9 +137,10 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
         "".join(texts).encode()
     except UnicodeEncodeError:
         raise tokenizer_error("tokens", "has a text that is not Unicode") from None
-    ids = {text or f"[EMPTY_{index}]": index for index, text in enumerate(texts)}
+    named = [text or f"[EMPTY_{index}]" for index, text in enumerate(texts)]
+    ids = {text: index for index, text in enumerate(named)}
     if len(ids) != len(texts):
-        twice = next(text for index, text in enumerate(texts) if text and ids[text] != index)
+        twice = next(text for index, text in enumerate(named) if ids[text] != index)
         raise tokenizer_error("tokens", f"has the token {_shown(twice)} more than once")
     return ids
 
@@ -161,9 +162,11 @@ def _read_numbers(metadata: Mapping[str, object], name: str, num_tokens: int) ->
     value = metadata.get(PREFIX + name)
     if value is None:
         return None
+    if isinstance(value, list) and not all(isinstance(each, int | float) for each in value):
+        raise tokenizer_error(name, "must be an array of numbers")  # NumPy would widen texts to the longest
     try:
         numbers = np.array(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
         numbers = np.array(None)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
         raise tokenizer_error(name, "must be an array of numbers")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transom.errors import WeightsError
 from transom.weights.ggml_types import type_named
 from transom.weights.gguf_header import LEAST_BYTES, MAGIC, GgufHeader, GgufMetadata, parse_header
-from transom.weights.gguf_values import Cursor, GgufValue
+from transom.weights.gguf_values import Cursor, GgufValue, shown
 from transom.weights.mapped_file import MappedFile
 from transom.weights.tensor_info import TensorInfo
 
@@ -152,7 +152,7 @@ def open_gguf(path: Path) -> GgufFile:
 def _split_number(part: _Part, key: str, default: int | None = None) -> int:
     number = part.header.metadata.get(key, default)
     if type(number) is not int or number < 0:
-        raise WeightsError(f"{part.file.path}: metadata key {key!r} is {number}, must be a number of 0 or more")
+        raise WeightsError(f"{part.file.path}: metadata key {key!r} is {shown(number)}, must be a number of 0 or more")
     return number
 
 

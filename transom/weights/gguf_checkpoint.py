@@ -19,6 +19,7 @@ from transom.errors import UnsupportedModelError, WeightsError
 from transom.weights.ggml_types import FILE_TYPES
 from transom.weights.gguf import GgufFile, open_gguf
 from transom.weights.gguf_names import ANY_EXPERT, NAMINGS, GgufNaming, hugging_face_order
+from transom.weights.gguf_values import shown
 from transom.weights.tensor_info import TensorInfo
 
 __all__ = ["GgufCheckpoint", "describe_gguf", "open_gguf_checkpoint"]
@@ -135,7 +136,7 @@ def open_gguf_checkpoint(path: Path) -> GgufCheckpoint:
     file = open_gguf(path)
     architecture = file.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in NAMINGS:
-        raise UnsupportedModelError(f"{path}: general.architecture {architecture!r} is not supported")
+        raise UnsupportedModelError(f"{path}: general.architecture {shown(architecture)} is not supported")
     return GgufCheckpoint(file, NAMINGS[architecture], _num_heads(file, architecture))
 
 
@@ -155,7 +156,7 @@ def _head_count(file: GgufFile, key: str, default: int | None) -> int:
     value = file.metadata.get(key, default)
     count = value.max().item() if isinstance(value, np.ndarray) and value.size else value
     if type(count) is not int or count < 1:
-        raise WeightsError(f"{file.path}: metadata key {key!r} is {count}, must be a number of 1 or more")
+        raise WeightsError(f"{file.path}: metadata key {key!r} is {shown(count)}, must be a number of 1 or more")
     return count
 
 

@@ -32,6 +32,7 @@ _MAX_DIMENSIONS = 4
 _LEAST_PAIR_BYTES = 14  # key of one byte, type, the smallest value
 _LEAST_TENSOR_BYTES = 25  # name of one byte, no dimension
 _DEFAULT_ALIGNMENT = 32
+_MAX_ALIGNMENT = 2**20
 _VERSIONS = (2, 3)
 _MAX_FOREIGN_VERSION = 2**16
 
@@ -127,8 +128,8 @@ def _name(cursor: Cursor, what: str) -> str:
 
 def _alignment(metadata: GgufMetadata, cursor: Cursor) -> int:
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise cursor.error(f"general.alignment is {alignment}, must be a power of two")
+    if type(alignment) is not int or not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise cursor.error(f"general.alignment is {shown(alignment)}, must be a power of two up to {_MAX_ALIGNMENT}")
     return alignment
 
 

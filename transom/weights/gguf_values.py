@@ -78,9 +78,12 @@ class GgufArray:
         return Cursor(self.buffer, self.num_bytes, self.source, self.begin).decode_array(self.what)
 
 
-def shown(name: str) -> str:
-    """A key or a tensor's name as an error quotes it: a damaged length makes a name of kilobytes."""
-    return repr(name) if len(name) <= _MAX_SHOWN_CHARACTERS else f"{name[:_MAX_SHOWN_CHARACTERS]!r}..."
+def shown(value: object) -> str:
+    """A name or a value as an error quotes it: a damaged length makes a name of kilobytes."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _MAX_SHOWN_CHARACTERS else f"{value[:_MAX_SHOWN_CHARACTERS]!r}..."
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 
 class Cursor:

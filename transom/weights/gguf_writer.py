@@ -7,6 +7,7 @@ Source: the GGUF specification (ggml/docs/gguf.md).
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,8 +49,8 @@ class PlannedTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file, without padding."""
-        num_rows = int(np.prod(self.shape[:-1], dtype=np.int64))
-        return num_rows * type_named(self.dtype).row_bytes(self.shape[-1])
+        row = self.shape[-1] if self.shape else 1
+        return math.prod(self.shape[:-1]) * type_named(self.dtype).row_bytes(row)
 
 
 def _ignore_progress(done_bytes: int, total_bytes: int) -> None:

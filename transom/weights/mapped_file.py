@@ -24,6 +24,10 @@ class MappedFile:
     path: Path
     mapping: mmap.mmap
     num_bytes: int
+    identity: tuple[int, int]
+    """Device and inode."""
+    modified_ns: int
+    """When the file was last written to before it was opened."""
 
     @classmethod
     def open(cls, path: Path, file_format: str, least_bytes: int) -> MappedFile:
@@ -39,7 +43,8 @@ class MappedFile:
                 raise WeightsError(f"{path}: is not a regular file")
             if status.st_size < least_bytes:
                 raise WeightsError(f"{path}: {status.st_size} bytes are too few for a {file_format} file")
-            return cls(path, mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), status.st_size)
+            mapping = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+            return cls(path, mapping, status.st_size, (status.st_dev, status.st_ino), status.st_mtime_ns)
         finally:
             os.close(descriptor)
 
@@ -48,9 +53,25 @@ class MappedFile:
         return np.frombuffer(self.mapping, dtype, (end - begin) // dtype.itemsize, begin)
 
     def release(self, begin: int, end: int) -> None:
-        """Gives the RAM behind whole pages of `begin .. end` back to the system; reading them again reads the file."""
+        """Gives the RAM behind whole pages of `begin .. end` back to the system; reading them again reads the file.
+
+        Whoever calls this has read them: raises WeightsError when the file was written to since it was opened, for
+        what was read may be of two files then.
+        """
+        self._check_unchanged()
         page = mmap.PAGESIZE
         start = -(-begin // page) * page
         length = end // page * page - start
         if length > 0:
             self.mapping.madvise(mmap.MADV_DONTNEED, start, length)
+
+    def _check_unchanged(self) -> None:
+        """A file that took over the name changes nothing: the mapping keeps the old one."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return
+        if (status.st_dev, status.st_ino) != self.identity:
+            return
+        if (status.st_size, status.st_mtime_ns) != (self.num_bytes, self.modified_ns):
+            raise WeightsError(f"{self.path}: was changed while it was read")
