@@ -37,7 +37,9 @@ def test_the_version_is_told() -> None:
     assert one_line(run("--version").stdout).startswith("transom ")
 
 
-@pytest.mark.parametrize("arguments", [(), ("serve",), ("run",), ("convert",), ("models",), ("check",), ("cache", "stats")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("serve",), ("run",), ("convert",), ("models",), ("check",), ("cache", "stats")]
+)
 def test_help_imports_neither_numpy_nor_the_engine(arguments: Sequence[str]) -> None:
     code = (
         "import sys\n"
