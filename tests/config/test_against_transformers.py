@@ -57,6 +57,9 @@ _OWN_KEYS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         **_GEMMA,
         "sliding_window_pattern": st.integers(1, 5),
         "rope_local_base_freq": st.sampled_from([5_000.0]),
+        # The reference takes these alone: one rope for both kinds is an error there, the older `type` is overlooked.
+        "rope_scaling": st.sampled_from([None, {"rope_type": "linear", "factor": 8.0}]),
+        "rope_parameters": st.none(),
     },
     "granite": {
         "embedding_multiplier": _MULTIPLIER,

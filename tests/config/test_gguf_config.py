@@ -97,6 +97,7 @@ def test_every_architecture_that_is_not_implemented_is_refused_by_name() -> None
         ("attention.causal", False, "attention to later tokens"),
         ("attention.sliding_window_pattern", np.array([True, False]), "attention windows"),
         ("logit_scale", 0.5, "scaled logits"),
+        ("rope.scaling.alpha", 50.0, "a base stretched"),
         ("rope.scaling.type", "longrope", "none, linear, yarn"),
         ("attention.value_length", 8, "values of another length"),
         ("attention.head_count_kv", np.array([4, 2]), "layers of different shape"),

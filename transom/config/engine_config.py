@@ -75,7 +75,7 @@ class EngineConfig:
     kv_dtype: str
     """Element type of keys and values in the cache: f32 or f16."""
     kv_cache_ram_bytes: int
-    """Hard cap for everything KV in RAM."""
+    """Hard cap for everything KV in RAM, states of short convolutions included."""
     max_ram_bytes: int | None
     """Cap for the whole worker process; None = none beyond weights + KV + workspace."""
     num_threads: int

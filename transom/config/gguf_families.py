@@ -221,6 +221,7 @@ _FOREIGN_FEATURES = {
     "pooling_type": ("embedding models", _NEUTRAL),
     "residual_scale": ("scaled residuals", _NEUTRAL_FACTOR),
     "rope.dimension_sections": ("rotary positions in sections", _NEUTRAL),
+    "rope.scaling.alpha": ("a base stretched while the model is loaded", _NEUTRAL_FACTOR),
     "rope.freq_base_swa": ("a rope of its own per layer kind", _NEUTRAL),
     "ssm.state_size": ("state space layers", _NEUTRAL),
     "use_parallel_residual": ("parallel residuals", _NEUTRAL),

@@ -90,8 +90,8 @@ class TierConfig(_Section):
     max_ram_mb: MiB | None = None
     """Cap for the model's whole process: weights, KV and workspace. null: no cap beyond what these need."""
     kv_cache_ram_mb: MiB | None = None
-    """Hard cap for everything KV in RAM. null: room for 4 sequences that fill the context window, but no more than
-    8192 MiB, nor than half of the RAM that is available at start."""
+    """Hard cap for everything KV in RAM, states of short convolutions included. null: room for 4 sequences that
+    fill the context window, but no more than 8192 MiB, nor than half of the RAM that is available at start."""
     max_ssd_mb: Annotated[int, Field(ge=0, le=_MAX_MIB)] = 0
     """Cap for the cold tier: physical bytes of everything in the model's directory below `ssd_path`. 0: no cold
     tier."""
