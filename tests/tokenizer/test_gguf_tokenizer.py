@@ -252,6 +252,7 @@ def test_another_model_of_tokenizer_is_refused_by_name(model: Any) -> None:
         ("eot_token_id", 1.0),
         ("add_bos_token", 1),
         ("add_space_prefix", "yes"),
+        ("add_space_prefix", np.arange(1000)),
     ],
 )
 def test_s01_hostile_sentencepiece_metadata_is_one_error_that_names_the_key(key: str, value: Any) -> None:

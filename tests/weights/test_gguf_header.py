@@ -226,9 +226,11 @@ def test_an_alignment_that_no_file_has_is_refused_though_nothing_lies_beyond_it(
     refused(frame(pairs), f"general.alignment is {alignment}", "up to")
 
 
-def test_an_alignment_that_is_a_long_text_is_not_quoted_whole() -> None:
+def test_an_alignment_that_is_long_is_not_quoted_whole() -> None:
     long = "k" * 60_000
     refused(frame([pair("general.alignment", STRING, text(long))]), "general.alignment is 'kkk")
+    numbers = array(UINT32, 1000, np.arange(1000, dtype=np.uint32).tobytes())
+    refused(frame([pair("general.alignment", ARRAY, numbers)]), "general.alignment is array(")
 
 
 @pytest.mark.parametrize("alignment", [1, 8, 64, 4096])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -158,6 +159,16 @@ def test_an_error_on_the_way_leaves_what_was_there(tmp_path: Path, exists: bool)
         write_gguf(path, {}, [*some_tensors(), PlannedTensor("x", "F32", (2,), broken)], overwrite=True)
     assert list(tmp_path.iterdir()) == ([path] if exists else [])
     assert not exists or path.read_bytes() == b"precious"
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    abandoned, living, other = (tmp_path / f".{name}.unfinished" for name in ("m.gguf.1", "m.gguf.2", "n.gguf.1"))
+    for path in (abandoned, living, other):
+        path.write_bytes(b"half")
+    with living.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_gguf(tmp_path / "m.gguf", {}, some_tensors())
+    assert {path.name for path in tmp_path.iterdir()} == {"m.gguf", living.name, other.name}
 
 
 @pytest.mark.parametrize("count", [3, 5])

@@ -183,6 +183,6 @@ def tokenizer_error(name: str, problem: str) -> TokenizerError:
 
 
 def _shown(value: object) -> str:
-    """A value in a message of bounded length."""
-    text = repr(value)
+    """A value in a message of one line and bounded length."""
+    text = " ".join(repr(value).split())  # arrays come on several
     return text if len(text) <= 80 else f"{text[:77]}..."

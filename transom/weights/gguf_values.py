@@ -82,7 +82,7 @@ def shown(value: object) -> str:
     """A name or a value as an error quotes it: a damaged length makes a name of kilobytes."""
     if isinstance(value, str):
         return repr(value) if len(value) <= _MAX_SHOWN_CHARACTERS else f"{value[:_MAX_SHOWN_CHARACTERS]!r}..."
-    text = repr(value)
+    text = " ".join(repr(value).split())  # arrays come on several lines
     return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 

@@ -7,6 +7,7 @@ Source: the GGUF specification (ggml/docs/gguf.md).
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import struct
@@ -28,6 +29,7 @@ __all__ = ["PlannedTensor", "write_gguf"]
 ALIGNMENT = 32
 """Of every tensor's place; the format's default, so no key has to say it."""
 
+_UNFINISHED = ".unfinished"
 _MAGIC, _VERSION = b"GGUF", 3
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64, _F64 = 4, 5, 6, 7, 8, 9, 10, 11, 12
 _NUMBER_TYPES = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
@@ -70,7 +72,8 @@ def write_gguf(
     Values: numbers become u32, i32, u64 or i64, the first that holds them; floats f32 where that is exact; arrays keep
     their type. `progress(done_bytes, total_bytes)` is called after every piece. Raises WeightsError naming the path:
     it exists and is not to be overwritten, the disk is full, a directory is missing or cannot be written; whatever
-    `pieces` raise passes through. In each case nothing is left behind.
+    `pieces` raise passes through. In each case nothing is left behind. What a writer of this name that was killed left
+    is removed.
     """
     header = _header(metadata, tensors)
     total = len(header) + sum(_aligned(tensor.nbytes) for tensor in tensors)
@@ -103,10 +106,12 @@ def _checked_pieces(tensor: PlannedTensor) -> Iterator[memoryview]:
 @contextmanager
 def _appearing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A file that gets its name when it is complete."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
         _require_free(path, overwrite=overwrite)
+        _remove_abandoned(path)
         with unfinished.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # as long as its writer lives
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -118,6 +123,15 @@ def _appearing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Files for the same name whose writers were killed: nobody holds their locks."""
+    for entry in path.parent.iterdir():
+        if entry.name.startswith(f".{path.name}.") and entry.name.endswith(_UNFINISHED):
+            with suppress(OSError), entry.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                entry.unlink()
 
 
 def _require_free(path: Path, *, overwrite: bool) -> None:
