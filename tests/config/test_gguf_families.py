@@ -149,7 +149,7 @@ def test_longrope_is_read_from_tensors() -> None:
         long_factor=LONG,
     )
     assert longrope(**{"rope.scaling.attn_factor": 1.5}).attention_factor == 1.5
-    with pytest.raises(UnsupportedModelError, match=r"rope\.scaling\.type 'yarn'"):
+    with pytest.raises(UnsupportedModelError, match=r'rope\.scaling\.type "yarn"'):
         longrope(**{"rope.scaling.type": "yarn"})
     refuses("phi3", {}, r"rope_factors_short\.weight' must be 8 numbers", long_rope_factors=LONG)
     refuses("phi3", {}, r"rope_factors_long\.weight'", long_rope_factors=LONG[1:], short_rope_factors=SHORT)

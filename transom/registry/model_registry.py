@@ -14,7 +14,7 @@ from transom.config.registry_config import ModelEntry
 from transom.engine import EngineClient, EngineState
 from transom.errors import ModelLoadingError, ModelNotFoundError, TransomError
 from transom.llm import LLM
-from transom.registry.model_files import read_model_files
+from transom.registry.model_files import read_model_config, read_model_files
 from transom.registry.served_model import ModelState, ServedModel
 
 Adjust = Callable[[EngineConfig], EngineConfig]
@@ -106,10 +106,18 @@ class ModelRegistry:
 
 
 def _prepare_model(entry: ModelEntry, num_threads: int, adjust: Adjust) -> ServedModel:
-    files = read_model_files(entry.path)
-    own_window = files.model_config.max_position_embeddings
-    model_config, resolved = resolve(entry, files.model_config, num_threads=num_threads)
+    own_config = read_model_config(entry.path)
+    model_config, resolved = resolve(entry, own_config, num_threads=num_threads)  # before tokenizers, which take longer
     engine_config = adjust(resolved)
+    files = read_model_files(entry.path)
     engine = EngineClient(model_config, engine_config, name=entry.id)
     llm = LLM(model_config, files.tokenizer, files.chat_template, files.generation_defaults, engine)
-    return ServedModel(entry, model_config, own_window, engine_config, files.generation_defaults, llm, engine)
+    return ServedModel(
+        entry,
+        model_config,
+        own_config.max_position_embeddings,
+        engine_config,
+        files.generation_defaults,
+        llm,
+        engine,
+    )
