@@ -11,8 +11,8 @@
 #include "simd.h"
 
 // Vectors stay in registers only while no function takes their address and no loop indexes them. The portable build has
-// no such registers, and no need of so much code.
-#if defined(__AVX512F__) || defined(__AVX2__)
+// no such registers, and no need of so much code; instrumented builds would take minutes over it.
+#if (defined(__AVX512F__) || defined(__AVX2__)) && !defined(__SANITIZE_ADDRESS__)
 #define TRANSOM_INLINE __attribute__((always_inline)) inline
 #define TRANSOM_UNROLLED _Pragma("GCC unroll 16")
 #define TRANSOM_ROLLED _Pragma("GCC unroll 1")
