@@ -22,6 +22,7 @@ cp -r transom/__init__.py "$package"
 cp -r transom/kernels "$package/kernels"
 cp "$build"/_native.*.so "$package/kernels/"
 
+# How fast instrumented code reads memory means nothing.
 # Python itself never frees everything, hence no leak check. -S keeps the editable install out of the way.
 cxx=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$build/CMakeCache.txt")
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -29,4 +30,5 @@ cd "$build/package"
 LD_PRELOAD="$("$cxx" -print-file-name=libasan.so) $("$cxx" -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   PYTHONPATH="$build/package:$site" "$python" -S -m pytest -c "$root/pyproject.toml" --rootdir "$build/package" \
-  -p no:cacheprovider tests/kernels "$@"
+  -p no:cacheprovider tests/kernels \
+  --deselect tests/kernels/test_memory.py::test_the_bandwidth_of_the_memory_is_plausible "$@"
