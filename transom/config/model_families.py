@@ -7,7 +7,7 @@ Defaults are those of transformers 5.24's configuration classes. Which architect
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from transom.config.family_features import (
@@ -72,6 +72,15 @@ class Family:
     features: Callable[[Settings, int], Features] = no_features
 
 
+_MISTRAL = Family(
+    "MistralForCausalLM",
+    num_key_value_heads=8,
+    window_rule=WindowRule.ALL_LAYERS,
+    sliding_window=4096,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+
 FAMILIES = {
     "llama": Family(
         "LlamaForCausalLM",
@@ -81,22 +90,8 @@ FAMILIES = {
         attention_output_bias=None,
         mlp_bias=None,
     ),
-    "mistral": Family(
-        "MistralForCausalLM",
-        num_key_value_heads=8,
-        window_rule=WindowRule.ALL_LAYERS,
-        sliding_window=4096,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
-    "ministral": Family(
-        "MinistralForCausalLM",
-        num_key_value_heads=8,
-        window_rule=WindowRule.ALL_LAYERS,
-        sliding_window=4096,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
+    "mistral": _MISTRAL,
+    "ministral": replace(_MISTRAL, architecture="MinistralForCausalLM"),
     "qwen2": Family(
         "Qwen2ForCausalLM",
         num_key_value_heads=32,
