@@ -54,7 +54,11 @@ def test_every_sequence_gets_the_token_of_its_own_row() -> None:
     bench = Bench(SuccessorModel())
     scheduled = [bench.schedule(byte_request(text, request_id=text)) for text in ("abc", "x", "hm")]
     result = bench.runner.run(output_of(*scheduled))
-    assert result.sampled == {"abc": SampledToken(ord("d")), "x": SampledToken(ord("y")), "hm": SampledToken(ord("n"))}
+    assert result.sampled == {
+        "abc": (SampledToken(ord("d")),),
+        "x": (SampledToken(ord("y")),),
+        "hm": (SampledToken(ord("n")),),
+    }
     assert not result.failed
 
 
@@ -74,14 +78,14 @@ def test_prompt_log_probabilities_come_from_the_first_rows_and_the_sample_from_t
     assert (unlikely.token_id, unlikely.top[0][0]) == (ord("z"), ord("c"))
     assert likely.logprob == pytest.approx(-np.log1p(255 * np.exp(-10.0)), abs=1e-6)
     assert unlikely.logprob == pytest.approx(likely.logprob - 10.0)
-    assert result.sampled["r"].token_id == ord("z") + 1
+    assert result.sampled["r"][0].token_id == ord("z") + 1
 
 
 def test_useless_logits_fail_their_own_request_with_the_reason() -> None:
     bench = Bench(SuccessorModel(nan_tokens=b"x"))
     good, bad = bench.schedule(byte_request("a", request_id="good")), bench.schedule(byte_request("x"))
     result = bench.runner.run(output_of(good, bad))
-    assert result.sampled == {"good": SampledToken(ord("b"))}
+    assert result.sampled == {"good": (SampledToken(ord("b")),)}
     assert list(result.failed) == ["r"]
     assert "logits" in result.failed["r"]
 
@@ -92,7 +96,7 @@ def test_a_pass_that_raises_is_repeated_one_by_one_and_only_the_culprit_fails(ca
     with caplog.at_level(logging.CRITICAL):
         result = bench.runner.run(output_of(*scheduled))
     assert result.failed == {"oh!": FAILURE_MESSAGE}
-    assert result.sampled == {"ab": SampledToken(ord("c")), "xy": SampledToken(ord("z"))}
+    assert result.sampled == {"ab": (SampledToken(ord("c")),), "xy": (SampledToken(ord("z")),)}
 
 
 def test_end_tokens_are_held_back_until_min_tokens_unless_they_are_ignored() -> None:
@@ -101,6 +105,6 @@ def test_end_tokens_are_held_back_until_min_tokens_unless_they_are_ignored() -> 
     ignored = bench.schedule(byte_request(b"\xfe", request_id="ignored", min_tokens=2, ignore_eos=True))
     own_stop = bench.schedule(byte_request("a", request_id="own", min_tokens=2, stop_token_ids=(ord("b"),)))
     sampled = bench.runner.run(output_of(held_back, ignored, own_stop)).sampled
-    assert sampled["held back"].token_id != 255
-    assert sampled["ignored"].token_id == 255
-    assert sampled["own"].token_id != ord("b")
+    assert sampled["held back"][0].token_id != 255
+    assert sampled["ignored"][0].token_id == 255
+    assert sampled["own"][0].token_id != ord("b")

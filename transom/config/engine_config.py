@@ -53,6 +53,10 @@ DEFAULT_NUM_BATCHED_TOKENS = 512
 
 DEFAULT_NUM_SEQS = 32
 
+DEFAULT_DRAFT_TOKENS = 15
+"""With the row of the last token they are 16: beyond, no processor computes rows for less than they bring."""
+MAX_DRAFT_TOKENS = 32
+
 COLD_CHUNK_GROWTH = 4
 """With a cold tier a prompt may be read in chunks so many times as long: a chunk reads every cold byte once, so longer
 ones read less in all."""
@@ -97,6 +101,8 @@ class EngineConfig:
     """What full-attention layers may forget, unless a request says otherwise."""
     max_waiting_tokens: int = DEFAULT_NUM_WAITING_TOKENS
     """Prompt tokens of all the requests that may wait together; more are refused as overload."""
+    max_draft_tokens: int = DEFAULT_DRAFT_TOKENS
+    """Next tokens of a sequence that are guessed and computed at once, at most; 0 = none."""
 
     def __post_init__(self) -> None:
         if self.kv_dtype not in KV_DTYPES:
@@ -107,6 +113,8 @@ class EngineConfig:
         for name in ("max_num_waiting", "max_waiting_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be 0 or more")
+        if not 0 <= self.max_draft_tokens <= MAX_DRAFT_TOKENS:
+            raise ConfigError(f"max_draft_tokens is {self.max_draft_tokens}, must be 0 to {MAX_DRAFT_TOKENS}")
         if self.max_ssd_bytes < 0 or (self.max_ssd_bytes > 0 and self.ssd_path is None):
             raise ConfigError(f"max_ssd_bytes is {self.max_ssd_bytes}, must be 0, or more with a directory in ssd_path")
         if self.hot_tokens is not None and self.hot_tokens < BLOCK_SIZE:

@@ -64,6 +64,7 @@ class Engine:
             max_num_batched_tokens=engine_config.max_num_batched_tokens,
             max_num_waiting=engine_config.max_num_waiting,
             max_waiting_tokens=engine_config.waiting_token_limit,
+            max_draft_tokens=engine_config.max_draft_tokens,
         )
         runner = ModelRunner(model, cache, model_config.eos_token_ids)
         return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=model_config.vocab_size)
@@ -93,7 +94,7 @@ class Engine:
         if scheduled is None:
             return self._rest()
         outputs = self._run(scheduled)
-        self._count_step(self._clock() - started)
+        self._count_step(scheduled, self._clock() - started)
         return self._take_failed() + outputs
 
     def close(self) -> None:
@@ -143,7 +144,8 @@ class Engine:
         self._num_failed += len(ended)
         return [output for output in ended if output is not None]
 
-    def _count_step(self, seconds: float) -> None:
+    def _count_step(self, scheduled: SchedulerOutput, seconds: float) -> None:
+        self._scheduler.note_seconds(scheduled, seconds)
         self._num_steps += 1
         self._step_seconds += seconds
 
