@@ -54,8 +54,10 @@ class Engine:
         engine_config: EngineConfig,
         *,
         file_system: FileSystem | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Engine:
-        """An engine with a cache and a scheduler of its own. Raises ConfigError as `CacheManager` does."""
+        """An engine with a cache and a scheduler of its own. Raises ConfigError as `CacheManager` does. `clock` times
+        steps, in seconds."""
         cache = CacheManager(model_config, engine_config, file_system=file_system)
         scheduler = Scheduler(
             cache,
@@ -67,7 +69,7 @@ class Engine:
             max_draft_tokens=engine_config.max_draft_tokens,
         )
         runner = ModelRunner(model, cache, model_config.eos_token_ids)
-        return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=model_config.vocab_size)
+        return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=model_config.vocab_size, clock=clock)
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError (also BudgetExceededError) or QueueFullError; nothing is kept then."""

@@ -21,6 +21,9 @@ _FIRST_DRAFTED_STEPS = 8
 _GUESSED_ROW = 0.1
 """What a row is expected to add to a plain step before anybody has measured it. Low: what is tried is known then."""
 
+_SHORTEST_STEP = 1e-9
+"""Seconds: clocks may stand still in tests."""
+
 
 @dataclass(slots=True)
 class _Measured:
@@ -41,10 +44,19 @@ class _Curve:
     by_rows: dict[int, _Measured] = field(default_factory=dict)
 
     def ratio(self, num_rows: int) -> float | None:
+        """What a step of so many rows takes, in plain steps; None when that is not known, or not any more."""
         measured = self.by_rows.get(num_rows)
         if measured is None or self.num_seen - measured.num_seen > _MAX_AGE:
             return None
-        return max(1.0, statistics.median(measured.ratios))
+        return max(1.0, statistics.median_low(measured.ratios))
+
+    def note(self, num_rows: int, seconds: float) -> None:
+        if self.ratio(num_rows) is None:
+            self.by_rows[num_rows] = _Measured()
+        measured = self.by_rows[num_rows]
+        measured.ratios.append(seconds / max(_SHORTEST_STEP, statistics.median_low(self.plain_seconds)))
+        measured.num_seen = self.num_seen
+        self.num_since_plain += 1
 
 
 class StepCosts:
@@ -61,12 +73,7 @@ class StepCosts:
             curve.plain_seconds.append(seconds)
             curve.num_since_plain = 0
         elif curve.plain_seconds:
-            measured = curve.by_rows.setdefault(num_rows, _Measured())
-            if curve.ratio(num_rows) is None:
-                measured.ratios.clear()
-            measured.ratios.append(seconds / max(1e-9, statistics.median(curve.plain_seconds)))
-            measured.num_seen = curve.num_seen
-            curve.num_since_plain += 1
+            curve.note(num_rows, seconds)
 
     def wants_plain_step(self, num_sequences: int) -> bool:
         """Whether a step without drafts is due, so that the others can be compared with it."""
@@ -79,13 +86,15 @@ class StepCosts:
         """By the number of drafted rows, 0 .. `max_num_drafted`: what a step takes beside a plain one, 1 or more.
 
         Between two numbers of rows that were measured it is taken to grow evenly; beyond them, by what is guessed.
+        Fewer rows never take longer: where they did, something disturbed them.
         """
         curve = self._curves.get(num_sequences, _Curve())
-        known = [(0, 1.0)]
-        for num_drafted in range(1, max_num_drafted + 1):
+        known: list[tuple[int, float]] = []
+        for num_drafted in range(max_num_drafted, 0, -1):
             ratio = curve.ratio(num_sequences + num_drafted)
             if ratio is not None:
-                known.append((num_drafted, max(ratio, known[-1][1])))
+                known.append((num_drafted, min(ratio, known[-1][1] if known else ratio)))
+        known = [(0, 1.0), *reversed(known)]
         ratios = [1.0]
         for (first, low), (last, high) in itertools.pairwise(known):
             ratios += [low + (high - low) * step / (last - first) for step in range(1, last - first + 1)]
