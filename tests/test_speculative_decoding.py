@@ -164,12 +164,13 @@ def test_a_batch_hears_the_same_however_long_the_guesses(
 
 
 def test_sequences_that_are_preempted_hear_the_same(bench: Bench) -> None:
-    narrowed = [replace(each, max_tokens=150, ignore_eos=True, allowed_token_ids=(5, 6, 7, 8)) for each in SAMPLINGS[:3]]
+    narrowing = {"max_tokens": 150, "ignore_eos": True, "allowed_token_ids": (5, 6, 7, 8)}
+    narrowed = [replace(each, **narrowing) for each in SAMPLINGS[:3]]
     requests = [Request(f"{index}", (5, 6, 7, 8) * 5, sampling) for index, sampling in enumerate(narrowed)]
     engine = bench.engine(2, num_blocks=4)
     assert answers(engine, requests) == answers(bench.engine(0), requests)
     assert engine.stats().scheduler.num_preemptions > 0
-    check_guesses(engine)
+    assert engine.stats().scheduler.num_accepted_tokens > 0
 
 
 def test_over_a_cold_tier_they_hear_the_same(bench: Bench, plain: dict[str, Heard], tmp_path: Path) -> None:
