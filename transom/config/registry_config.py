@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from transom.config.json_file import read_json_object
 from transom.config.not_supported import OF_AN_ENTRY, OF_THE_FILE, all_unsupported
 from transom.config.registry_errors import describe
+from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 
 __all__ = [
@@ -87,12 +88,12 @@ class ServerConfig(_Section):
     """Unix socket for `transom ps`, `load`, `unload` and `drain`, with mode 0600; relative to the registry file. null:
     none."""
     max_total_ram_mb: MiB | None = None
-    """Cap for the processes of all loaded models together. Each counts its `max_ram_mb` or, without one, its weights, KV
-    and workspace. Where a load would break it, models without requests are unloaded, the one that was used longest ago
-    first; where that is not enough, requests wait. null: no cap."""
+    """Cap for the processes of all loaded models together. Each counts its `max_ram_mb` or, without one, its weights,
+    KV and workspace. Where a load would break it, models without requests are unloaded, the one that was used longest
+    ago first; where that is not enough, requests wait. null: no cap."""
     max_total_ssd_mb: MiB | None = None
-    """Cap for the cold tiers of all models together: the sum of their `max_ssd_mb`, and of what models that are no longer
-    served have left below their `ssd_path`, must not exceed it. null: no cap."""
+    """Cap for the cold tiers of all models together: the sum of their `max_ssd_mb`, and of what models that are no
+    longer served have left in the same places, must not exceed it. null: no cap."""
     idle_unload_seconds: Seconds | None = None
     """A model without requests for so long is unloaded; entries may say otherwise. null: never."""
     load_wait_seconds: Seconds = 120.0
@@ -225,7 +226,9 @@ class ModelEntry(_Section):
     @model_validator(mode="after")
     def _pinned_is_for_ever(self) -> Self:
         if self.pinned and self.idle_unload_seconds is not None:
-            raise ValueError(f"idle_unload_seconds {self.idle_unload_seconds:g} must be null for a model that is pinned")
+            raise ValueError(
+                f"idle_unload_seconds {self.idle_unload_seconds:g} must be null for a model that is pinned"
+            )
         return self
 
     def idle_limit(self, server: ServerConfig) -> float | None:
@@ -282,7 +285,10 @@ class RegistryConfig(_Section):
 
     @model_validator(mode="after")
     def _cold_tiers_fit_together(self) -> Self:
-        check_total_ssd(self)
+        try:
+            check_total_ssd(self.models, self.server.max_total_ssd_mb)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @classmethod

@@ -208,7 +208,7 @@ class EngineClient:
         watching = asyncio.create_task(worker.until_hung(lambda: bool(self._mailboxes)))
         try:
             done, _ = await asyncio.wait((routing, watching), return_when="FIRST_COMPLETED")
-            return (routing if routing in done else watching).result()
+            return routing.result() if routing in done else f"{watching.result()}, "
         finally:
             for task in (routing, watching):
                 task.cancel()

@@ -17,9 +17,7 @@ _HEALTHY_AFTER_SECONDS = 30.0
 class RestartLimit:
     """The restarts of one engine. Times in seconds, of any clock that runs evenly."""
 
-    def __init__(
-        self, delays_seconds: Sequence[float] = DELAYS_SECONDS, max_restarts: int = MAX_RESTARTS
-    ) -> None:
+    def __init__(self, delays_seconds: Sequence[float] = DELAYS_SECONDS, max_restarts: int = MAX_RESTARTS) -> None:
         self._delays = tuple(delays_seconds)
         self._max_restarts = max_restarts
         self._times: deque[float] = deque(maxlen=max_restarts)

@@ -32,7 +32,7 @@ class WatchLimits:
     silent: float = 7.0
     """Without a beat."""
     silent_loading: float = 60.0
-    """The same while the model is loaded: pages of a mapped file may come from a slow disk, and nobody waits for tokens."""
+    """The same while the model is loaded: pages of a mapped file may come from a slow disk."""
     stuck: float = 300.0
     """With work, and neither a message nor processor time used."""
 

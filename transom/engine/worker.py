@@ -2,7 +2,8 @@
 
 It is told what to load by the first message on the inherited socket, answers Ready or Failed, and then serves until the
 peer closes the channel or vanishes. One thread does everything, but for the beats that another one writes into the pipe
-(`watchdog`); a step is never interrupted, messages are taken between steps. It dies with its parent, and leaves Ctrl-C and SIGTERM to it, so that a parent that drains keeps its workers.
+(`watchdog`); a step is never interrupted, messages are taken between steps. It dies with its parent, and leaves Ctrl-C
+and SIGTERM to it, so that a parent that drains keeps its workers.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class WorkerProcess:
     ) -> tuple[WorkerProcess, LoadReport]:
         """Starts a process and waits until its model is loaded.
 
-        Raises the worker's own error (ConfigError, WeightsError, ...), or EngineError when it dies without one or hangs.
+        Raises the worker's own error (ConfigError, WeightsError, ...), or EngineError when it dies or hangs.
         """
         worker = await cls._spawn(name, limits)
         try:
@@ -99,11 +99,12 @@ class WorkerProcess:
         return message
 
     async def until_hung(self, has_work: Callable[[], bool]) -> str:
-        """Returns when the worker must be given up, with the reason and a comma, as a part of a sentence."""
-        while (complaint := self._watchdog.complaint(has_work=has_work())) is None:
+        """Kills the worker when it must be given up, and returns why, in words that begin with "it"."""
+        while (complaint := self._watchdog.complaint(has_work=has_work())) is None:  # noqa: ASYNC110
             await asyncio.sleep(BEAT_SECONDS)
-        self._process.kill()
-        return f"{complaint}, "
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        return complaint
 
     async def stop(self, grace_seconds: float = _GRACE_SECONDS) -> str:
         """Closes the channel, kills the process if that does not end it in time, and says how it ended."""
@@ -167,7 +168,7 @@ class WorkerProcess:
         try:
             await asyncio.wait((loading, watching), return_when="FIRST_COMPLETED")
             if watching.done():
-                raise EngineError(f"The worker of {self._name} died while loading its model: {watching.result()}killed.")
+                raise EngineError(f"The worker of {self._name} was killed while loading: {watching.result()}.")
             self._watchdog.take_ready()
             return loading.result()
         finally:

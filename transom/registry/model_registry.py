@@ -137,6 +137,11 @@ class ModelRegistry:
         """
         return self._keeper.use(served.id)
 
+    async def until_loaded(self, served: ServedModel) -> None:
+        """Waits as `use` does, and makes no use of it. Raises `UnavailableError`."""
+        async with self.use(served):
+            pass
+
     async def load(self, served: ServedModel) -> None:
         """Loads a model at an operator's wish, also one that has failed before; raises the reason when that fails."""
         await self._keeper.load(served.id)
@@ -186,9 +191,7 @@ def _keeper_of(models: Sequence[ServedModel], server: ServerConfig) -> ModelKeep
     return ModelKeeper(engines, residency, load_wait_seconds=server.load_wait_seconds)
 
 
-def _prepare_model(
-    entry: ModelEntry, num_threads: int, adjust: Adjust, *, is_counted: bool
-) -> ServedModel:
+def _prepare_model(entry: ModelEntry, num_threads: int, adjust: Adjust, *, is_counted: bool) -> ServedModel:
     """`is_counted`: its RAM counts against a budget of all models."""
     stamps = FileStamps.of(entry.path)
     own_config = read_model_config(entry.path)

@@ -3,8 +3,8 @@
 Events come in (a request arrives or leaves, a load has ended, time has passed), `due` says what is to be done. At any
 moment the claims of all models that are being loaded, loaded or being unloaded are at most `max_ram_bytes`. Loads begin
 in the order in which their first request came; whoever is first in that queue gets the RAM of models without requests,
-the one used longest ago first. Models that are never without requests give way in turn: after HANDOVER_SECONDS they take
-no new ones until the first in the queue has been loaded. Nobody who runs is disturbed, so nobody waits for ever.
+the one used longest ago first. Models that are never without requests give way in turn: after HANDOVER_SECONDS they
+take no new ones until the first in the queue has been loaded. Nobody who runs is disturbed, nobody waits for ever.
 """
 
 from __future__ import annotations

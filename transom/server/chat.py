@@ -31,6 +31,7 @@ def chat_router(context: ServerContext) -> APIRouter:
 
     async def create_chat_completion(request: Request) -> Response:
         served, body = await _read(context, request)
+        await context.until_limits_are_known(served, request)
         plan = await _make_plan(served, body, context.settings.max_output_tokens)
         return await answer(_ChatCompletion(served, body, plan, Tally(plan, context.metrics)), request, context)
 
