@@ -111,10 +111,7 @@ def test_three_models_take_turns_for_ten_minutes(crowded: RunningServer) -> None
 
 def test_requests_to_three_models_at_once_are_all_answered(crowded: RunningServer) -> None:
     texts: list[str] = []
-    threads = [
-        threading.Thread(target=lambda name=name: texts.append(complete(crowded, name)))  # type: ignore[misc]
-        for name in NAMES * 2
-    ]
+    threads = [threading.Thread(target=lambda name=name: texts.append(complete(crowded, name))) for name in NAMES * 2]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -20,14 +20,20 @@ from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_TIER",
     "CacheConfig",
     "ModelEntry",
+    "ModelId",
     "RegistryConfig",
     "ResourceQuota",
     "ServerConfig",
     "TierConfig",
+    "first_repeated",
     "model_id_from",
 ]
+
+DEFAULT_TIER = "default"
+"""The quota tier of callers who are given no other; may be absent, which means no limits."""
 
 _MAX_ID_CHARACTERS = 128
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
@@ -83,7 +89,8 @@ class ServerConfig(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 9632
     """Port to listen on; 0 takes a free one."""
     api_keys_file: PathSetting | None = None
-    """File of API keys; null: no key is asked for."""
+    """File of API keys, made by `transom keys create`; relative to the registry file. It must be readable by its owner
+    alone, and is read again within a second when it changes. null: no key is asked for, but those of `--api-key`."""
     admin_socket: PathSetting | None = None
     """Unix socket for `transom ps`, `load`, `unload` and `drain`, with mode 0600; relative to the registry file. null:
     none."""
@@ -100,6 +107,11 @@ class ServerConfig(_Section):
     """A request waits so long for its model to be loaded; then it is refused (503)."""
     max_waiting_for_load: Annotated[int, Field(ge=0)] = 256
     """Requests to all models that may wait for a load; more are refused (503)."""
+
+    def placed_in(self, directory: Path) -> Self:
+        """The section with its relative paths taken from `directory`."""
+        paths = {"api_keys_file": self.api_keys_file, "admin_socket": self.admin_socket}
+        return self.model_copy(update={key: directory / path for key, path in paths.items() if path is not None})
 
 
 class TierConfig(_Section):
@@ -219,7 +231,7 @@ class ModelEntry(_Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [self.id, *self.aliases]
-        if repeated := _first_repeated(names):
+        if repeated := first_repeated(names):
             raise ValueError(f"the name {repeated!r} is given twice")
         return self
 
@@ -279,7 +291,7 @@ class RegistryConfig(_Section):
         if not self.models:
             raise ValueError("models is [], must hold at least one model")
         names = [name for entry in self.models for name in (entry.id, *entry.aliases)]
-        if repeated := _first_repeated(names):
+        if repeated := first_repeated(names):
             raise ValueError(f"the model name {repeated!r} is given twice, as an id or alias")
         return self
 
@@ -304,10 +316,7 @@ class RegistryConfig(_Section):
         registry._refuse_unsupported(path)
         directory = path.parent.resolve()
         models = tuple(entry.placed_in(directory) for entry in registry.models)
-        server = registry.server
-        if server.admin_socket is not None:
-            server = server.model_copy(update={"admin_socket": directory / server.admin_socket})
-        return registry.model_copy(update={"server": server, "models": models})
+        return registry.model_copy(update={"models": models, "server": registry.server.placed_in(directory)})
 
     def _refuse_unsupported(self, path: Path) -> None:
         problems = list(all_unsupported(self, OF_THE_FILE))
@@ -334,5 +343,6 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
-def _first_repeated(names: list[str]) -> str | None:
+def first_repeated(names: list[str]) -> str | None:
+    """The first name that stood in the list before."""
     return next((name for index, name in enumerate(names) if name in names[:index]), None)

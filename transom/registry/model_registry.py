@@ -27,6 +27,12 @@ from transom.weights.file_stamp import FileStamps
 from transom.weights.sources import open_weights, quantized_weights
 
 Adjust = Callable[[EngineConfig], EngineConfig]
+MayUse = Callable[[str], bool]
+"""Whether the asker may use the model of this id."""
+
+
+def _anything(_: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +87,13 @@ class ModelRegistry:
                 failed.append(FailedModel(entry, error))
         return cls(models, failed, server)
 
-    def models(self) -> tuple[ServedModel, ...]:
-        """Every model that can be, or could once be, asked."""
-        return self._models
+    def models(self, may_use: MayUse = _anything) -> tuple[ServedModel, ...]:
+        """Every model that can be, or could once be, asked; of those that the asker may use."""
+        return tuple(served for served in self._models if may_use(served.id))
+
+    def ids(self) -> frozenset[str]:
+        """Of all entries, whatever became of them."""
+        return frozenset(self._ids.values())
 
     def failed(self) -> tuple[FailedModel, ...]:
         """Entries that cannot be served: their files cannot be used, or their last load failed."""
@@ -104,25 +114,26 @@ class ModelRegistry:
             if served.entry.load == "at_start" and served.id not in self._started
         )
 
-    def get(self, name: str) -> ServedModel:
-        """The model with this id or alias, whatever its state.
+    def get(self, name: str, may_use: MayUse = _anything) -> ServedModel:
+        """The model with this id or alias, whatever its state; what the asker may not use does not exist.
 
         Raises `ModelNotFoundError`, and `ModelLoadingError` for one whose files cannot be used.
         """
         model_id = self._ids.get(name)
-        if model_id is None:
-            raise ModelNotFoundError(name[:64], [served.id for served in self._models])
+        if model_id is None or not may_use(model_id):
+            raise ModelNotFoundError(name[:64], [served.id for served in self.models(may_use)])
         if (failure := self._unusable.get(model_id)) is not None:
             raise ModelLoadingError(
                 f"The model '{model_id}' could not be loaded: {failure.error}", retry_after_seconds=60.0
             )
         return next(served for served in self._models if served.id == model_id)
 
-    def first(self) -> ServedModel:
+    def first(self, may_use: MayUse = _anything) -> ServedModel:
         """What is meant when no model is named. Raises `ModelLoadingError` when none can be served."""
-        if not self._models:
+        models = self.models(may_use)
+        if not models:
             raise ModelLoadingError("No model could be loaded.", retry_after_seconds=60.0)
-        return self._models[0]
+        return models[0]
 
     def check_can_be_asked(self, served: ServedModel) -> None:
         """Raises `UnavailableError` when a request to the model would be refused at once; it may wait for a load."""
