@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transom.config.engine_config import MAX_DRAFTED_ROWS
 from transom.scheduler.drafter import Draft
-from transom.scheduler.drafting import MAX_DRAFTED_ROWS, Drafting, StepShape
+from transom.scheduler.drafting import Drafting, StepShape
 
 ALONE = StepShape(1, 1)
 

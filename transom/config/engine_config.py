@@ -55,8 +55,10 @@ DEFAULT_NUM_BATCHED_TOKENS = 512
 DEFAULT_NUM_SEQS = 32
 
 DEFAULT_DRAFT_TOKENS = 15
-"""With the row of the last token they are 16: beyond, no processor computes rows for less than they bring."""
+"""With the row of the last token they are 16, as many as kernels compute at little more than the price of one."""
 MAX_DRAFT_TOKENS = 32
+MAX_DRAFTED_ROWS = 32
+"""Guessed tokens of one step, all sequences together: each has its row of logits."""
 
 COLD_CHUNK_GROWTH = 4
 """With a cold tier a prompt may be read in chunks so many times as long: a chunk reads every cold byte once, so longer
@@ -71,6 +73,7 @@ MAX_PROMPT_LOGPROB_ROWS = 64
 
 _SAMPLING_ROWS = 12  # what choosing one token takes, in rows of logits
 _WAITING_TOKEN_BYTES = 4
+_LOOKUP_TOKEN_BYTES = 12  # what is kept of each token of a running sequence to find its like
 _PROCESS_BYTES = 96 * MIB  # interpreter, libraries, native thread stacks
 
 
@@ -178,6 +181,7 @@ def resolve(
         hot_tokens=_hot_tokens(entry),
         cache=_cache_options(entry, narrowed.max_position_embeddings),
         quantization=_quantization(entry, model_config),
+        max_draft_tokens=_max_draft_tokens(entry),
     )
     return narrowed, engine_config
 
@@ -206,8 +210,10 @@ def workspace_bytes(model_config: ModelConfig, engine_config: EngineConfig) -> i
     token_floats = _feed_forward_floats(model_config) + 8 * model_config.hidden_size
     token_floats += 4 * model_config.num_attention_heads * model_config.head_dim
     logit_rows = engine_config.max_num_seqs + MAX_PROMPT_LOGPROB_ROWS + _SAMPLING_ROWS
+    logit_rows += MAX_DRAFTED_ROWS if engine_config.max_draft_tokens else 0
     logit_floats = logit_rows * model_config.vocab_size
-    prompts = _WAITING_TOKEN_BYTES * engine_config.waiting_token_limit
+    token_bytes = _WAITING_TOKEN_BYTES + (_LOOKUP_TOKEN_BYTES if engine_config.max_draft_tokens else 0)
+    prompts = token_bytes * engine_config.waiting_token_limit
     return _PROCESS_BYTES + prompts + 4 * (engine_config.max_chunk_tokens * token_floats + logit_floats)
 
 
@@ -260,6 +266,10 @@ def _quantization(entry: ModelEntry, model_config: ModelConfig) -> str | None:
         rule = "is for directories with safetensors; transom convert writes a GGUF file with other types"
         raise _error(entry, "quantization", entry.quantization, rule)
     return entry.quantization
+
+
+def _max_draft_tokens(entry: ModelEntry) -> int:
+    return 0 if entry.speculative.method == "none" else entry.speculative.max_draft_tokens
 
 
 def _hot_tokens(entry: ModelEntry) -> int | None:

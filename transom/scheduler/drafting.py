@@ -12,11 +12,9 @@ import heapq
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
+from transom.config.engine_config import MAX_DRAFTED_ROWS
 from transom.scheduler.drafter import Draft
 from transom.scheduler.step_costs import StepCosts
-
-MAX_DRAFTED_ROWS = 32
-"""Guessed tokens of a step, all sequences together: each has its row of logits."""
 
 _LEAST_GAIN = 1.02
 """Times as many tokens per second must be expected: differences below that are not measured."""
