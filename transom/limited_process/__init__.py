@@ -1,4 +1,4 @@
-"""A helper process that may die over what it is asked: limits of CPU time, memory and stack, and a fresh one afterwards.
+"""A helper process that may die over what it is asked: limits of CPU time, memory, stack, and a fresh one afterwards.
 
 For input that cannot be judged before it is worked on: templates, grammars. The kernel enforces the limits, so that no
 cleverness inside the process gets around them. Owns the process and the pipes; what is asked and answered is JSON, its
@@ -51,15 +51,13 @@ class LimitedProcess:
     def ask(self, question: str, *, setup: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """The answer to `question`, an object in JSON; None when the process died over it.
 
-        `setup` is asked first of every fresh process, with ten times the CPU time, for it is the program's own; its
-        answer, if it is an `error`, is the answer.
+        `setup` is asked first of every fresh process, with ten times the CPU time, for it is the program's own. Raises
+        RuntimeError when that fails.
         """
         with self._lock:
-            answer: dict[str, Any] | None = {}
             if not self.is_alive:
-                answer = self._start(setup)
-            if answer is not None and "error" not in answer:
-                answer = self._exchange(question, self._limits.cpu_seconds)
+                self._start(setup)
+            answer = self._exchange(question, self._limits.cpu_seconds)
             if answer is None:
                 self._end()
         return answer
@@ -78,7 +76,7 @@ class LimitedProcess:
         """Ends the process."""
         self._end()
 
-    def _start(self, setup: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    def _start(self, setup: Mapping[str, Any] | None) -> None:
         self._end()
         limits = self._limits
         self._process = subprocess.Popen(
@@ -89,9 +87,9 @@ class LimitedProcess:
         )
         self._end_process = weakref.finalize(self, _kill, self._process)
         answer = {} if setup is None else self._exchange(json.dumps(setup), 10 * limits.cpu_seconds)
-        if answer is not None and "error" in answer:
+        if answer is None or "error" in answer:
             self._end()
-        return answer
+            raise RuntimeError(f"the helper process {self._script.name} cannot be set up: {answer or 'it ended'}")
 
     def _exchange(self, question: str, cpu_seconds: float) -> dict[str, Any] | None:
         process = self._process

@@ -22,6 +22,7 @@ from transom.server.context import ServerContext
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
+from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 
 
@@ -178,6 +179,7 @@ async def _make_plan(served: ServedModel, body: ChatBody, cap: int | None) -> Pl
         [prompt],
         [limit],
         cache=cache,
+        grammar=await compile_prescribed(served, body),
         id_prefix="chatcmpl",
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

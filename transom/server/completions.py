@@ -23,6 +23,7 @@ from transom.server.context import ServerContext
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import CompletionBody
+from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 
 DEFAULT_MAX_TOKENS = 16
@@ -148,6 +149,7 @@ async def _make_plan(served: ServedModel, body: CompletionBody, cap: int | None)
         prompts,
         limits,
         cache=cache,
+        grammar=await compile_prescribed(served, body),
         id_prefix="cmpl",
         num_candidates=body.num_candidates,
         logprobs=0 if is_ranked and body.logprobs is None else body.logprobs,

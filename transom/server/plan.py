@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from transom.errors import RequestError
 from transom.llm import Allowance, GenerationRequest, repeat
 from transom.registry import ServedModel
-from transom.request import CacheOptions, Request, SamplingParams, TokenIds
+from transom.request import CacheOptions, GrammarSpec, Request, SamplingParams, TokenIds
 from transom.server.protocol import SamplingBody
 
 MAX_COST = 4_000_000
@@ -87,6 +87,7 @@ def make_plan(
     limits: Sequence[Limit],
     *,
     cache: CacheOptions,
+    grammar: GrammarSpec | None,
     id_prefix: str,
     num_candidates: int,
     logprobs: int | None,
@@ -97,7 +98,7 @@ def make_plan(
     prompt_ids = tuple(map(TokenIds.of, prompts))
     _check_cost(prompt_ids, limits, num_candidates, logprobs, prompt_logprobs)
     answer_id = f"{id_prefix}-{uuid.uuid4().hex}"
-    sampling = _sampling(served, body, logprobs, prompt_logprobs)
+    sampling = replace(_sampling(served, body, logprobs, prompt_logprobs), grammar=grammar)
     requests: list[GenerationRequest] = []
     for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):
         _check_min_tokens(body, limit)
