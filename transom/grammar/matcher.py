@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from transom.grammar.vocabulary import reason_of
 
+_DEAD_END = "no token of this model continues the text"
+
 
 class GrammarStuckError(Exception):
     """The grammar cannot be followed any further; the message says why."""
@@ -79,10 +81,9 @@ class Matcher:
         bits = np.unpackbits(bitmask[0].view(np.uint8), bitorder="little").view(np.bool_)
         allowed = Allowed(bits[: self._vocab_size], bool(bits[self._vocab_size]))
         if not allowed.end and not allowed.tokens.any():
-            raise GrammarStuckError("no token of this model continues the text")
+            raise GrammarStuckError(_DEAD_END)
         return allowed
 
     def _stuck(self) -> GrammarStuckError:
-        if self._matcher.stop_reason() == "NoExtensionBias":
-            return GrammarStuckError("no token of this model continues the text")
-        return GrammarStuckError(reason_of(self._matcher.get_error()))
+        message = self._matcher.get_error()
+        return GrammarStuckError(_DEAD_END if message.startswith("NoExtension") else reason_of(message))

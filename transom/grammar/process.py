@@ -26,7 +26,7 @@ MAX_STEP_SECONDS = 0.01
 
 _NUM_TRIED_STEPS = 32
 _JSON_OPTIONS: dict[str, Any] = {
-    "whitespace_pattern": r" |\r?\n[ \t]{0,32}",  # a space, or a new line and its indentation: bounded, or some never stop
+    "whitespace_pattern": r" |\r?\n[ \t]{0,32}",  # without a bound some models never stop
     "coerce_one_of": False,
     "lenient": False,
 }

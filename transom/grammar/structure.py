@@ -35,8 +35,11 @@ class Structure:
         """A JSON text that satisfies `schema`, an object or a boolean. Raises ValueError beyond the bounds."""
         if not isinstance(schema, dict | bool):
             raise ValueError("a JSON schema is an object")
+        if schema is False:
+            raise ValueError("nothing satisfies the schema false")
         if _depth(schema) > MAX_DEPTH:
             raise ValueError(f"the schema is nested deeper than {MAX_DEPTH} levels")
+        schema = {} if schema is True else schema
         return _bounded(cls(StructureKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False)))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The fields that prescribe the form of an answer: OpenAI's `response_format`, vLLM's, llama.cpp's. At most one of them.
+"""The fields that prescribe an answer's form: OpenAI's `response_format`, vLLM's, llama.cpp's. At most one of them.
 
 Knows what they say; what can be had is `transom.grammar`'s to decide.
 """
