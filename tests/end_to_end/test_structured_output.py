@@ -15,15 +15,15 @@ import pytest
 from tests.grammar.random_schemas import random_schema
 from tests.running_server import RunningServer
 
-MAX_TOKENS = 700
-MIN_SHARE_COMPLETE = 0.97
+MAX_TOKENS = 500
+MIN_SHARE_COMPLETE = 0.9
 """The rest came to the maximum of tokens before their end."""
 
 
 class Person(pydantic.BaseModel):
     name: str = pydantic.Field(max_length=20)
     age: int = pydantic.Field(ge=0, le=120)
-    nicknames: list[str] = pydantic.Field(max_length=2)
+    married: bool
 
 
 def answers(server: RunningServer, seed: int, model: str, samples: int) -> list[tuple[str, str]]:
@@ -57,7 +57,7 @@ def check_schemas(server: RunningServer, seeds: range, samples: int) -> None:
 
 
 def test_texts_under_random_schemas_are_valid(server: RunningServer) -> None:
-    check_schemas(server, range(16), 2)
+    check_schemas(server, range(10), 1)
 
 
 @pytest.mark.slow
@@ -83,8 +83,8 @@ def test_the_official_client_parses_its_own_models(server: RunningServer) -> Non
     [
         ({"structured_outputs": {"choice": ["yes", "no", "vielleicht"]}}, "yes|no|vielleicht"),
         ({"guided_regex": r"[0-9]{3}-[a-z]{2,5}!"}, r"[0-9]{3}-[a-z]{2,5}!"),
-        ({"grammar": 'root ::= item+ "."\nitem ::= "ab" | "cd"'}, r"(ab|cd)+\."),
-        ({"guided_grammar": 'start: ("ab" | "cd")+ "."'}, r"(ab|cd)+\."),
+        ({"grammar": 'root ::= item{3} "."\nitem ::= "ab" | "cd"'}, r"(ab|cd){3}\."),
+        ({"guided_grammar": 'start: ("ab" | "cd"){2} "."'}, r"(ab|cd){2}\."),
     ],
 )
 def test_other_forms_stream_as_they_come_in_one_piece(
@@ -101,10 +101,10 @@ def test_other_forms_stream_as_they_come_in_one_piece(
 
 
 def test_promise_three_a_text_under_a_schema_is_the_same_alone_and_in_company(server: RunningServer) -> None:
-    alone = answers(server, 6, "tolstoy", 1)
+    alone = answers(server, 3, "recall", 2)
     with ThreadPoolExecutor(8) as pool:
-        company = list(pool.map(lambda seed: answers(server, seed, "tolstoy", 1), [1, 6, 2, 6, 3, 4, 6, 5]))
-    assert company[1] == company[3] == company[6] == alone
+        company = list(pool.map(lambda seed: answers(server, seed, "recall", 2), [1, 3, 2, 3]))
+    assert company[1] == company[3] == alone
 
 
 def test_a_schema_that_cannot_be_had_is_refused_before_anything_is_computed(server: RunningServer) -> None:
