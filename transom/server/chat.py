@@ -40,7 +40,7 @@ def chat_router(context: ServerContext) -> APIRouter:
         served, body = await _read(context, request)
         await context.until_limits_are_known(served, request)
         prompt = await _fit(served, body)
-        plan = _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
+        plan = await _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
         return await answer(_ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics)), request, context)
 
     async def count_input_tokens(request: Request) -> Response:
@@ -205,7 +205,9 @@ def _truncation_fields(body: ChatBody, prompt: FittedPrompt) -> dict[str, Any]:
     return {} if body.truncation == "disabled" else {"truncation": prompt.fields()}
 
 
-def _make_plan(served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None) -> Plan:
+async def _make_plan(
+    served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None
+) -> Plan:
     cache, num_tokens = cache_options(served, body.cache), len(prompt.token_ids)
     limit = limit_tokens(served, num_tokens, body.given_max_tokens, param="messages", cache=cache, cap=cap)
     return make_plan(
