@@ -180,6 +180,19 @@ def models(
 
 
 @app.command()
+def quota(
+    key: Annotated[str | None, typer.Argument(help="Name of one key; nothing: all.", show_default=False)] = None,
+    config: options.Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what each API key has used of its quotas, beside a running server or without one."""
+    with told_in_one_line():
+        from transom.cli.quota import show_quotas
+
+        show_quotas(config, key, as_json=as_json)
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Directory of a Hugging Face model, or a GGUF file.")],
     target: Annotated[Path, typer.Argument(metavar="DST.gguf", help="The file to write.")],

@@ -11,8 +11,10 @@ from starlette.requests import Request
 
 from transom.errors import RequestError
 from transom.metrics import UNKNOWN_MODEL, MetricsCollector
+from transom.quotas import QuotaLedger
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.caller import Caller, caller_of
+from transom.server.gate import Gate
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
 
@@ -25,6 +27,7 @@ class ServerContext:
     metrics: MetricsCollector
     settings: ServerSettings
     lifecycle: Lifecycle
+    quotas: QuotaLedger
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whose turn it is to be parsed."""
 
@@ -39,6 +42,12 @@ class ServerContext:
         self.lifecycle.check()
         served.check_ready()
         return served
+
+    def gate(self, served: ServedModel, request: Request) -> Gate:
+        """The caller's way to the model. Raises `QuotaExceededError` when it is shut: before any work is done."""
+        gate = Gate(caller_of(request), served, self.quotas)
+        gate.check()
+        return gate
 
     def named_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The model that a body names, whatever its state; the only one, if that is what there is, when it names none.
