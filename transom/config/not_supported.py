@@ -27,12 +27,6 @@ class Unsupported:
 
 OF_AN_ENTRY = (
     Unsupported(
-        "load",
-        "on_demand",
-        lambda entry: entry.load != "at_start",
-        "at_start",
-    ),
-    Unsupported(
         "tier_config.enable_distributed",
         "true",
         lambda entry: entry.tier_config.enable_distributed,
