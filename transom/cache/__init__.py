@@ -5,7 +5,7 @@ from transom.cache.cache_manager import CacheManager
 from transom.cache.layer_cache import PagedLayerCache
 from transom.cache.lost_block import LostBlockError
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierState, TierStats, TransferStats
+from transom.cache.stats import CacheStats, KindStats, ReuseStats, SequenceStats, TierState, TierStats, TransferStats
 
 __all__ = [
     "BLOCK_SIZE",
@@ -14,6 +14,7 @@ __all__ = [
     "KindStats",
     "LostBlockError",
     "PagedLayerCache",
+    "ReuseStats",
     "SequenceCache",
     "SequenceStats",
     "TierState",
