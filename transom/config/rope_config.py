@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from transom.config.settings import Settings
+from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
 __all__ = ["ROPE_TYPES", "RopeConfig", "read_rope", "settings_by_kind"]
@@ -103,13 +103,16 @@ def _rope_type(parameters: Settings, settings: Settings) -> str:
     nested = [key for key, value in parameters.values.items() if isinstance(value, dict)]
     if nested:
         raise UnsupportedModelError(f"{settings.source}: a rope of its own per layer kind ({', '.join(nested)})")
-    rope_type = parameters.text("rope_type" if "rope_type" in parameters.values else "type", "default")
+    key = "rope_type" if "rope_type" in parameters.values else "type"
+    rope_type = parameters.text(key, "default")
     rope_type = _ALIASES.get(rope_type, rope_type)
     if rope_type == "yarn" and parameters.has("short_factor"):  # older files of Phi-3, too
         rope_type = "longrope"
     if rope_type not in ROPE_TYPES:
-        known = ", ".join(ROPE_TYPES)
-        raise UnsupportedModelError(f"{settings.source}: rope type {rope_type!r} is not supported; supported: {known}")
+        raise UnsupportedModelError(
+            f"{settings.source}: {parameters.prefix}{key} {shown(rope_type)} is not supported "
+            f"(supported: {', '.join(ROPE_TYPES)})"
+        )
     return rope_type
 
 
