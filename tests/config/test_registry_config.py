@@ -198,10 +198,16 @@ def test_what_does_not_exist_yet_is_refused_in_one_line(tmp_path: Path, changes:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"server": {"api_keys_file": "keys"}}, {"quota_tiers": {"default": {}}}])
-def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not supported yet"):
-        load(tmp_path, {"models": [MODEL], **changes})
+        load(tmp_path, {"models": [MODEL], "quota_tiers": {"default": {}}})
+
+
+def test_the_keys_file_lies_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    registry = load(tmp_path, {"models": [MODEL], "server": {"api_keys_file": "secrets/keys.json"}})
+    assert registry.server.api_keys_file == tmp_path / "secrets" / "keys.json"
+    assert load(tmp_path, {"models": [MODEL]}).server.api_keys_file is None
 
 
 def test_all_settings_that_do_not_exist_yet_are_named_at_once(tmp_path: Path) -> None:

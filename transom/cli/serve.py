@@ -56,6 +56,7 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
         host=options.host or file.host,
         port=file.port if options.port is None else options.port,
         api_keys=tuple(key for key in options.api_keys if key),
+        api_keys_file=file.api_keys_file,
         allowed_hosts=options.allowed_hosts,
         default_model=options.default_model,
         max_output_tokens=options.max_output_tokens,
@@ -112,7 +113,7 @@ def _say_ready(registry: ModelRegistry, settings: ServerSettings, listener: sock
         return False
     console, url = wide_console(), f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
     with even_unheard():
-        show_banner(console, ready, url, needs_key=bool(settings.api_keys))
+        show_banner(console, ready, url, needs_key=settings.needs_key)
         console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
     return True
 

@@ -27,12 +27,6 @@ class Unsupported:
 
 OF_THE_FILE = (
     Unsupported(
-        "server.api_keys_file",
-        "anything but null",
-        lambda registry: registry.server.api_keys_file is not None,
-        "no keys are asked for",
-    ),
-    Unsupported(
         "quota_tiers",
         "anything but {}",
         lambda registry: bool(registry.quota_tiers),

@@ -19,14 +19,20 @@ from transom.config.registry_errors import describe
 from transom.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_TIER",
     "CacheConfig",
     "ModelEntry",
+    "ModelId",
     "RegistryConfig",
     "ResourceQuota",
     "ServerConfig",
     "TierConfig",
+    "first_repeated",
     "model_id_from",
 ]
+
+DEFAULT_TIER = "default"
+"""The quota tier of callers who are given no other; may be absent, which means no limits."""
 
 _MAX_ID_CHARACTERS = 128
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
@@ -81,7 +87,14 @@ class ServerConfig(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 9632
     """Port to listen on; 0 takes a free one."""
     api_keys_file: PathSetting | None = None
-    """File of API keys; null: no key is asked for."""
+    """File of API keys, made by `transom keys create`; relative to the registry file. It must be readable by its owner
+    alone, and is read again within a second when it changes. null: no key is asked for, but those of `--api-key`."""
+
+    def placed_in(self, directory: Path) -> Self:
+        """The section with its relative paths taken from `directory`."""
+        if self.api_keys_file is None:
+            return self
+        return self.model_copy(update={"api_keys_file": directory / self.api_keys_file})
 
 
 class TierConfig(_Section):
@@ -197,7 +210,7 @@ class ModelEntry(_Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [self.id, *self.aliases]
-        if repeated := _first_repeated(names):
+        if repeated := first_repeated(names):
             raise ValueError(f"the name {repeated!r} is given twice")
         return self
 
@@ -242,7 +255,7 @@ class RegistryConfig(_Section):
         if not self.models:
             raise ValueError("models is [], must hold at least one model")
         names = [name for entry in self.models for name in (entry.id, *entry.aliases)]
-        if repeated := _first_repeated(names):
+        if repeated := first_repeated(names):
             raise ValueError(f"the model name {repeated!r} is given twice, as an id or alias")
         return self
 
@@ -259,7 +272,7 @@ class RegistryConfig(_Section):
         registry._refuse_unsupported(path)
         directory = path.parent.resolve()
         models = tuple(entry.placed_in(directory) for entry in registry.models)
-        return registry.model_copy(update={"models": models})
+        return registry.model_copy(update={"models": models, "server": registry.server.placed_in(directory)})
 
     def _refuse_unsupported(self, path: Path) -> None:
         problems = list(all_unsupported(self, OF_THE_FILE))
@@ -286,5 +299,6 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
-def _first_repeated(names: list[str]) -> str | None:
+def first_repeated(names: list[str]) -> str | None:
+    """The first name that stood in the list before."""
     return next((name for index, name in enumerate(names) if name in names[:index]), None)

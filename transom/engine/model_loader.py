@@ -1,6 +1,7 @@
 """From a model's path to an engine that can serve it. Runs in the worker.
 
-Whether weights, KV and workspace fit into `max_ram_bytes` is checked before the first tensor is read.
+Before the first tensor is read, it is checked that all are the model's, and that weights, KV and workspace fit into
+`max_ram_bytes`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from transom.config.engine_config import EngineConfig, check_memory, workspace_b
 from transom.config.model_config import ModelConfig
 from transom.engine.engine import Engine
 from transom.engine.reports import LoadReport
-from transom.errors import ConfigError
-from transom.models import build
+from transom.errors import ConfigError, WeightsError
+from transom.models import build, misfits
 from transom.weights.loader import WeightLoader
 from transom.weights.quantization import QuantizedSource
 from transom.weights.sources import num_parameters, open_weights, quantized_weights
@@ -33,6 +34,8 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     weights = quantized_weights(open_weights(engine_config.model_path), engine_config.quantization)
     if isinstance(weights, QuantizedSource):
         _log_fallbacks(weights)
+    if problems := misfits(model_config, weights):
+        raise WeightsError(problems[0])
     check_memory(model_config, engine_config, weights.nbytes)
     kernels.set_num_threads(engine_config.num_threads)
     try:

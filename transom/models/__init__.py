@@ -25,9 +25,10 @@ from transom.models.olmo2 import Olmo2Builder
 from transom.models.phi3 import Phi3Builder
 from transom.models.qwen3 import Qwen3Builder
 from transom.models.qwen3_moe import Qwen3MoeBuilder
-from transom.weights.loader import WeightLoader
+from transom.weights.loader import WeightLoader, WeightSource
+from transom.weights.weight_check import TooManyProblemsError, WeightCheck
 
-__all__ = ["ALIASES", "ARCHITECTURES", "Model", "build"]
+__all__ = ["ALIASES", "ARCHITECTURES", "Model", "build", "misfits"]
 
 
 class Model(Protocol):
@@ -71,3 +72,16 @@ def build(config: ModelConfig, loader: WeightLoader) -> Model:
         known = ", ".join(sorted({*ARCHITECTURES, *ALIASES}))
         raise UnsupportedModelError(f"model_type {config.model_type!r} is not supported; supported: {known}")
     return ARCHITECTURES[name](config, loader).build()
+
+
+def misfits(config: ModelConfig, source: WeightSource) -> list[str]:
+    """What keeps a checkpoint's tensors from being the model's, one line each; a last line says that there is more.
+
+    Reads headers only, in milliseconds, whatever either of them claims. Raises UnsupportedModelError as `build`.
+    """
+    check = WeightCheck(source)
+    try:
+        build(config, check)
+    except TooManyProblemsError as error:
+        return [*check.problems, str(error)]
+    return check.problems

@@ -18,6 +18,12 @@ from transom.registry.model_files import read_model_config, read_model_files
 from transom.registry.served_model import ModelState, ServedModel
 
 Adjust = Callable[[EngineConfig], EngineConfig]
+MayUse = Callable[[str], bool]
+"""Whether the asker may use the model of this id."""
+
+
+def _anything(_: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,13 @@ class ModelRegistry:
                 failed.append(FailedModel(entry, error))
         return cls(models, failed)
 
-    def models(self) -> tuple[ServedModel, ...]:
-        """Every model that can be, or could once be, asked."""
-        return self._models
+    def models(self, may_use: MayUse = _anything) -> tuple[ServedModel, ...]:
+        """Every model that can be, or could once be, asked; of those that the asker may use."""
+        return tuple(served for served in self._models if may_use(served.id))
+
+    def ids(self) -> frozenset[str]:
+        """Of all entries, whatever became of them."""
+        return frozenset(self._ids.values())
 
     def failed(self) -> tuple[FailedModel, ...]:
         """Entries that cannot be served."""
@@ -69,23 +79,24 @@ class ModelRegistry:
         """Some model has not finished its first load."""
         return any(served.engine.status.state is EngineState.STARTING for served in self._models)
 
-    def get(self, name: str) -> ServedModel:
-        """The model with this id or alias, whatever its state.
+    def get(self, name: str, may_use: MayUse = _anything) -> ServedModel:
+        """The model with this id or alias, whatever its state; what the asker may not use does not exist.
 
         Raises `ModelNotFoundError`, and `ModelLoadingError` for one whose files cannot be used.
         """
         model_id = self._ids.get(name)
-        if model_id is None:
-            raise ModelNotFoundError(name[:64], [served.id for served in self._models])
+        if model_id is None or not may_use(model_id):
+            raise ModelNotFoundError(name[:64], [served.id for served in self.models(may_use)])
         if model_id in self._failed:
             raise ModelLoadingError(f"The model '{model_id}' could not be loaded.", retry_after_seconds=60.0)
         return next(served for served in self._models if served.id == model_id)
 
-    def first(self) -> ServedModel:
+    def first(self, may_use: MayUse = _anything) -> ServedModel:
         """What is meant when no model is named. Raises `ModelLoadingError` when none can be served."""
-        if not self._models:
+        models = self.models(may_use)
+        if not models:
             raise ModelLoadingError("No model could be loaded.", retry_after_seconds=60.0)
-        return self._models[0]
+        return models[0]
 
     async def start(self) -> tuple[FailedModel, ...]:
         """Loads all models in parallel. Returns those that failed, now or in `prepare`."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from transom.metrics import CONTENT_TYPE
 from transom.server.answering import json_response
+from transom.server.caller import check_admin
 from transom.server.context import ServerContext
 
 _RETRY = {"retry-after": "1"}
@@ -30,12 +32,14 @@ def health_router(context: ServerContext) -> APIRouter:
             return _unavailable({"error": error})
         return json_response({"status": "ok"})
 
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        check_admin(request)
         return Response(context.metrics.render(), media_type=CONTENT_TYPE)
 
     routes = {"/health/live": live, "/health/ready": ready, "/ready": ready, "/health": health, "/v1/health": health}
-    for path, endpoint in {**routes, "/metrics": metrics}.items():
+    for path, endpoint in routes.items():
         router.add_api_route(path, endpoint, methods=["GET"], response_model=None)
+    router.add_api_route("/metrics", metrics, methods=["GET"], response_model=None)
     return router
 
 
