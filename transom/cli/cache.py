@@ -52,7 +52,7 @@ def purge_all(places: Sequence[ColdPlace]) -> None:
 
 
 def _show_server(client: ServerClient, model: str | None, *, as_json: bool) -> None:
-    answers = [client.cache(each) for each in ([model] if model else client.model_ids())]
+    answers = [client.cache(each) for each in ([model] if model else client.loaded_model_ids())]
     if as_json:
         print(json.dumps(answers, indent=2))
         return

@@ -68,7 +68,7 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
 
 def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     return ModelRegistry.prepare(
-        config.models, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
+        config.models, config.server, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
     )
 
 
@@ -100,20 +100,21 @@ async def _run(
 
 
 def _say_loading(registry: ModelRegistry) -> None:
-    if not registry.models():
+    names = [served.id for served in registry.models() if served.entry.load == "at_start"]
+    if not names:
         return
     with even_unheard():
-        wide_console().print(f"Loading {', '.join(served.id for served in registry.models())} ...")
+        wide_console().print(f"Loading {', '.join(names)} ...")
 
 
 def _say_ready(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
     """What is served; False when nothing is."""
-    ready = [served for served in registry.models() if served.is_ready]
-    if not ready:
+    served = [served for served in registry.models() if served.can_be_asked]
+    if not served:
         return False
     console, url = wide_console(), f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
     with even_unheard():
-        show_banner(console, ready, url, needs_key=settings.needs_key)
+        show_banner(console, served, url, needs_key=settings.needs_key)
         console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
     return True
 

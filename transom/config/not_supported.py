@@ -36,12 +36,6 @@ OF_THE_FILE = (
 
 OF_AN_ENTRY = (
     Unsupported(
-        "load",
-        "on_demand",
-        lambda entry: entry.load != "at_start",
-        "at_start",
-    ),
-    Unsupported(
         "resource_quota",
         "anything but null",
         lambda entry: entry.resource_quota is not None,

@@ -15,6 +15,7 @@ from transom import kernels
 from transom.config.engine_config import EngineConfig, check_memory, workspace_bytes
 from transom.config.model_config import ModelConfig
 from transom.engine.engine import Engine
+from transom.engine.loading_priority import at_low_priority
 from transom.engine.reports import LoadReport
 from transom.errors import ConfigError, WeightsError
 from transom.models import build, misfits
@@ -37,9 +38,9 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     if problems := misfits(model_config, weights):
         raise WeightsError(problems[0])
     check_memory(model_config, engine_config, weights.nbytes)
-    kernels.set_num_threads(engine_config.num_threads)
     try:
-        engine = Engine.of(build(model_config, WeightLoader(weights)), model_config, engine_config)
+        model = at_low_priority(lambda: build(model_config, WeightLoader(weights)), engine_config.num_threads)
+        engine = Engine.of(model, model_config, engine_config)
     except MemoryError as error:
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"

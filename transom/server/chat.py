@@ -37,6 +37,7 @@ def chat_router(context: ServerContext) -> APIRouter:
 
     async def create_chat_completion(request: Request) -> Response:
         served, body = await _read(context, request)
+        await context.until_limits_are_known(served, request)
         prompt = await _fit(served, body)
         plan = _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
         return await answer(_ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics)), request, context)

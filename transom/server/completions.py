@@ -35,6 +35,7 @@ def completions_router(context: ServerContext) -> APIRouter:
 
     async def create_completion(request: Request) -> Response:
         served, body = await _read(context, request)
+        await context.until_limits_are_known(served, request)
         plan = await _make_plan(served, body, caller_of(request), context.settings.max_output_tokens)
         return await answer(_Completion(served, body, plan, Tally(plan, context.metrics)), request, context)
 

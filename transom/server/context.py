@@ -13,6 +13,7 @@ from transom.errors import RequestError
 from transom.metrics import UNKNOWN_MODEL, MetricsCollector
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.caller import Caller, caller_of
+from transom.server.interruption import run_watched
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
 
@@ -29,7 +30,7 @@ class ServerContext:
     """Whose turn it is to be parsed."""
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
-        """The loaded model that a body names, noted for the metrics.
+        """The model that a body names, noted for the metrics; it may have to be loaded first.
 
         Raises as `named_model`, and `UnavailableError` while the model cannot be asked.
         """
@@ -37,8 +38,17 @@ class ServerContext:
         served = self.named_model(body, request)
         request.state.model = served.id
         self.lifecycle.check()
-        served.check_ready()
+        self.registry.check_can_be_asked(served)
         return served
+
+    async def until_limits_are_known(self, served: ServedModel, request: Request) -> None:
+        """Waits for the first load of a model: what its budgets hold is known only then.
+
+        Raises `UnavailableError` when it cannot be loaded, `ClientDisconnect` when nobody waits any more.
+        """
+        if served.engine.report is None:
+            with self.lifecycle.answering():
+                await run_watched(self.registry.until_loaded(served), request.receive, self.lifecycle)
 
     def named_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The model that a body names, whatever its state; the only one, if that is what there is, when it names none.
