@@ -50,6 +50,12 @@ class Plan:
     requests: tuple[GenerationRequest, ...]
     allowance: Allowance
 
+    @property
+    def max_tokens(self) -> int:
+        """The most that it can use: each prompt once, and what every sequence may generate."""
+        generated = sum(limit.max_tokens for limit in self.limits)
+        return sum(map(len, self.prompts)) + self.num_candidates * generated
+
     def prompt_of(self, sequence: int) -> int:
         """The number of the prompt that a sequence continues."""
         return sequence // self.num_candidates
