@@ -172,4 +172,7 @@ def _check_token_ids(request: Request, vocab_size: int) -> None:
     )
     for param, token_ids in named:
         if not 0 <= min(token_ids, default=0) <= max(token_ids, default=0) < vocab_size:
-            raise RequestError(f"{param} holds a token id outside 0..{vocab_size - 1}.", param=param)
+            wrong = next(token_id for token_id in token_ids if not 0 <= token_id < vocab_size)
+            raise RequestError(
+                f"{param} holds the token id {wrong}; the model's are 0 to {vocab_size - 1}.", param=param
+            )
