@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
+from transom.quotas import QuotaLedger, Quotas, QuotaStore, steady_wall_clock
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
@@ -34,10 +36,10 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
-    with bind(settings.host, settings.port) as listener:
+    with bind(settings.host, settings.port) as listener, closing(_quota_ledger(registry_config)) as quotas:
         registry = _prepare(registry_config, model_options)
         reworded = partial(in_flags, options=model_options)
-        if not asyncio.run(_run(registry, settings, listener, reworded)):
+        if not asyncio.run(_run(registry, settings, quotas, listener, reworded)):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -72,12 +74,24 @@ def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     )
 
 
+def _quota_ledger(config: RegistryConfig) -> QuotaLedger:
+    """Nothing is written where nothing is limited."""
+    quotas, clock = Quotas.of(config), steady_wall_clock()
+    if quotas.is_empty or config.server.state_path is None:
+        return QuotaLedger(quotas, clock=clock)
+    return QuotaLedger(quotas, QuotaStore(config.server.state_path, clock), clock)
+
+
 async def _run(
-    registry: ModelRegistry, settings: ServerSettings, listener: socket.socket, reworded: Callable[[str], str]
+    registry: ModelRegistry,
+    settings: ServerSettings,
+    quotas: QuotaLedger,
+    listener: socket.socket,
+    reworded: Callable[[str], str],
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
     lifecycle = Lifecycle()
-    app = create_app(registry, settings, lifecycle)
+    app = create_app(registry, settings, lifecycle, quotas)
     outcome: list[bool] = []
 
     async def load_models() -> bool:

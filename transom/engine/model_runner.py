@@ -7,14 +7,16 @@ sequences of a failed step are simply computed again, one by one, with the same 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache import LostBlockError, SequenceCache
+from transom.engine.grammars import Grammars, NextTokens
 from transom.errors import EngineError
 from transom.layers.forward_batch import ForwardBatch, LayerCache
 from transom.models import Model
@@ -48,13 +50,21 @@ class StepResult:
     """Requests whose computation failed, with a message that is fit to be shown."""
 
 
-class ModelRunner:
-    """Owns nothing: the model and the cache are shared with whoever made them. One call at a time, blocking."""
+Allowed = Mapping[str, Future[NextTokens]]
+"""What sequences under a grammar may be given next, by request id."""
 
-    def __init__(self, model: Model, cache: LayerCacheSource, eos_token_ids: Iterable[int]) -> None:
+
+class ModelRunner:
+    """Owns nothing: model, cache and grammars are shared with whoever made them. One call at a time, blocking."""
+
+    def __init__(
+        self, model: Model, cache: LayerCacheSource, eos_token_ids: Iterable[int], grammars: Grammars | None = None
+    ) -> None:
+        """Without `grammars` no request may have one."""
         self._model = model
         self._cache = cache
         self._eos_token_ids = tuple(eos_token_ids)
+        self._grammars = grammars
 
     def run(self, output: SchedulerOutput) -> StepResult:
         """Computes every scheduled token, samples where a sequence is complete. Raises nothing of a request's own.
@@ -62,9 +72,18 @@ class ModelRunner:
         Raises LostBlockError when the cache has lost KV: the sequences it names cannot go on, the step is void.
         """
         result = StepResult()
+        allowed = self._begin_grammars(output.scheduled)
         for scheduled, logits in self._compute(output.scheduled, result):
-            self._finish(scheduled, logits, result)
+            self._finish(scheduled, logits, allowed, result)
         return result
+
+    def _begin_grammars(self, scheduled: Sequence[ScheduledSequence]) -> Allowed:
+        """They are computed while the model is."""
+        return {
+            each.sequence.request_id: self._grammars.begin(each.sequence, self._end_token_ids(each))
+            for each in scheduled
+            if self._grammars is not None and each.needs_sample and each.sequence.sampling.grammar is not None
+        }
 
     def _compute(
         self, scheduled: Sequence[ScheduledSequence], result: StepResult
@@ -87,29 +106,36 @@ class ModelRunner:
         logits = self._model.forward(batch)  # [R, V]
         return np.split(logits, np.cumsum([_num_logit_rows(each) for each in scheduled])[:-1])
 
-    def _finish(self, scheduled: ScheduledSequence, logits: NDArray[np.float32], result: StepResult) -> None:
+    def _finish(
+        self, scheduled: ScheduledSequence, logits: NDArray[np.float32], allowed: Allowed, result: StepResult
+    ) -> None:
         """Turns one sequence's rows into what it asked for."""
         request_id = scheduled.sequence.request_id
         try:
             if scheduled.num_prompt_logprob_rows:
                 result.prompt_logprobs[request_id] = _prompt_logprobs(scheduled, logits)
             if scheduled.needs_sample:
-                result.sampled[request_id] = self._sample(scheduled, logits[scheduled.num_prompt_logprob_rows :])
+                rows = logits[scheduled.num_prompt_logprob_rows :]
+                result.sampled[request_id] = self._sample(scheduled, rows, allowed.get(request_id))
         except Exception as error:
             logger.exception("sampling for request %s failed", request_id)
             _fail(scheduled, error, result)
 
-    def _sample(self, scheduled: ScheduledSequence, rows: NDArray[np.float32]) -> tuple[SampledToken, ...]:
-        """From each row the token behind those that are known by then, as if it had been computed alone: the draft
-        counts as far as it says what is sampled. `rows` are [1 + drafted, V].
+    def _sample(
+        self, scheduled: ScheduledSequence, rows: NDArray[np.float32], allowed: Future[NextTokens] | None
+    ) -> tuple[SampledToken, ...]:
+        """The next token; with a draft from each row the token behind those that are known by then, as if it had been
+        computed alone: the draft counts as far as it says what is sampled. `rows` are [1 + drafted, V].
 
         Raises what sampling from the first row raises. A later row that fails is left to a step that begins with it,
         so that what came before it is delivered.
         """
+        if allowed is not None:
+            return (self._sample_allowed(scheduled, rows[0], allowed),)
         sampled: list[SampledToken] = []
         for index, row in enumerate(rows):
             try:
-                sampled.append(self._sample_one(scheduled, row, index))
+                sampled.append(self._sample_one(scheduled, row, num_accepted=index))
             except Exception:
                 if not sampled:
                     raise
@@ -118,17 +144,39 @@ class ModelRunner:
                 break
         return tuple(sampled)
 
-    def _sample_one(self, scheduled: ScheduledSequence, row: NDArray[np.float32], num_accepted: int) -> SampledToken:
+    def _sample_allowed(
+        self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: Future[NextTokens]
+    ) -> SampledToken:
+        """Under a grammar nothing is guessed: what it allows behind a guess would have to be known first."""
+        if self._grammars is None:
+            raise EngineError("a sequence with a grammar was scheduled where there are none")
+        sequence, following = scheduled.sequence, allowed.result()
+        sampled = self._sample_one(scheduled, row, allowed=following.tokens)
+        is_complete = self._grammars.take(sequence, sampled.token_id, following)
+        return replace(sampled, completes_grammar=is_complete)
+
+    def _sample_one(
+        self,
+        scheduled: ScheduledSequence,
+        row: NDArray[np.float32],
+        *,
+        num_accepted: int = 0,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> SampledToken:
         sequence = scheduled.sequence
-        eos_token_ids = () if sequence.sampling.ignore_eos else self._eos_token_ids
         return sample(
             row,
             sequence.sampling,
             token_ids=scheduled.token_ids[: sequence.num_tokens + num_accepted],
             num_prompt_tokens=sequence.num_prompt_tokens,
             seed=sequence.seed,
-            end_token_ids=eos_token_ids + sequence.sampling.stop_token_ids,
+            end_token_ids=self._end_token_ids(scheduled),
+            allowed=allowed,
         )
+
+    def _end_token_ids(self, scheduled: ScheduledSequence) -> tuple[int, ...]:
+        sampling = scheduled.sequence.sampling
+        return (() if sampling.ignore_eos else self._eos_token_ids) + sampling.stop_token_ids
 
 
 def forward_batch(scheduled: Sequence[ScheduledSequence], cache: LayerCache) -> ForwardBatch:
