@@ -164,8 +164,7 @@ def test_a_batch_hears_the_same_however_long_the_guesses(
 
 
 def test_sequences_that_are_preempted_hear_the_same(bench: Bench) -> None:
-    narrowing = {"max_tokens": 150, "ignore_eos": True, "allowed_token_ids": (5, 6, 7, 8)}
-    narrowed = [replace(each, **narrowing) for each in SAMPLINGS[:3]]
+    narrowed = [replace(each, max_tokens=150, ignore_eos=True, allowed_token_ids=range(5, 9)) for each in SAMPLINGS[:3]]
     requests = [Request(f"{index}", (5, 6, 7, 8) * 5, sampling) for index, sampling in enumerate(narrowed)]
     engine = bench.engine(2, num_blocks=4)
     assert answers(engine, requests) == answers(bench.engine(0), requests)

@@ -116,16 +116,22 @@ def test_over_a_cold_tier_the_tokens_are_the_same(tmp_path: Path) -> None:
         cache.shut_down()
 
 
-@pytest.mark.parametrize("count", [0, 6])
-def test_a_wrong_number_of_tokens_is_an_error(count: int) -> None:
-    driver = make_driver(max_draft_tokens=4)
-    driver.add(Request("a", (1, 2, 3) * 9, SamplingParams(100, ignore_eos=True)))
+def step_with_a_draft(driver: Driver) -> SchedulerOutput:
+    """Scheduled, not computed."""
     for _ in range(60):
         output = driver.scheduler.schedule()
         assert output is not None
         if output.scheduled[0].draft:
-            break
+            return output
         driver.finish_step(output)
+    raise AssertionError("nothing is guessed")
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_a_wrong_number_of_tokens_is_an_error(count: int) -> None:
+    driver = make_driver(max_draft_tokens=4)
+    driver.add(Request("a", (1, 2, 3) * 9, SamplingParams(100, ignore_eos=True)))
+    output = step_with_a_draft(driver)
     with pytest.raises(
         ValueError, match=f"{count} tokens came for a and its draft of {len(output.scheduled[0].draft)}"
     ):
