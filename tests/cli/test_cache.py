@@ -13,6 +13,7 @@ import typer
 from tests.cli.test_cold_places import crashed
 from tests.running_server import free_port
 from tests.server.running import running
+from tests.server.served import ConvolvingEngine
 from transom.cli.cache import purge_all, show_stats, verify_all
 from transom.cli.cold_places import find_places
 from transom.cli.server_client import NoServerError, ServerClient
@@ -36,6 +37,13 @@ async def test_a_running_server_is_asked_for_tiers_and_requests(capsys: pytest.C
     assert answer["tiers"][1]["state"] == "paused"
 
 
+async def test_states_of_convolutions_have_a_row_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    async with running(ConvolvingEngine()) as server:
+        await stats_of(server.url, as_json=False)
+    [row] = [line.split() for line in capsys.readouterr().out.splitlines() if "conv states" in line]
+    assert row[:8] == ["tiny", "-", "conv", "states", "-", "20", "B", "80"]
+
+
 async def test_a_key_is_carried_and_its_absence_is_said() -> None:
     async with running(settings=ServerSettings(port=0, api_keys=("s3cret",), drain_timeout=2)) as server:
         await stats_of(server.url, as_json=True, api_key="s3cret")
@@ -57,7 +65,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 def test_nobody_there_is_an_error_of_its_own() -> None:
     with pytest.raises(NoServerError, match="no server answers at"):
-        ServerClient(f"http://127.0.0.1:{free_port()}").model_ids()
+        ServerClient(f"http://127.0.0.1:{free_port()}").loaded_model_ids()
 
 
 def test_without_a_server_the_directories_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
+from transom.quotas import QuotaLedger, Quotas, QuotaStore, steady_wall_clock
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
@@ -34,10 +36,10 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
-    with bind(settings.host, settings.port) as listener:
+    with bind(settings.host, settings.port) as listener, closing(_quota_ledger(registry_config)) as quotas:
         registry = _prepare(registry_config, model_options)
         reworded = partial(in_flags, options=model_options)
-        if not asyncio.run(_run(registry, settings, listener, reworded)):
+        if not asyncio.run(_run(registry, settings, quotas, listener, reworded)):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -68,16 +70,28 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
 
 def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     return ModelRegistry.prepare(
-        config.models, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
+        config.models, config.server, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
     )
 
 
+def _quota_ledger(config: RegistryConfig) -> QuotaLedger:
+    """Nothing is written where nothing is limited."""
+    quotas, clock = Quotas.of(config), steady_wall_clock()
+    if quotas.is_empty or config.server.state_path is None:
+        return QuotaLedger(quotas, clock=clock)
+    return QuotaLedger(quotas, QuotaStore(config.server.state_path, clock), clock)
+
+
 async def _run(
-    registry: ModelRegistry, settings: ServerSettings, listener: socket.socket, reworded: Callable[[str], str]
+    registry: ModelRegistry,
+    settings: ServerSettings,
+    quotas: QuotaLedger,
+    listener: socket.socket,
+    reworded: Callable[[str], str],
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
     lifecycle = Lifecycle()
-    app = create_app(registry, settings, lifecycle)
+    app = create_app(registry, settings, lifecycle, quotas)
     outcome: list[bool] = []
 
     async def load_models() -> bool:
@@ -100,20 +114,21 @@ async def _run(
 
 
 def _say_loading(registry: ModelRegistry) -> None:
-    if not registry.models():
+    names = [served.id for served in registry.models() if served.entry.load == "at_start"]
+    if not names:
         return
     with even_unheard():
-        wide_console().print(f"Loading {', '.join(served.id for served in registry.models())} ...")
+        wide_console().print(f"Loading {', '.join(names)} ...")
 
 
 def _say_ready(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
     """What is served; False when nothing is."""
-    ready = [served for served in registry.models() if served.is_ready]
-    if not ready:
+    served = [served for served in registry.models() if served.can_be_asked]
+    if not served:
         return False
     console, url = wide_console(), f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
     with even_unheard():
-        show_banner(console, ready, url, needs_key=settings.needs_key)
+        show_banner(console, served, url, needs_key=settings.needs_key)
         console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
     return True
 

@@ -14,8 +14,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from transom.config.json_file import read_json_object
-from transom.config.not_supported import OF_AN_ENTRY, OF_THE_FILE, all_unsupported
+from transom.config.not_supported import OF_AN_ENTRY, all_unsupported
 from transom.config.registry_errors import describe
+from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
 DEFAULT_TIER = "default"
 """The quota tier of callers who are given no other; may be absent, which means no limits."""
 
+_STATE = "transom-state"
 _MAX_ID_CHARACTERS = 128
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
 _ALIAS = re.compile(r"[!-~]{1,256}\Z")
@@ -70,6 +72,7 @@ MiB = Annotated[int, Field(ge=1, le=_MAX_MIB)]
 Tokens = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PathSetting = Annotated[Path, Field(strict=False), AfterValidator(_check_path)]  # JSON has no paths: a string is one
 
 
@@ -80,7 +83,7 @@ class _Section(BaseModel):
 
 
 class ServerConfig(_Section):
-    """Where the HTTP server listens."""
+    """Where the HTTP server listens, and what all models share."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on."""
@@ -89,12 +92,34 @@ class ServerConfig(_Section):
     api_keys_file: PathSetting | None = None
     """File of API keys, made by `transom keys create`; relative to the registry file. It must be readable by its owner
     alone, and is read again within a second when it changes. null: no key is asked for, but those of `--api-key`."""
+    admin_socket: PathSetting | None = None
+    """Unix socket for `transom ps`, `load`, `unload` and `drain`, with mode 0600; relative to the registry file. null:
+    none."""
+    max_total_ram_mb: MiB | None = None
+    """Cap for the processes of all loaded models together. Each counts its `max_ram_mb` or, without one, its weights,
+    KV and workspace. Where a load would break it, models without requests are unloaded, the one that was used longest
+    ago first; where that is not enough, requests wait. null: no cap."""
+    max_total_ssd_mb: MiB | None = None
+    """Cap for the cold tiers of all models together: the sum of their `max_ssd_mb`, and of what models that are no
+    longer served have left in the same places, must not exceed it. null: no cap."""
+    idle_unload_seconds: Seconds | None = None
+    """A model without requests for so long is unloaded; entries may say otherwise. null: never."""
+    load_wait_seconds: Seconds = 120.0
+    """A request waits so long for its model to be loaded; then it is refused (503)."""
+    max_waiting_for_load: Annotated[int, Field(ge=0)] = 256
+    """Requests to all models that may wait for a load; more are refused (503)."""
+    state_path: PathSetting | None = None
+    """Directory for what the server must remember across restarts: the use of quotas. Relative to the registry file;
+    null: `transom-state` beside it. Made only when there are quotas, and used by one server at a time."""
 
     def placed_in(self, directory: Path) -> Self:
         """The section with its relative paths taken from `directory`."""
-        if self.api_keys_file is None:
-            return self
-        return self.model_copy(update={"api_keys_file": directory / self.api_keys_file})
+        paths = {
+            "api_keys_file": self.api_keys_file,
+            "admin_socket": self.admin_socket,
+            "state_path": self.state_path or Path(_STATE),
+        }
+        return self.model_copy(update={key: directory / path for key, path in paths.items() if path is not None})
 
 
 class TierConfig(_Section):
@@ -114,6 +139,10 @@ class TierConfig(_Section):
     hot_tokens: Tokens | None = None
     """Tokens of one sequence that may be in RAM at once, at least one block; the others are on SSD. null: as many as
     `kv_cache_ram_mb` holds."""
+    enable_prefix_cache: bool = True
+    """Keep KV of ended requests while nobody else wants its room, for requests that begin with the same tokens."""
+    reuse_ssd_mb: Annotated[int, Field(ge=0, le=_MAX_MIB)] | None = None
+    """Cap for what of `max_ssd_mb` such KV may take. null: all that running requests do not need."""
     enable_tiering: bool = True
     """false: no cold tier, whatever `max_ssd_mb` says."""
     enable_distributed: bool = False
@@ -157,16 +186,30 @@ class CacheConfig(_Section):
 
 
 class ResourceQuota(_Section):
-    """What one caller may use; absent: without limit."""
+    """What one API key may use; absent: without limit. Windows slide: what was used counts for a second, an hour, a day
+    from when it was used. A request counts with its prompt and `max_tokens` while it runs, and with the tokens that it
+    had, cached ones included, when it is over. One that asks for more than a whole limit runs when nothing else counts,
+    and then counts for longer, in proportion."""
 
     max_tokens_per_second: Rate | None = None
-    """Tokens per second."""
+    """Tokens within a second."""
     max_tokens_per_hour: Count | None = None
     """Tokens within an hour."""
     max_tokens_per_day: Count | None = None
     """Tokens within a day."""
+    max_requests_per_second: Rate | None = None
+    """Requests within a second; 0.5 is one in two seconds."""
     max_requests_per_hour: Count | None = None
     """Requests within an hour."""
+    max_requests_per_day: Count | None = None
+    """Requests within a day."""
+    max_concurrent_requests: Count | None = None
+    """Requests that are waiting or running at the same time."""
+
+    @property
+    def limits_something(self) -> bool:
+        """Any of the limits is set."""
+        return any(value is not None for value in self.model_dump().values())
 
 
 class ModelEntry(_Section):
@@ -184,7 +227,11 @@ class ModelEntry(_Section):
     sliding_window: Tokens | None = None
     """Attention window of all attention layers; may only narrow the model's own. null: as the model says."""
     load: Literal["at_start", "on_demand"] = "at_start"
-    """When the model is loaded."""
+    """When the model is loaded for the first time: when the server starts, or when it is asked for."""
+    pinned: bool = False
+    """true: once loaded, never unloaded."""
+    idle_unload_seconds: Seconds | None = None
+    """Unload the model when it had no request for so long. Absent: as `server` says; null: never."""
     quantization: Literal["q8_0", "q4_k"] | None = None
     """Quantise the matrices of a safetensors model while they are loaded; `q4_k` keeps the output matrix, or tied
     embeddings, in q6_k. Matrices whose rows are no multiple of a block, 256 for `q4_k` and 32 for `q8_0`, get `q8_0`,
@@ -194,7 +241,7 @@ class ModelEntry(_Section):
     cache: CacheConfig = CacheConfig()
     """Cache strategy."""
     resource_quota: ResourceQuota | None = None
-    """Quota of each caller of this model."""
+    """What each API key may use of this model, beside the quota of its tier."""
 
     @model_validator(mode="after")
     def _windows_fit_the_context(self) -> Self:
@@ -213,6 +260,21 @@ class ModelEntry(_Section):
         if repeated := first_repeated(names):
             raise ValueError(f"the name {repeated!r} is given twice")
         return self
+
+    @model_validator(mode="after")
+    def _pinned_is_for_ever(self) -> Self:
+        if self.pinned and self.idle_unload_seconds is not None:
+            raise ValueError(
+                f"idle_unload_seconds {self.idle_unload_seconds:g} must be null for a model that is pinned"
+            )
+        return self
+
+    def idle_limit(self, server: ServerConfig) -> float | None:
+        """Seconds without requests after which the model is unloaded; None = never."""
+        if self.pinned:
+            return None
+        is_own = "idle_unload_seconds" in self.model_fields_set
+        return self.idle_unload_seconds if is_own else server.idle_unload_seconds
 
     @classmethod
     def for_path(cls, path: Path, **settings: object) -> Self:
@@ -248,7 +310,8 @@ class RegistryConfig(_Section):
     models: Annotated[tuple[ModelEntry, ...], Field(strict=False)]
     """Served models, at least one."""
     quota_tiers: dict[str, ResourceQuota] = {}
-    """Quotas by name, for groups of callers."""
+    """Quotas by name: what a key of that tier may use of all models together. `default` is the tier of keys that name
+    none, of `--api-key`, and of everybody where no key is asked for."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -257,6 +320,14 @@ class RegistryConfig(_Section):
         names = [name for entry in self.models for name in (entry.id, *entry.aliases)]
         if repeated := first_repeated(names):
             raise ValueError(f"the model name {repeated!r} is given twice, as an id or alias")
+        return self
+
+    @model_validator(mode="after")
+    def _cold_tiers_fit_together(self) -> Self:
+        try:
+            check_total_ssd(self.models, self.server.max_total_ssd_mb)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @classmethod
@@ -275,9 +346,11 @@ class RegistryConfig(_Section):
         return registry.model_copy(update={"models": models, "server": registry.server.placed_in(directory)})
 
     def _refuse_unsupported(self, path: Path) -> None:
-        problems = list(all_unsupported(self, OF_THE_FILE))
-        for index, entry in enumerate(self.models):
-            problems += [f"models[{index}].{unsupported}" for unsupported in all_unsupported(entry, OF_AN_ENTRY)]
+        problems = [
+            f"models[{index}].{unsupported}"
+            for index, entry in enumerate(self.models)
+            for unsupported in all_unsupported(entry, OF_AN_ENTRY)
+        ]
         if problems:
             raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
 

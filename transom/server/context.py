@@ -11,8 +11,11 @@ from starlette.requests import Request
 
 from transom.errors import RequestError
 from transom.metrics import UNKNOWN_MODEL, MetricsCollector
+from transom.quotas import QuotaLedger
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.caller import Caller, caller_of
+from transom.server.gate import Gate
+from transom.server.interruption import run_watched
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
 
@@ -25,11 +28,12 @@ class ServerContext:
     metrics: MetricsCollector
     settings: ServerSettings
     lifecycle: Lifecycle
+    quotas: QuotaLedger
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whose turn it is to be parsed."""
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
-        """The loaded model that a body names, noted for the metrics.
+        """The model that a body names, noted for the metrics; it may have to be loaded first.
 
         Raises as `named_model`, and `UnavailableError` while the model cannot be asked.
         """
@@ -37,8 +41,23 @@ class ServerContext:
         served = self.named_model(body, request)
         request.state.model = served.id
         self.lifecycle.check()
-        served.check_ready()
+        self.registry.check_can_be_asked(served)
         return served
+
+    def gate(self, served: ServedModel, request: Request) -> Gate:
+        """The caller's way to the model. Raises `QuotaExceededError` when it is shut: before any work is done."""
+        gate = Gate(caller_of(request), served, self.quotas)
+        gate.check()
+        return gate
+
+    async def until_limits_are_known(self, served: ServedModel, request: Request) -> None:
+        """Waits for the first load of a model: what its budgets hold is known only then.
+
+        Raises `UnavailableError` when it cannot be loaded, `ClientDisconnect` when nobody waits any more.
+        """
+        if served.engine.report is None:
+            with self.lifecycle.answering():
+                await run_watched(self.registry.until_loaded(served), request.receive, self.lifecycle)
 
     def named_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The model that a body names, whatever its state; the only one, if that is what there is, when it names none.

@@ -51,7 +51,7 @@ def _ready(context: ServerContext) -> Response:
         return _unavailable({"status": "draining", "models": models})
     if context.registry.is_loading:
         return _unavailable({"status": "loading", "models": models})
-    if not any(served.is_ready for served in context.registry.models()):
+    if not any(served.can_be_asked for served in context.registry.models()):
         return _unavailable({"status": "no model is ready", "models": models})
     return json_response({"status": "ready", "models": models})
 
