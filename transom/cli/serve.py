@@ -8,7 +8,9 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,9 +22,11 @@ from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
 from transom.registry import ModelRegistry
+from transom.server.admin import create_admin_app
+from transom.server.admin_socket import admin_listener
 from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
-from transom.server.serving import bind, serve
+from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings, as_address, is_loopback
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -35,10 +39,11 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
     with bind(settings.host, settings.port) as listener:
-        registry = _prepare(registry_config, model_options)
-        reworded = partial(in_flags, options=model_options)
-        if not asyncio.run(_run(registry, settings, listener, reworded)):
-            raise typer.Exit(EXIT_FAILED)
+        with _admin_listener(serve_options.admin_socket or registry_config.server.admin_socket) as admin:
+            registry = _prepare(registry_config, model_options)
+            reworded = partial(in_flags, options=model_options)
+            if not asyncio.run(_run(registry, settings, listener, admin, reworded)):
+                raise typer.Exit(EXIT_FAILED)
 
 
 def show_settings(model_options: ModelOptions, serve_options: ServeOptions, flags: dict[str, Any]) -> None:
@@ -72,8 +77,17 @@ def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     )
 
 
+def _admin_listener(path: Path | None) -> AbstractContextManager[socket.socket | None]:
+    """None where nobody asked for one."""
+    return nullcontext() if path is None else admin_listener(path)
+
+
 async def _run(
-    registry: ModelRegistry, settings: ServerSettings, listener: socket.socket, reworded: Callable[[str], str]
+    registry: ModelRegistry,
+    settings: ServerSettings,
+    listener: socket.socket,
+    admin: socket.socket | None,
+    reworded: Callable[[str], str],
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
     lifecycle = Lifecycle()
@@ -90,7 +104,8 @@ async def _run(
 
     ending = asyncio.create_task(_say_ending(lifecycle, settings.drain_timeout))
     try:
-        await serve(app, listener, settings, lifecycle, load_models)
+        async with serving_beside(create_admin_app(registry, lifecycle), admin):
+            await serve(app, listener, settings, lifecycle, load_models)
     finally:
         ending.cancel()
         await registry.close()
