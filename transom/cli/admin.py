@@ -13,6 +13,8 @@ from transom.cli.sources import load_registry
 from transom.cli.tables import plain_table
 from transom.errors import ConfigError
 
+_HEADINGS = ("MODEL", "STATE", "LOADS", "REQUESTS", "WAITING", "IDLE", "RAM", "OF", "RESTARTS", "PROCESS", "REASON")
+
 
 def client_of(path: Path | None, config: Path | None) -> AdminClient:
     """The socket that is named, or else the registry file's. Raises `ConfigError` where there is none."""
@@ -32,9 +34,7 @@ def show_models(client: AdminClient, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(models, indent=2))
         return
-    shown = plain_table(
-        "MODEL", "STATE", "LOADS", "REQUESTS", "WAITING", "IDLE", "RAM", "OF", "RESTARTS", "PROCESS", "REASON"
-    )
+    shown = plain_table(*_HEADINGS)
     for model in models:
         shown.add_row(*_cells(model))
     wide_console().print(shown)

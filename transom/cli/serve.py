@@ -38,12 +38,12 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
-    with bind(settings.host, settings.port) as listener:
-        with _admin_listener(serve_options.admin_socket or registry_config.server.admin_socket) as admin:
-            registry = _prepare(registry_config, model_options)
-            reworded = partial(in_flags, options=model_options)
-            if not asyncio.run(_run(registry, settings, listener, admin, reworded)):
-                raise typer.Exit(EXIT_FAILED)
+    admin_path = serve_options.admin_socket or registry_config.server.admin_socket
+    with bind(settings.host, settings.port) as listener, _admin_listener(admin_path) as admin:
+        registry = _prepare(registry_config, model_options)
+        reworded = partial(in_flags, options=model_options)
+        if not asyncio.run(_run(registry, settings, listener, admin, reworded)):
+            raise typer.Exit(EXIT_FAILED)
 
 
 def show_settings(model_options: ModelOptions, serve_options: ServeOptions, flags: dict[str, Any]) -> None:

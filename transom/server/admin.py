@@ -111,12 +111,12 @@ def _describe_unusable(failure: FailedModel) -> dict[str, Any]:
     return {"id": failure.entry.id, "state": "failed", "reason": str(failure.error), "load": failure.entry.load}
 
 
-async def _routing_error(request: Request, error: Exception) -> Response:
+async def _routing_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return ErrorReply(error.status_code, str(error.detail), SERVER_ERROR, None).response()
 
 
-async def _told_in_full(request: Request, error: Exception) -> Response:
+async def _told_in_full(_: Request, error: Exception) -> Response:
     if isinstance(error, RequestError | UnavailableError):
         return reply_to(error).response()
     return ErrorReply(500, str(error), SERVER_ERROR, "load_failed").response()

@@ -1,4 +1,4 @@
-"""The Unix socket of the operator: made for its owner alone, taken over from a server that is gone, removed at the end."""
+"""The operator's Unix socket: made for its owner alone, taken over from a server that is gone, removed at the end."""
 
 from __future__ import annotations
 
