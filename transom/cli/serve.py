@@ -16,11 +16,13 @@ from typing import Any
 import typer
 
 from transom.cli.banner import show_banner, show_failures, wide_console
+from transom.cli.cold_places import unclaimed_bytes
 from transom.cli.failure import EXIT_FAILED, even_unheard, say
 from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
+from transom.config.total_budgets import check_total_ssd
 from transom.registry import ModelRegistry
 from transom.server.admin import create_admin_app
 from transom.server.admin_socket import admin_listener
@@ -38,6 +40,7 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
+    _check_total_ssd(registry_config)
     admin_path = serve_options.admin_socket or registry_config.server.admin_socket
     with bind(settings.host, settings.port) as listener, _admin_listener(admin_path) as admin:
         registry = _prepare(registry_config, model_options)
@@ -75,6 +78,12 @@ def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     return ModelRegistry.prepare(
         config.models, config.server, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
     )
+
+
+def _check_total_ssd(config: RegistryConfig) -> None:
+    """What removed models have left counts, too. Raises `ConfigError`."""
+    if (max_total_ssd_mb := config.server.max_total_ssd_mb) is not None:
+        check_total_ssd(config.models, max_total_ssd_mb, unclaimed_bytes(config.models))
 
 
 def _admin_listener(path: Path | None) -> AbstractContextManager[socket.socket | None]:

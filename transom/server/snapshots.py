@@ -27,7 +27,7 @@ def _snapshot(served: ServedModel) -> ModelSnapshot:
         served.id,
         served.is_ready,
         num_restarts=served.engine.num_restarts,
-        workerresident_bytes=resident_bytes(served.engine.process_id),
+        worker_resident_bytes=resident_bytes(served.engine.process_id),
         **({} if stats is None else _numbers(stats)),
     )
 
