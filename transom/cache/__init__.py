@@ -5,12 +5,21 @@ from transom.cache.cache_manager import CacheManager
 from transom.cache.layer_cache import PagedLayerCache
 from transom.cache.lost_block import LostBlockError
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierState, TierStats, TransferStats
+from transom.cache.stats import (
+    CacheStats,
+    ConvStateStats,
+    KindStats,
+    SequenceStats,
+    TierState,
+    TierStats,
+    TransferStats,
+)
 
 __all__ = [
     "BLOCK_SIZE",
     "CacheManager",
     "CacheStats",
+    "ConvStateStats",
     "KindStats",
     "LostBlockError",
     "PagedLayerCache",

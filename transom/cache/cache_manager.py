@@ -211,6 +211,7 @@ class CacheManager:
             tiers=(hot, *self._cold_tier.tiers()),
             kinds=tuple(self._kind_stats(group) for group in self._groups),
             sequences=tuple(handle.stats() for handle in self._handles),
+            conv_states=self._conv_states.stats(),
         )
 
     def check_integrity(self) -> None:

@@ -84,6 +84,18 @@ class KindStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvStateStats:
+    """States of short convolutions. They lie beside the hot tier, within the same budget."""
+
+    num_layers: int
+    num_sequences_used: int
+    """Sequences that have a state: those that are being computed."""
+    num_sequences_total: int
+    num_bytes_used: int
+    num_bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheStats:
     """A snapshot. A block holds `block_size` tokens of all layers of one kind; a shared block counts once."""
 
@@ -96,6 +108,8 @@ class CacheStats:
     """The hot one, and the cold one if there is one."""
     kinds: tuple[KindStats, ...]
     sequences: tuple[SequenceStats, ...] = ()
+    conv_states: ConvStateStats | None = None
+    """None of a model without convolutions."""
 
     @property
     def num_blocks_used(self) -> int:
