@@ -60,13 +60,15 @@ class Harness:
         )
         own_config = replace(read_model_config(directory), **(architecture or {}))
         self.model_config, engine_config = resolve(entry, own_config, num_threads=2)
-        self.engine_config = replace(engine_config, **limits)
+        self.engine_config = replace(engine_config, **{"enable_prefix_cache": False, **limits})
         self.model: Model = model or build(self.model_config, WeightLoader(open_weights(directory)))
         self.cache = CacheManager(self.model_config, self.engine_config, file_system=file_system, clock=clock)
 
     def open(self, token_ids: Sequence[int] = (), options: CacheOptions | None = None) -> Stream:
-        """A new, empty stream; `token_ids` are what the cache may know of its future."""
-        return Stream(self.cache.open(token_ids, options))
+        """A new stream; `token_ids` are what the cache may know of its future. Empty, unless it reuses prefixes."""
+        stream = Stream(self.cache.open(token_ids, options))
+        stream.num_computed_tokens = self.cache.adopt(stream.handle)
+        return stream
 
     def close(self, stream: Stream) -> None:
         """Gives the stream's blocks back."""

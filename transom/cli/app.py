@@ -64,6 +64,7 @@ def serve(
     max_ssd_mb: options.MaxSSD = None,
     ssd_path: options.SSDPath = None,
     hot_tokens: options.HotTokens = None,
+    enable_prefix_cache: options.PrefixCache = None,
     cache_strategy: options.Strategy = None,
     window_size: options.WindowSize = None,
     keep_first: options.KeepFirst = None,
@@ -95,6 +96,7 @@ def serve(
         max_ssd_mb=max_ssd_mb,
         ssd_path=ssd_path,
         hot_tokens=hot_tokens,
+        enable_prefix_cache=enable_prefix_cache,
         cache_strategy=cache_strategy,
         window_size=window_size,
         keep_first=keep_first,
@@ -140,6 +142,7 @@ def run(
     max_ssd_mb: options.MaxSSD = None,
     ssd_path: options.SSDPath = None,
     hot_tokens: options.HotTokens = None,
+    enable_prefix_cache: options.PrefixCache = None,
     cache_strategy: options.Strategy = None,
     window_size: options.WindowSize = None,
     keep_first: options.KeepFirst = None,
@@ -155,6 +158,7 @@ def run(
         max_ssd_mb=max_ssd_mb,
         ssd_path=ssd_path,
         hot_tokens=hot_tokens,
+        enable_prefix_cache=enable_prefix_cache,
         cache_strategy=cache_strategy,
         window_size=window_size,
         keep_first=keep_first,
@@ -180,6 +184,19 @@ def models(
         from transom.cli.models import list_models
 
         list_models(config, as_json=as_json)
+
+
+@app.command()
+def quota(
+    key: Annotated[str | None, typer.Argument(help="Name of one key; nothing: all.", show_default=False)] = None,
+    config: options.Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what each API key has used of its quotas, beside a running server or without one."""
+    with told_in_one_line():
+        from transom.cli.quota import show_quotas
+
+        show_quotas(config, key, as_json=as_json)
 
 
 @app.command()

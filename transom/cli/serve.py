@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
 from transom.config.total_budgets import check_total_ssd
+from transom.quotas import QuotaLedger, Quotas, QuotaStore, steady_wall_clock
 from transom.registry import ModelRegistry
 from transom.server.admin import create_admin_app
 from transom.server.admin_socket import admin_listener
@@ -42,10 +43,14 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     settings.check_bind()
     _check_total_ssd(registry_config)
     admin_path = serve_options.admin_socket or registry_config.server.admin_socket
-    with bind(settings.host, settings.port) as listener, _admin_listener(admin_path) as admin:
+    with (
+        bind(settings.host, settings.port) as listener,
+        _admin_listener(admin_path) as admin,
+        closing(_quota_ledger(registry_config)) as quotas,
+    ):
         registry = _prepare(registry_config, model_options)
         reworded = partial(in_flags, options=model_options)
-        if not asyncio.run(_run(registry, settings, listener, admin, reworded)):
+        if not asyncio.run(_run(registry, settings, quotas, listener, admin, reworded)):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -91,16 +96,25 @@ def _admin_listener(path: Path | None) -> AbstractContextManager[socket.socket |
     return nullcontext() if path is None else admin_listener(path)
 
 
+def _quota_ledger(config: RegistryConfig) -> QuotaLedger:
+    """Nothing is written where nothing is limited."""
+    quotas, clock = Quotas.of(config), steady_wall_clock()
+    if quotas.is_empty or config.server.state_path is None:
+        return QuotaLedger(quotas, clock=clock)
+    return QuotaLedger(quotas, QuotaStore(config.server.state_path, clock), clock)
+
+
 async def _run(
     registry: ModelRegistry,
     settings: ServerSettings,
+    quotas: QuotaLedger,
     listener: socket.socket,
     admin: socket.socket | None,
     reworded: Callable[[str], str],
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
     lifecycle = Lifecycle()
-    app = create_app(registry, settings, lifecycle)
+    app = create_app(registry, settings, lifecycle, quotas)
     outcome: list[bool] = []
 
     async def load_models() -> bool:

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from transom.errors import EngineError
-from transom.llm import LLM, Completion, TextDelta, feed, join
+from transom.llm import Completion, TextDelta, feed, join
 from transom.metrics import MetricsCollector
 from transom.request import FinishReason, Usage
+from transom.server.gate import Gate
 from transom.server.plan import Plan
 
 
@@ -23,6 +24,7 @@ class Tally:
         self._first_token: dict[int, float] = {}
         self._num_tokens = [0] * len(plan.requests)
         self._num_cached = [0] * len(plan.prompts)
+        self._num_written = [0] * len(plan.requests)
         self._num_evicted = [0] * len(plan.requests)
         self._is_lossy = False
         self._begun: set[int] = set()
@@ -43,6 +45,7 @@ class Tally:
             num_prompt_tokens=sum(len(self._plan.prompts[prompt]) for prompt in self._begun),
             num_completion_tokens=sum(self._num_tokens),
             num_cached_tokens=sum(self._num_cached),
+            num_cache_write_tokens=sum(self._num_written),
             num_evicted_tokens=sum(self._num_evicted),
             is_lossy=self._is_lossy,
         )
@@ -64,6 +67,7 @@ class Tally:
 
     def _see_end(self, sequence: int, usage: Usage) -> None:
         self._num_tokens[sequence] = usage.num_completion_tokens
+        self._num_written[sequence] = usage.num_cache_write_tokens
         self._num_evicted[sequence] = usage.num_evicted_tokens
         self._is_lossy |= usage.is_lossy
         if sequence % self._plan.num_candidates == 0:
@@ -73,22 +77,28 @@ class Tally:
             self._metrics.observe_token_interval(self._plan.model, seconds / (usage.num_completion_tokens - 1))
 
 
-async def run_plan(plan: Plan, llm: LLM, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
-    """(sequence, delta) of all sequences as they come. Closing it aborts what still runs."""
+async def run_plan(plan: Plan, gate: Gate, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
+    """(sequence, delta) of all sequences as they come. Closing it aborts what still runs.
+
+    Raises `QuotaExceededError` before anything else.
+    """
+    reservation = gate.reserve(plan.max_tokens)
     try:
-        async with aclosing(feed(llm.generate, plan.requests, plan.allowance)) as deltas:
+        async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
             async for sequence, delta in deltas:
                 tally.see(sequence, delta)
                 _check_end(delta)
                 yield sequence, delta
     finally:
         tally.settle()
+        usage = tally.usage()
+        reservation.settle(usage.num_prompt_tokens + usage.num_completion_tokens)
 
 
-async def run_to_end(plan: Plan, llm: LLM, tally: Tally) -> list[Completion]:
-    """All sequences, in order, when the last one is complete."""
+async def run_to_end(plan: Plan, gate: Gate, tally: Tally) -> list[Completion]:
+    """All sequences, in order, when the last one is complete. Raises as `run_plan`."""
     deltas: list[list[TextDelta]] = [[] for _ in plan.requests]
-    async with aclosing(run_plan(plan, llm, tally)) as pairs:
+    async with aclosing(run_plan(plan, gate, tally)) as pairs:
         async for sequence, delta in pairs:
             deltas[sequence].append(delta)
     return [join(pieces) for pieces in deltas]
