@@ -228,6 +228,7 @@ def _prepare_model(entry: ModelEntry, num_threads: int, adjust: Adjust, *, is_co
         llm,
         engine,
         _ram_bytes(model_config, engine_config) if is_counted else 0,
+        files.pooling.chosen(entry.pooling),
     )
 
 

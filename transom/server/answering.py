@@ -16,8 +16,16 @@ from transom.server.context import ServerContext
 from transom.server.event_stream import EventStream
 from transom.server.interruption import run_watched
 from transom.server.plan import Plan
-from transom.server.protocol import SamplingBody
 from transom.server.tally import Tally
+
+
+class AskedFor(Protocol):
+    """What of a body says in which way it is to be answered."""
+
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def sse_ping_interval(self) -> int | None: ...
 
 
 class Answer(Protocol):
@@ -29,7 +37,7 @@ class Answer(Protocol):
         ...
 
     @property
-    def body(self) -> SamplingBody:
+    def body(self) -> AskedFor:
         """What was asked."""
         ...
 
@@ -80,7 +88,7 @@ def progress_fields(plan: Plan, tally: Tally, sequence: int, delta: TextDelta) -
     return {"prompt_progress": {"total": total, "processed": processed, "time_ms": tally.elapsed_ms}}
 
 
-def _ping_interval(body: SamplingBody, default: float) -> float | None:
+def _ping_interval(body: AskedFor, default: float) -> float | None:
     """llama.cpp's field wins; 0 and -1 switch the pings off."""
     if body.sse_ping_interval is None:
         return default
