@@ -25,6 +25,7 @@ from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
+from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
 
@@ -41,7 +42,7 @@ def chat_router(context: ServerContext) -> APIRouter:
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         prompt = await _fit(served, body)
-        plan = _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
+        plan = await _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
         completion = _ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics), gate)
         return await answer(completion, request, context)
 
@@ -208,7 +209,9 @@ def _truncation_fields(body: ChatBody, prompt: FittedPrompt) -> dict[str, Any]:
     return {} if body.truncation == "disabled" else {"truncation": prompt.fields()}
 
 
-def _make_plan(served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None) -> Plan:
+async def _make_plan(
+    served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None
+) -> Plan:
     cache, num_tokens = cache_options(served, body.cache), len(prompt.token_ids)
     limit = limit_tokens(served, num_tokens, body.given_max_tokens, param="messages", cache=cache, cap=cap)
     return make_plan(
@@ -218,6 +221,7 @@ def _make_plan(served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller
         [limit],
         caller=caller,
         cache=cache,
+        grammar=await compile_prescribed(served, body),
         id_prefix="chatcmpl",
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

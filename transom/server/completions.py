@@ -25,6 +25,7 @@ from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import CompletionBody
+from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 
 DEFAULT_MAX_TOKENS = 16
@@ -154,6 +155,7 @@ async def _make_plan(served: ServedModel, body: CompletionBody, caller: Caller, 
         limits,
         caller=caller,
         cache=cache,
+        grammar=await compile_prescribed(served, body),
         id_prefix="cmpl",
         num_candidates=body.num_candidates,
         logprobs=0 if is_ranked and body.logprobs is None else body.logprobs,
