@@ -239,7 +239,7 @@ async def test_what_waits_here_is_counted_as_waiting() -> None:
     line = f'transom_num_requests_waiting{{model="tiny"}} {num_waiting:.1f}'
     async with asyncio.timeout(5):
         while line not in (await ask(app, "GET", "/metrics")).body.decode():
-            await asyncio.sleep(0.001)
+            await settle()
     for exchange in exchanges:
         exchange.gone.set()
         await exchange.task
