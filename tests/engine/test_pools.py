@@ -47,9 +47,9 @@ def test_vectors_and_tokens_come_out_of_the_same_steps() -> None:
 
 
 def test_a_sequence_that_was_preempted_begins_its_mean_again() -> None:
-    engine = make_engine(num_blocks=4, max_num_batched_tokens=2)
-    first = byte_request("a" * 60, request_id="first", max_tokens=150)
-    outputs = run(engine, first, vector_request(bytes(range(120)), Pooling.MEAN))
+    engine = make_engine(num_blocks=6, max_num_batched_tokens=4)
+    others = [byte_request(bytes([10 * n]) * 60, request_id=str(n), max_tokens=150) for n in range(3)]
+    outputs = run(engine, *others, vector_request(bytes(range(120)), Pooling.MEAN))
     assert vector_of(outputs["v"]) == (59.5, 59.5)
     assert engine.stats().scheduler.num_preemptions > 0
 

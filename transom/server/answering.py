@@ -13,7 +13,7 @@ from starlette.responses import Response
 from transom.llm import TextDelta
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.context import ServerContext
-from transom.server.event_stream import EventStream
+from transom.server.event_stream import PLAIN_EVENTS, EventForm, EventStream
 from transom.server.interruption import run_watched
 from transom.server.plan import Plan
 from transom.server.tally import Tally
@@ -50,8 +50,8 @@ class Answer(Protocol):
         ...
 
 
-async def answer(planned: Answer, request: Request, context: ServerContext) -> Response:
-    """Runs `planned` in the way its body asks for."""
+async def answer(planned: Answer, request: Request, context: ServerContext, form: EventForm = PLAIN_EVENTS) -> Response:
+    """Runs `planned` in the way its body asks for; `form` is that of its events."""
     limit = context.settings.request_timeout
     if planned.body.stream:
         return EventStream(
@@ -60,6 +60,7 @@ async def answer(planned: Answer, request: Request, context: ServerContext) -> R
             ping_interval=_ping_interval(planned.body, context.settings.ping_interval),
             slow_reader_timeout=context.settings.slow_reader_timeout,
             limit_seconds=limit,
+            form=form,
         )
     whole = _whole_of_loaded(planned, context.registry)
     with context.lifecycle.answering():

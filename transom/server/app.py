@@ -29,6 +29,7 @@ from transom.server.lifecycle import Lifecycle
 from transom.server.models import models_router
 from transom.server.outer import OuterLayer
 from transom.server.rate_limits import rate_limit_headers
+from transom.server.responses import responses_router
 from transom.server.settings import ServerSettings
 from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
@@ -38,6 +39,7 @@ from transom.server.until_answered import UntilAnswered
 _ROUTERS = (
     completions_router,
     chat_router,
+    responses_router,
     embeddings_router,
     cache_router,
     models_router,
