@@ -154,7 +154,7 @@ class TextFormat(StrictPart):
 class TextOptions(StrictPart):
     """`text`."""
 
-    format: TextFormat = Field(default_factory=TextFormat)
+    format: TextFormat = TextFormat()
     verbosity: Literal["medium"] | None = None
 
 

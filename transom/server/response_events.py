@@ -64,7 +64,7 @@ class _TextItem:
         return {"item_id": self._id, "output_index": self.index, "content_index": 0}
 
     def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        own = {"role": "assistant"} if self.kind is _MESSAGE else {"summary": []}
+        own: dict[str, Any] = {"role": "assistant"} if self.kind is _MESSAGE else {"summary": []}
         return {"id": self._id, "type": self.kind.item_type, "status": status, **own, "content": content}
 
     def _part(self, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
