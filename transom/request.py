@@ -159,6 +159,10 @@ class Request:
     """Lower is sooner."""
     cache: CacheOptions | None = None
     """None = as the model is configured."""
+    cache_salt: str = ""
+    """Only requests of one salt share KV. What comes before its first NUL names the tenant."""
+    reuse_cache: bool = True
+    """KV that is there from earlier requests may be used instead of computing it again."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", TokenIds.of(self.prompt_token_ids))

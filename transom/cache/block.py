@@ -60,6 +60,8 @@ class Block:
     state: BlockState = BlockState.DIRTY
     cold_index: int = NO_INDEX
     """Its place in the cold file of its kind, the same for all layers."""
+    is_indexed: bool = False
+    """The prefix index is one of its owners."""
 
     @property
     def index(self) -> int:
