@@ -62,7 +62,7 @@ class CacheManager:
         self._hot_tier = HotTier(layout, budget.num_slots)
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
         if engine_config.has_cold_tier and engine_config.ssd_path is not None:
-            self._cold_tier = open_cold_tier(
+            opened = open_cold_tier(
                 model_config,
                 engine_config,
                 engine_config.ssd_path,
@@ -72,6 +72,7 @@ class CacheManager:
                 file_system=file_system or RealFileSystem(),
                 clock=clock,
             )
+            self._cold_tier = opened.tier
         self._budget = replace(budget, num_cold_slots=self._cold_tier.num_slots)
         self._pool = BlockPool(budget.num_hot_slots, self._cold_tier)
         self._ring = StagingRing(self._cold_tier, budget.num_hot_slots, budget.num_staging_slots, layout.slot_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from transom.errors import ConfigError
 __all__ = ["FORMAT_NAME", "FORMAT_VERSION", "ColdFormat", "ColdLayout"]
 
 FORMAT_NAME = "format.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
+_KNOWN_VERSIONS = (1, FORMAT_VERSION)
+"""In version 1 nothing outlived a run, so there is nothing to be found."""
 _FORMAT = "transom-cold"
 _PREFIX, _SUFFIX = "cold-", ".kv"
 
@@ -54,6 +56,10 @@ class ColdLayout:
     def file_name(self) -> str:
         return f"{_PREFIX}{self.name}{_SUFFIX}"
 
+    def serves(self, wanted: ColdLayout) -> bool:
+        """Whether a file that lies like this can take the place of the one that is wanted."""
+        return self.capacity >= wanted.capacity and replace(self, capacity=wanted.capacity) == wanted
+
     @staticmethod
     def is_file_name(name: str) -> bool:
         """Whether a file of this name is a cold file, of this or another layout."""
@@ -78,12 +84,24 @@ class ColdFormat:
     layouts: tuple[ColdLayout, ...]
     model: Mapping[str, str | int]
     """Whose keys and values these are, for people."""
+    identity: str | None = None
+    """What the keys and values were made by, as hexadecimal digits; None: nobody will want them after this run."""
+
+    def serves(self, wanted: ColdFormat) -> bool:
+        """Whether files of this format are as good as those that are wanted: the same things are where they belong."""
+        return (
+            self.identity is not None
+            and self.identity == wanted.identity
+            and len(self.layouts) == len(wanted.layouts)
+            and all(mine.serves(other) for mine, other in zip(self.layouts, wanted.layouts, strict=True))
+        )
 
     def to_json(self) -> bytes:
         content = {
             "format": _FORMAT,
             "version": FORMAT_VERSION,
             "model": dict(self.model),
+            "identity": self.identity,
             "files": [{**asdict(layout), "file": layout.file_name, "stride": layout.stride} for layout in self.layouts],
         }
         return json.dumps(content, indent=2).encode() + b"\n"
@@ -93,10 +111,10 @@ class ColdFormat:
         """ValueError when it is damaged."""
         try:
             data = json.loads(content)
-            files, model = data["files"], data["model"]
-            if not isinstance(files, list) or not isinstance(model, dict):
-                raise TypeError("a list of files and an object")
-            return cls(tuple(_layout(each) for each in files), model)
+            files, model, identity = data["files"], data["model"], data.get("identity")
+            if not isinstance(files, list) or not isinstance(model, dict) or not isinstance(identity, str | None):
+                raise TypeError("a list of files, an object, and a string")
+            return cls(tuple(_layout(each) for each in files), model, identity)
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{FORMAT_NAME} is damaged") from error
 
@@ -109,7 +127,7 @@ class ColdFormat:
             return
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise ConfigError(f"ssd_path {directory} holds a {FORMAT_NAME} of another program")
-        if data.get("version") != FORMAT_VERSION:
+        if data.get("version") not in _KNOWN_VERSIONS:
             raise ConfigError(
                 f"ssd_path {directory} has format version {data.get('version')}, this version of Transom knows "
                 f"{FORMAT_VERSION}: give it another directory, or remove this one"

@@ -99,10 +99,10 @@ class FileSystem(Protocol):
         """Gives a range back to the disk; it reads as zeros afterwards. OSError where that cannot be done."""
 
     def sync(self, file: OpenFile) -> None:
-        """Blocks until what was written to the file would survive a power failure. OSError; never try that file again."""
+        """Blocks until what was written would survive a power failure. OSError: never try that file again."""
 
     def connect(self, path: Path) -> sqlite3.Connection:
-        """A database of ours, made where it is missing, in autocommit mode, for any thread. ConfigError, sqlite3.Error."""
+        """A database of ours, made where it is missing; autocommit, for any thread. ConfigError, sqlite3.Error."""
 
     def io_queue(self) -> IOQueue:
         """New native threads for reading and writing; the caller closes them."""

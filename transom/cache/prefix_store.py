@@ -1,8 +1,8 @@
 """`SqlitePrefixStore`: which blocks of the cold files are published, across restarts. Owns the background thread.
 
-A row is written after the bytes that it speaks of are durable; many rows share a transaction. Whatever goes wrong with
-the database is a counter, a line in the log and a miss after the next start, never an error of a request. Rows may be
-out of date, since a place can get other bytes before its row is gone: checksums tell.
+A record is written after the bytes that it speaks of are durable; many records share a transaction. Whatever goes wrong
+with the database is a counter, a line in the log and a miss after the next start, never an error of a request. Records
+may be out of date, since a place can get other bytes before its record is gone: checksums tell.
 """
 
 from __future__ import annotations
@@ -11,16 +11,29 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from transom.cache.file_system import FileSystem, OpenFile
-from transom.cache.prefix_database import MAX_CHANGES, DatabaseSize, PrefixDatabase, is_corrupt, remove_database
-from transom.cache.prefix_row import PrefixRow
+from transom.cache.file_system import FileSystem
+from transom.cache.prefix_database import (
+    MAX_CHANGES,
+    Change,
+    DatabaseSize,
+    Delete,
+    PrefixDatabase,
+    Put,
+    Touch,
+    is_corrupt,
+    remove_database,
+)
+from transom.cache.prefix_record import BlockName, BlockRecord
+from transom.cache.record_format import decode, encode, place_of
+from transom.config.model_config import LayerKind
 from transom.errors import ConfigError
+
+__all__ = ["PrefixStoreStats", "SqlitePrefixStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +41,7 @@ CLOSE_SECONDS = 5.0
 """So long `close` waits for what is to be written."""
 RETRY_SECONDS = (1.0, 5.0, 30.0)
 """Pauses after failures in a row; the last one again and again."""
-_GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.05
 """What is published within so long shares a transaction."""
 
 
@@ -36,47 +49,27 @@ _GATHER_SECONDS = 0.05
 class PrefixStoreStats:
     """Counted from the start."""
 
-    num_rows: int = 0
-    """Rows that are published, or will be at once."""
-    num_damaged_rows: int = 0
-    """Found at the start, and thrown away."""
-    num_errors: int = 0
+    num_records: int
+    """Blocks that are published, or will be at once."""
+    num_damaged: int
+    """Records that were found damaged at the start, and thrown away."""
+    num_errors: int
     """Failed transactions and syncs."""
 
 
-class PrefixStore(Protocol):
-    """What the cache needs of whatever remembers blocks across restarts. Never raises, never waits but to `close`."""
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """To be put; encoded by the thread that writes it."""
 
-    def publish(self, rows: Iterable[PrefixRow]) -> None:
-        """These blocks are in the cold files: a later start is to find them. Also to say that one was used again."""
-
-    def forget(self, places: Iterable[int]) -> None:
-        """What lies at these places (`place_of`) is not to be found any more."""
-
-    def flush(self, seconds: float) -> bool:
-        """Waits until everything said so far is durable; False: it is not yet."""
-
-    def stats(self) -> PrefixStoreStats: ...
+    record: BlockRecord
+    last_use: int
 
 
-class NoPrefixStore:
-    """Where nothing outlives the process."""
-
-    def publish(self, rows: Iterable[PrefixRow]) -> None:
-        """Nobody is told."""
-
-    def forget(self, places: Iterable[int]) -> None:
-        """Nobody is told."""
-
-    def flush(self, _seconds: float) -> bool:
-        return True
-
-    def stats(self) -> PrefixStoreStats:
-        return PrefixStoreStats()
+_Pending = _Record | Touch | Delete
 
 
 class SqlitePrefixStore:
-    """Rows by place. Everything but `load` may be called while the thread works; `load` comes first, once."""
+    """The records of one directory; a `PrefixStore`. Starts a thread with `load`."""
 
     def __init__(
         self,
@@ -85,90 +78,119 @@ class SqlitePrefixStore:
         *,
         identity: bytes,
         size: DatabaseSize,
-        cold_files: Sequence[OpenFile],
+        take_places: Callable[[Sequence[BlockRecord]], list[BlockRecord]],
+        sync_cold_files: Callable[[], None],
         retry_seconds: Sequence[float] = RETRY_SECONDS,
+        gather_seconds: float = GATHER_SECONDS,
     ) -> None:
-        """`cold_files` stay open until `close` has returned True. Starts no thread yet."""
+        """`take_places` says which of the records that were found still have their places, and takes these.
+
+        `sync_cold_files` blocks until what was written is durable, or raises OSError; until `close` has returned.
+        """
         self._file_system = file_system
         self._directory = directory
         self._identity = identity
         self._size = size
-        self._cold_files = cold_files
+        self._take_places = take_places
+        self._sync_cold_files = sync_cold_files
         self._retry_seconds = retry_seconds
-        self._database: PrefixDatabase | None = None
-        self._changed = threading.Condition()
-        self._pending: dict[int, PrefixRow | None] = {}  # None: to be deleted
-        self._being_written: dict[int, PrefixRow | None] = {}
-        self._places: set[int] = set()  # with a row in the database, or perhaps with one
+        self._gather_seconds = gather_seconds
+        self._database: PrefixDatabase | None = None  # of the thread, once it runs
+        self._changed = threading.Condition()  # guards everything below
+        self._places: dict[BlockName, int] = {}  # of the blocks that are published, or will be
+        self._pending: dict[int, _Pending] = {}
+        self._being_written: Mapping[int, _Pending] = {}
+        self._last_use = 0
         self._is_closing = False
         self._is_off = False
-        self._num_damaged_rows = 0
+        self._num_damaged = 0
         self._num_errors = 0
         self._thread = threading.Thread(target=self._run, name="prefix-store", daemon=True)
 
-    def load(self) -> list[PrefixRow]:
-        """What an earlier run published, the most recent use first; starts the thread. Blocks for reading the database.
+    def load(self) -> list[BlockRecord]:
+        """What an earlier run published, least recently used first. Blocks while the database is read.
 
-        Where that cannot be read, nothing, and it is made anew. Whether the bytes are as the rows say was not looked at.
+        Nothing, where that is damaged; then it is made anew. Nobody has looked at the bytes that the records speak of.
         """
-        rows: list[PrefixRow] = []
+        records: list[BlockRecord] = []
         try:
             self._database = PrefixDatabase.open(self._file_system, self._directory, self._size.max_pages)
-            rows = self._sound_rows(self._database)
+            records = self._sound_records(self._database)
         except sqlite3.Error as error:
-            logger.warning("published blocks cannot be read, so none of them is found again: %s", error)
-            self._num_errors += 1
+            self._note_error("published blocks cannot be read, none of them will be found: %s", error)
             self._begin_anew()
+        taken = self._take_places(records)
+        kept = {record.name for record in taken}
+        self.forget([record.name for record in records if record.name not in kept])
         self._thread.start()
-        return sorted(rows, key=lambda row: row.last_use, reverse=True)
+        return taken
 
-    def publish(self, rows: Iterable[PrefixRow]) -> None:
-        self._change({row.place: row for row in rows})
+    def publish(self, records: Sequence[BlockRecord]) -> None:
+        """As the door says; a record takes the place of one that was published for the same place before."""
+        with self._changed:
+            for record in records:
+                place = place_of(record.kind, record.cold_index)
+                self._places[record.name] = place
+                self._last_use += 1
+                self._change(place, _Record(record, self._last_use))
 
-    def forget(self, places: Iterable[int]) -> None:
-        self._change(dict.fromkeys(places))
+    def forget(self, names: Sequence[BlockName]) -> None:
+        with self._changed:
+            for name in names:
+                place = self._places.pop(name, None)
+                if place is not None:
+                    self._change(place, Delete())
+
+    def touch(self, keys: Sequence[bytes]) -> None:
+        """The last of the keys counts as used last."""
+        with self._changed:
+            for key in keys:
+                self._last_use += 1
+                for kind in LayerKind:
+                    place = self._places.get((key, kind))
+                    if place is not None:
+                        self._touch(place)
 
     def flush(self, seconds: float) -> bool:
+        """Waits until everything said so far is durable; False: it is not, or never will be."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._pending or self._being_written:
-                left = deadline - time.monotonic()
-                if left <= 0 or self._is_off:
-                    return False
-                self._changed.wait(left)
-        return not self._is_off
+            self._changed.wait_for(self._is_quiet, max(0.0, deadline - time.monotonic()))
+            return self._is_quiet() and not self._is_off
 
     def stats(self) -> PrefixStoreStats:
+        """A snapshot."""
         with self._changed:
-            pending = {**self._being_written, **self._pending}
-            gone = {place for place, row in pending.items() if row is None}
-            new = pending.keys() - gone
-            return PrefixStoreStats(len((self._places - gone) | new), self._num_damaged_rows, self._num_errors)
+            return PrefixStoreStats(len(self._places), self._num_damaged, self._num_errors)
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> bool:
-        """Writes what is left, ends the thread, closes the database. False: it hangs, and may still use the files."""
+    def close(self) -> None:
+        """Writes what is left, at most CLOSE_SECONDS, ends the thread, closes the database."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
         if self._thread.ident is not None:
-            self._thread.join(seconds)
-        return not self._thread.is_alive()
+            self._thread.join(CLOSE_SECONDS)
 
     @property
-    def holds_rows(self) -> bool:
-        """Whether the next start may find something; once it is closed."""
-        return bool(self._places)
+    def is_hung(self) -> bool:
+        """After `close`: the thread waits for a disk that does not answer, and may still use the files."""
+        return self._thread.is_alive()
 
-    def _change(self, changes: dict[int, PrefixRow | None]) -> None:
-        with self._changed:
-            if self._is_off or self._is_closing:
-                return
-            for place, row in changes.items():
-                if row is None and place not in self._places:
-                    self._pending.pop(place, None)
-                else:
-                    self._pending[place] = row
+    def _is_quiet(self) -> bool:
+        return not self._pending and not self._being_written
+
+    def _change(self, place: int, pending: _Pending) -> None:
+        """With the lock."""
+        if not self._is_off and not self._is_closing:
+            self._pending[place] = pending
             self._changed.notify_all()
+
+    def _touch(self, place: int) -> None:
+        match self._pending.get(place):
+            case _Record(record):
+                self._change(place, _Record(record, self._last_use))
+            case _:
+                self._change(place, Touch(self._last_use))
 
     def _run(self) -> None:
         num_failures = 0
@@ -180,60 +202,89 @@ class SqlitePrefixStore:
 
     def _wait_for_changes(self, num_failures: int) -> bool:
         """Until there is something to write and it is time for it; False: the thread is to end."""
-        pause = _GATHER_SECONDS
-        if num_failures:
-            pause = self._retry_seconds[min(num_failures, len(self._retry_seconds)) - 1]
+        pause = (
+            self._retry_seconds[min(num_failures, len(self._retry_seconds)) - 1]
+            if num_failures
+            else self._gather_seconds
+        )
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._is_closing)
             self._changed.wait_for(lambda: self._is_closing, pause)
-            return not self._is_off and bool(self._pending) and not (self._is_closing and num_failures)
+            return bool(self._pending) and not (self._is_closing and num_failures)
 
     def _write_some(self) -> bool:
         """One transaction; False: it failed, and what it was about is to be written later."""
         batch = self._take_batch()
         try:
-            if any(row is not None for row in batch.values()):
-                self._sync()
-            self._open_database().write({place: row and row.to_record(self._identity) for place, row in batch.items()})
+            self._write(batch)
         except sqlite3.Error as error:
             self._note_error("blocks cannot be published for later starts: %s", error)
-            self._recover(is_corrupt(error))
-            self._end_batch(batch, is_written=False)
+            self._give_back(batch)
+            self._recover(error)
             return False
-        except OSError as error:  # the sync's: what it was about may never become durable
-            self._note_error("the cold files cannot be made durable, nothing is published any more: %s", error)
-            self._is_off = True
-            self._end_batch(batch, is_written=False)
+        except OSError as error:  # from the sync: what it was about may never become durable, and nobody would know
+            self._note_error("cold files cannot be made durable, nothing is published any more: %s", error)
+            self._switch_off()
             return False
-        self._end_batch(batch, is_written=True)
+        self._end_batch()
         return True
 
-    def _take_batch(self) -> dict[int, PrefixRow | None]:
+    def _write(self, batch: Mapping[int, _Pending]) -> None:
+        if any(isinstance(pending, _Record) for pending in batch.values()):
+            self._sync_cold_files()
+        if self._database is None:
+            self._database = PrefixDatabase.open(self._file_system, self._directory, self._size.max_pages)
+        self._database.write({place: self._encoded(pending) for place, pending in batch.items()})
+
+    def _encoded(self, pending: _Pending) -> Change:
+        match pending:
+            case _Record(record, last_use):
+                return Put(encode(record, self._identity), last_use)
+            case _:
+                return pending
+
+    def _take_batch(self) -> Mapping[int, _Pending]:
         with self._changed:
             places = [place for place, _ in zip(self._pending, range(MAX_CHANGES), strict=False)]
             self._being_written = {place: self._pending.pop(place) for place in places}
-            self._places |= self._being_written.keys()
             return self._being_written
 
-    def _end_batch(self, batch: dict[int, PrefixRow | None], *, is_written: bool) -> None:
+    def _end_batch(self) -> None:
         with self._changed:
             self._being_written = {}
-            if is_written:
-                self._places -= {place for place, row in batch.items() if row is None and place not in self._pending}
-            elif self._is_off:
-                self._pending.clear()
-            else:
-                self._pending = {**batch, **self._pending}
             self._changed.notify_all()
 
-    def _sync(self) -> None:
-        for file in self._cold_files:
-            self._file_system.sync(file)
+    def _give_back(self, batch: Mapping[int, _Pending]) -> None:
+        """What came meanwhile is newer."""
+        with self._changed:
+            newer, self._pending = self._pending, dict(batch)
+            for place, pending in newer.items():
+                before = self._pending.get(place)
+                if isinstance(pending, Touch) and isinstance(before, _Record):
+                    pending = _Record(before.record, pending.last_use)
+                self._pending[place] = pending
+        self._end_batch()
 
-    def _open_database(self) -> PrefixDatabase:
-        if self._database is None:
-            self._database = PrefixDatabase.open(self._file_system, self._directory, self._size.max_pages)
-        return self._database
+    def _switch_off(self) -> None:
+        with self._changed:
+            self._is_off = True
+            self._pending.clear()
+        self._end_batch()
+
+    def _recover(self, error: sqlite3.Error) -> None:
+        """The next transaction opens the file again, or a new one where it is damaged."""
+        if is_corrupt(error):
+            self._begin_anew()
+        else:
+            self._close_database()
+
+    def _begin_anew(self) -> None:
+        """Without what was published before: the database is removed, and made when there is something to write."""
+        self._close_database()
+        try:
+            remove_database(self._file_system, self._directory)
+        except ConfigError as error:
+            self._note_error("a damaged database cannot be removed: %s", error)
 
     def _close_database(self) -> None:
         database, self._database = self._database, None
@@ -241,37 +292,25 @@ class SqlitePrefixStore:
             with suppress(sqlite3.Error):
                 database.close()
 
-    def _recover(self, is_damaged: bool) -> None:
-        """The next transaction opens the file again, or a new one."""
-        self._close_database()
-        if is_damaged:
-            self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        self._close_database()
-        with self._changed:
-            self._places.clear()
-        try:
-            remove_database(self._file_system, self._directory)
-        except ConfigError as error:
-            self._note_error("a damaged database cannot be removed: %s", error)
-
-    def _sound_rows(self, database: PrefixDatabase) -> list[PrefixRow]:
-        """The rows that are what was written, of this identity; the others are deleted."""
-        rows = []
-        for place, record in database.records():
-            self._places.add(place)
+    def _sound_records(self, database: PrefixDatabase) -> list[BlockRecord]:
+        """Records that are what was written, for this identity and this place; the others will be deleted."""
+        found: list[tuple[int, BlockRecord]] = []
+        for place, last_use, encoded in database.records():
             try:
-                row = PrefixRow.from_record(record, self._identity)
+                record = decode(encoded, self._identity)
             except ValueError:
-                row = None
-            if row is None or row.place != place:
-                self._num_damaged_rows += 1
-                self._pending[place] = None
-            else:
-                rows.append(row)
-        return rows
+                self._pending[place] = Delete()
+                continue
+            if place_of(record.kind, record.cold_index) != place or record.name in self._places:
+                self._pending[place] = Delete()
+                continue
+            self._places[record.name] = place
+            found.append((last_use, record))
+        self._num_damaged = len(self._pending)
+        self._last_use = max((last_use for last_use, _ in found), default=0)
+        return [record for _, record in sorted(found, key=lambda each: each[0])]
 
     def _note_error(self, message: str, error: Exception) -> None:
-        self._num_errors += 1
+        with self._changed:
+            self._num_errors += 1
         logger.warning(message, error)
