@@ -60,7 +60,7 @@ class Harness:
         )
         own_config = replace(read_model_config(directory), **(architecture or {}))
         self.model_config, engine_config = resolve(entry, own_config, num_threads=2)
-        self.engine_config = replace(engine_config, **limits)
+        self.engine_config = replace(engine_config, **{"enable_prefix_cache": False, **limits})
         self.model: Model = model or build(self.model_config, WeightLoader(open_weights(directory)))
         self.cache = CacheManager(self.model_config, self.engine_config, file_system=file_system, clock=clock)
 

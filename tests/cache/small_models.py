@@ -68,6 +68,7 @@ def make_cache(
     max_ssd_bytes: int = 0,
     ssd_path: Path | None = None,
     hot_tokens: int | None = None,
+    enable_prefix_cache: bool = False,
     file_system: FileSystem | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> CacheManager:
@@ -86,6 +87,7 @@ def make_cache(
         max_ssd_bytes=max_ssd_bytes,
         ssd_path=ssd_path,
         hot_tokens=hot_tokens,
+        enable_prefix_cache=enable_prefix_cache,
     )
     model_config = make_model_config(layer_types, sliding_window)
     return CacheManager(model_config, engine_config, file_system=file_system, clock=clock)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.cache.block_pool import BlockPool
-from transom.cache.block_table import NO_SLOT, BlockTable
+from transom.cache.block_table import NO_SLOT, BlockTable, clear
 from transom.cache.cold_tier import NoColdTier
 from transom.cache.layer_group import LayerGroup
 from transom.config.model_config import LayerKind
@@ -59,7 +59,7 @@ def test_blocks_become_sealed_when_their_last_position_is_computed() -> None:
 def test_after_clearing_the_head_of_the_sequence_is_overwritten_last() -> None:
     table, pool = BlockTable(FULL), BlockPool(6, NoColdTier())
     table.extend(pool, 192)
-    table.clear(pool)
+    clear([table], pool)
     assert pool.num_used_slots == 0
     other = BlockTable(FULL)
     other.extend(pool, 64)
@@ -80,5 +80,5 @@ def test_a_sliding_table_always_holds_what_the_next_token_sees(steps: list[int])
         table.drop_invisible(pool, num_tokens)
         table.check_integrity()
         pool.check_integrity(list(table.kept_blocks()))
-    table.clear(pool)
+    clear([table], pool)
     assert pool.num_used_slots == 0

@@ -18,7 +18,9 @@ from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.cold_tier import TIMED_OUT, ColdRead, NoColdTier
 from transom.cache.layer_group import LayerGroup
+from transom.cache.prefix_index import PrefixIndex
 from transom.cache.promotion import Promotion
+from transom.cache.reuse_room import ReuseRoom
 from transom.config.model_config import LayerKind
 from transom.request import CacheOptions, CacheStrategy
 
@@ -147,7 +149,7 @@ def cold_table(pool: BlockPool, num_blocks: int) -> BlockTable:
     blocks: list[Block] = list(table.kept_blocks())
     for block in blocks:
         block.state, block.cold_index = BlockState.CLEAN, block.index
-        table.demote(pool, block)
+        pool.demote(block)
     return table
 
 
@@ -155,7 +157,8 @@ def test_slots_into_which_a_stuck_disk_may_still_read_are_nobody_elses() -> None
     tier = StuckTier()
     pool = BlockPool(10, tier)
     table = cold_table(pool, 3)
-    promotion = Promotion(pool, tier, slot_bytes=4096, max_hot_blocks=None)
+    room = ReuseRoom(pool, PrefixIndex(pool))
+    promotion = Promotion(pool, tier, room, slot_bytes=4096, max_hot_blocks=None)
     promotion.begin([table], 6)
     promotion.settle()
     promotion.take_in()

@@ -27,6 +27,7 @@ def tiered_cache(
     hot_tokens: int | None = None,
     chunk: int = 128,
     kv_dtype: KVDtype = "f32",
+    enable_prefix_cache: bool = False,
     fault: IOFault | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[CacheManager]:
@@ -40,6 +41,7 @@ def tiered_cache(
         max_ssd_bytes=max_ssd_bytes,
         ssd_path=directory / "cold",
         hot_tokens=hot_tokens,
+        enable_prefix_cache=enable_prefix_cache,
         file_system=RealFileSystem(fault),
         clock=clock,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,21 @@ class BlockState(Enum):
     """In the cold tier alone."""
 
 
+class BlockHolder(Protocol):
+    """A table that names a block, and where it lies."""
+
+    num_hot_blocks: int
+    """Blocks that it names and that are in RAM."""
+
+    def note_demoted(self, block: Block) -> None:
+        """Its RAM copy is gone."""
+        ...
+
+    def note_promoted(self, block: Block) -> None:
+        """It is in RAM again."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Block:
     """The unit of allocation and sharing: the positions `start .. start + 64` of every sequence that shares it."""
@@ -62,6 +78,8 @@ class Block:
     """Its place in the cold file of its kind, the same for all layers."""
     is_indexed: bool = False
     """The prefix index is one of its owners."""
+    holders: list[BlockHolder] = field(default_factory=list)
+    """The tables of the sequences that use it, each an owner."""
 
     @property
     def index(self) -> int:

@@ -1,5 +1,8 @@
 """Who owns which slot of the arena. Owns the one free list and the reference counts; knows no bytes and no sequence.
 
+A block's owners are the tables of the sequences that use it, and the prefix index. One that the index alone owns is
+reuse data.
+
 All layer kinds share the arena, because a slot, one layer's share of a block, has the same size in each of them. The
 free list is a stack: what was freed last is used next, so the touched part of the arena stays as small as the load
 allows.
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from transom.cache.block import NO_SLOTS, Block, BlockState
 from transom.cache.layer_group import LayerGroup
+from transom.cache.reuse_data import ReuseData
 from transom.config.model_config import LayerKind
 
 
@@ -74,6 +78,7 @@ class BlockPool:
     """Blocks by reference count. A block's slots return to the allocator when its last owner lets go."""
 
     def __init__(self, num_slots: int, cold_places: ColdPlaces) -> None:
+        self.reuse = ReuseData()
         self._slots = SlotAllocator(num_slots)
         self._cold_places = cold_places
         self._num_hot = dict.fromkeys(LayerKind, 0)
@@ -125,6 +130,7 @@ class BlockPool:
     def share(self, block: Block) -> Block:
         """The same block with one more owner."""
         assert block.ref_count > 0, "a block that nobody owns cannot be shared"
+        self.reuse.discard(block)
         block.ref_count += 1
         return block
 
@@ -132,7 +138,10 @@ class BlockPool:
         """One owner lets go. Slots that a write still reads become free with `reclaim`."""
         assert block.ref_count > 0, "a block was released more often than it was owned"
         block.ref_count -= 1
-        if block.ref_count == 0:
+        if block.ref_count == 1 and block.is_indexed:
+            self.reuse.add(block)
+        elif block.ref_count == 0:
+            self.reuse.discard(block)
             self._count_of(block)[block.kind] -= 1
             self._num_cold_slots -= block.is_cold * block.num_layers
             self._leaving.add(block)
@@ -146,14 +155,19 @@ class BlockPool:
             self._slots.release(block.slots)
 
     def demote(self, block: Block) -> None:
-        """The RAM copy of a block goes; the other one, in the cold tier, stays."""
+        """The RAM copy of a block goes; the other one, in the cold tier, stays. Every table that names it is told."""
         assert block.state is BlockState.CLEAN, f"a block that is {block.state.value} cannot leave RAM"
+        is_unused = self.reuse.discard(block)
         self._slots.release(block.slots)
         self._num_cold_slots += block.num_layers
         block.slots = NO_SLOTS
         block.state = BlockState.COLD
         self._num_hot[block.kind] -= 1
         self._num_cold[block.kind] += 1
+        if is_unused:
+            self.reuse.add(block)
+        for holder in block.holders:
+            holder.note_demoted(block)
 
     def lend(self, num_slots: int) -> NDArray[np.int32]:
         """Slots, [num_slots], for cold blocks to come back into; each ends with `promote` or `take_back`."""
@@ -165,9 +179,17 @@ class BlockPool:
         self._num_lent -= len(slots)
         self._slots.release(slots)
 
+    def keep(self, group: LayerGroup, start: int, slots: NDArray[np.int32]) -> Block:
+        """A fresh block, owned once, in these lent slots, which hold its bytes."""
+        slots.flags.writeable = False
+        self._num_lent -= len(slots)
+        self._num_hot[group.kind] += 1
+        return Block(group.kind, group.num_layers, slots, start)
+
     def promote(self, block: Block, slots: NDArray[np.int32]) -> None:
-        """A cold block has its bytes in these lent slots too: it is clean."""
+        """A cold block has its bytes in these lent slots too: it is clean. Every table that names it is told."""
         assert block.is_cold, f"a block that is {block.state.value} cannot come back to RAM"
+        is_unused = self.reuse.discard(block)
         slots.flags.writeable = False
         self._num_lent -= len(slots)
         self._num_cold_slots -= block.num_layers
@@ -175,6 +197,10 @@ class BlockPool:
         self._num_hot[block.kind] += 1
         block.slots = slots
         block.state = BlockState.CLEAN
+        if is_unused:
+            self.reuse.add(block)
+        for holder in block.holders:
+            holder.note_promoted(block)
 
     def check_integrity(self, owned: list[Block]) -> None:
         """`owned` names each block once per owner. Raises AssertionError when a count or a slot does not add up."""
@@ -190,6 +216,7 @@ class BlockPool:
         assert sum(block.is_cold for block in owners) == sum(self._num_cold.values()), "cold blocks are miscounted"
         slots = np.concatenate([NO_SLOTS, *(block.slots for block in (*owners, *self._leaving))])
         assert len(np.unique(slots)) == len(slots), "two blocks own one slot"
+        self.reuse.check_integrity(block for block in owners if block.is_indexed and block.ref_count == 1)
         num_of_blocks = self.num_used_slots - self._num_lent
         assert len(slots) == num_of_blocks, f"{num_of_blocks} slots in use, {len(slots)} owned by blocks"
 

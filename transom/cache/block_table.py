@@ -6,7 +6,7 @@ step hands over views and builds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,11 @@ class BlockTable:
         self._slots = _empty_slots(group.num_layers, _FIRST_CAPACITY)
         self._cold_indices = np.full(_FIRST_CAPACITY, NO_INDEX, dtype=np.int64)
         self._mass = np.zeros(_FIRST_CAPACITY, dtype=np.float32)
+
+    @property
+    def num_blocks(self) -> int:
+        """Block positions so far, those included whose block is gone."""
+        return len(self._blocks)
 
     @property
     def num_tokens(self) -> int:
@@ -126,7 +131,7 @@ class BlockTable:
     def extend(self, pool: BlockPool, num_tokens: int) -> None:
         """Allocates what is missing for positions `< num_tokens`; the caller has made sure that it is there."""
         for index in range(len(self._blocks), num_blocks(num_tokens)):
-            self._append(pool.allocate(self.group, index * BLOCK_SIZE))
+            self.append(pool.allocate(self.group, index * BLOCK_SIZE))
 
     def seal(self, num_computed_before: int, num_computed_now: int) -> None:
         """Marks the blocks that became full between the two counts."""
@@ -148,31 +153,60 @@ class BlockTable:
             if block is not None:
                 self.num_hot_blocks -= not block.is_cold
                 self._num_kept -= 1
+                block.holders.remove(self)
                 pool.release(block)
             self._blocks[index] = None
             self._slots[:, index] = NO_SLOT
             self._cold_indices[index] = NO_INDEX
 
-    def demote(self, pool: BlockPool, block: Block) -> None:
-        """The RAM copy of a clean block of this table is given back."""
+    def block(self, index: int) -> Block | None:
+        """Block `index` of the sequence, if it is still there."""
+        return self._blocks[index]
+
+    def append(self, block: Block) -> None:
+        """The table's next block is this one, which is the caller's so far."""
+        index = len(self._blocks)
+        assert block.index == index, f"block {block.index} was put behind block {index - 1}"
+        if index == self._slots.shape[1]:
+            self._grow()
+        block.holders.append(self)
+        self._blocks.append(block)
+        self._num_kept += 1
+        if block.is_cold:
+            self._cold_indices[index] = block.cold_index
+        else:
+            self._slots[:, index] = block.slots
+            self.num_hot_blocks += 1
+
+    def adopt(self, pool: BlockPool, blocks: Sequence[Block], first: int) -> None:
+        """An empty table begins with these blocks of others, from block `first` on, as they are; those before are
+        invisible for whatever comes behind them."""
+        assert not self._blocks, "a table adopts blocks only before it has its own"
+        for _ in range(first):
+            self._append_nothing()
+        self._num_dead = first
+        for block in blocks:
+            self.append(pool.share(block))
+            if block.cold_index != NO_INDEX:
+                self.run.base = block.cold_index - block.index
+
+    def note_demoted(self, block: Block) -> None:
+        """The RAM copy of a block of this table is gone."""
         assert self._blocks[block.index] is block, "a block was demoted that is not of this table"
-        pool.demote(block)
         self.num_hot_blocks -= 1
         self._slots[:, block.index] = NO_SLOT
         self._cold_indices[block.index] = block.cold_index
 
-    def promote(self, pool: BlockPool, block: Block, slots: NDArray[np.int32]) -> None:
-        """A cold block of this table is in RAM again, in these slots."""
+    def note_promoted(self, block: Block) -> None:
+        """A cold block of this table is in RAM again."""
         assert self._blocks[block.index] is block, "a block was promoted that is not of this table"
-        pool.promote(block, slots)
         self.num_hot_blocks += 1
         self._first_hot = min(self._first_hot, block.index)
-        self._slots[:, block.index] = slots
+        self._slots[:, block.index] = block.slots
         self._cold_indices[block.index] = NO_INDEX
 
-    def clear(self, pool: BlockPool) -> None:
-        """Frees everything, last block first, so that the head of a sequence is the last to be overwritten."""
-        self.forget(pool, reversed(range(len(self._blocks))))
+    def begin_again(self) -> None:
+        """The table, which names no block any more, is as it was at first."""
         self._blocks.clear()
         self._num_dead = self._first_hot = 0
 
@@ -189,6 +223,7 @@ class BlockTable:
             assert (block is not None and block.is_cold) == (cold_index != NO_INDEX), "table and block differ in tier"
             if block is not None:
                 assert block.start == index * BLOCK_SIZE, f"block {index} says it starts at {block.start}"
+                assert block.holders.count(self) == 1, "a table names a block that does not know it"
                 assert block.is_cold or np.array_equal(slots, block.slots), "table and block name different slots"
                 assert not block.is_cold or cold_index == block.cold_index, "table and block name different places"
         assert (self._slots[:, len(self._blocks) :] == NO_SLOT).all(), "the table names slots beyond its last block"
@@ -197,20 +232,26 @@ class BlockTable:
         assert sum(not block.is_cold for block in kept) == self.num_hot_blocks, "the table miscounts its hot blocks"
         assert sum(1 for _ in self.hot_blocks()) == self.num_hot_blocks, "a hot block lies where nobody looks"
 
-    def _append(self, block: Block) -> None:
-        index = len(self._blocks)
-        if index == self._slots.shape[1]:
+    def _append_nothing(self) -> None:
+        if len(self._blocks) == self._slots.shape[1]:
             self._grow()
-        self._blocks.append(block)
-        self._slots[:, index] = block.slots
-        self.num_hot_blocks += 1
-        self._num_kept += 1
+        self._blocks.append(None)
 
     def _grow(self) -> None:
         capacity = self._slots.shape[1]
         self._slots = np.concatenate([self._slots, _empty_slots(*self._slots.shape)], axis=1)
         self._cold_indices = np.concatenate([self._cold_indices, np.full(capacity, NO_INDEX, dtype=np.int64)])
         self._mass = np.concatenate([self._mass, np.zeros(capacity, dtype=np.float32)])
+
+
+def clear(tables: Sequence[BlockTable], pool: BlockPool) -> None:
+    """Frees everything of one sequence, last position first, so that its head is the last to be overwritten."""
+    for index in reversed(range(max(table.num_blocks for table in tables))):
+        for table in tables:
+            if index < table.num_blocks:
+                table.forget(pool, [index])
+    for table in tables:
+        table.begin_again()
 
 
 def _is_hot(block: Block | None) -> bool:

@@ -25,7 +25,11 @@ from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.hot_tier import HotTier
 from transom.cache.layer_cache import BatchPart, LayerRows, PagedLayerCache
 from transom.cache.layer_group import LayerGroup, layer_groups
+from transom.cache.prefix_index import PrefixIndex
+from transom.cache.prefix_key import KeyChain
+from transom.cache.prefix_reuse import PrefixReuse
 from transom.cache.promotion import Promotion
+from transom.cache.reuse_room import ReuseRoom
 from transom.cache.sequence_cache import SequenceCache, TokenIds
 from transom.cache.staging_ring import StagingRing, num_staging_slots
 from transom.cache.stats import CacheStats, KindStats, TierState, TierStats
@@ -48,10 +52,14 @@ class CacheManager:
         model_config: ModelConfig,
         engine_config: EngineConfig,
         *,
+        fingerprint: bytes = b"",
         file_system: FileSystem | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`file_system` None is the real one; `clock` is monotonic, in seconds."""
+        """`fingerprint`: of the model and of whatever else keys and values depend on; only what has the same is reused.
+
+        `file_system` None is the real one; `clock` is monotonic, in seconds.
+        """
         kv_dtype = cast(Literal["f32", "f16", "q8_0"], engine_config.kv_dtype)  # validated there
         layout = kernels.KVLayout(model_config.num_key_value_heads, model_config.head_dim, kv_dtype)
         self._groups = layer_groups(model_config)
@@ -76,9 +84,24 @@ class CacheManager:
         self._budget = replace(budget, num_cold_slots=self._cold_tier.num_slots)
         self._pool = BlockPool(budget.num_hot_slots, self._cold_tier)
         self._ring = StagingRing(self._cold_tier, budget.num_hot_slots, budget.num_staging_slots, layout.slot_bytes)
-        self._demotion = Demotion(self._pool, self._cold_tier, budget.max_hot_blocks)
-        self._promotion = Promotion(self._pool, self._cold_tier, layout.slot_bytes, budget.max_hot_blocks)
+        index = PrefixIndex(self._pool)
+        room = ReuseRoom(self._pool, index)
+        self._demotion = Demotion(self._pool, self._cold_tier, room, budget.max_hot_blocks)
+        self._promotion = Promotion(self._pool, self._cold_tier, room, layout.slot_bytes, budget.max_hot_blocks)
         self._chunking = Chunking(self._budget, self._demotion)
+        self._reuse = PrefixReuse(
+            self._groups,
+            pool=self._pool,
+            index=index,
+            cold_tier=self._cold_tier,
+            hot_tier=self._hot_tier,
+            demotion=self._demotion,
+            room=room,
+            max_hot_blocks=budget.max_hot_blocks,
+            has_convolutions=self._conv_states.num_bytes > 0,
+        )
+        self._index = index
+        self._fingerprint = fingerprint if engine_config.enable_prefix_cache else None
         self._handles: dict[SequenceCache, None] = {}
 
     @property
@@ -95,19 +118,52 @@ class CacheManager:
         """Raises BudgetExceededError when a sequence of `num_tokens` can never fit, however idle the server is."""
         self._budget.check_fits(num_tokens, self._strategy(options))
 
-    def open(self, token_ids: TokenIds, options: CacheOptions | None = None, name: str = "") -> SequenceCache:
+    def open(
+        self,
+        token_ids: TokenIds,
+        options: CacheOptions | None = None,
+        name: str = "",
+        *,
+        salt: str = "",
+        may_hit: bool = True,
+        trusts_cold_tier: bool = True,
+    ) -> SequenceCache:
         """A handle for a sequence that begins with `token_ids`.
 
-        The cache looks at this very object again later, so tokens that its owner appends are known too. The first
-        `num_cached_tokens` of the handle need no computation. `options` None are the configured ones; `name` appears in
-        statistics. Takes no room. Every handle must be closed.
+        The cache looks at this very object again later, so tokens that its owner appends are known too. `options` None
+        are the configured ones; `name` appears in statistics. Takes no room. Every handle must be closed.
+
+        Only sequences of one `salt` share blocks. `may_hit` False: this one computes everything itself, for others,
+        too. `trusts_cold_tier` False: it begins with nothing that is on SSD.
         """
-        handle = SequenceCache(self._groups, token_ids, self._strategy(options), name)
+        strategy = self._strategy(options)
+        handle = SequenceCache(
+            self._groups,
+            token_ids,
+            strategy,
+            name,
+            chain=None if self._fingerprint is None else KeyChain(self._fingerprint, salt, token_ids),
+            may_hit=may_hit and strategy.capacity_blocks is None,  # which attention decides that nobody has measured
+            trusts_cold_tier=trusts_cold_tier,
+        )
         self._handles[handle] = None
         return handle
 
+    def adopt(self, handle: SequenceCache) -> int:
+        """Begins a sequence with the KV of others, as far as it is there; its `num_cached_tokens`, fewer than are
+        known: so many need no computation.
+
+        At most once, before anything is reserved. May wait for the disk, at most DEADLINE_SECONDS.
+        """
+        _check_open(handle)
+        if handle.num_reserved_tokens > 0:
+            raise ValueError("the sequence has begun already")
+        self._demotion.take_in_writes()
+        self._reuse.adopt(handle, self._tables())
+        return handle.num_cached_tokens
+
     def can_start(self, handle: SequenceCache) -> bool:
-        """Whether starting this sequence now is wise; changes nothing.
+        """Whether starting this sequence now is wise, before anything was adopted for it; changes nothing.
 
         Yes, if all its known tokens have room beside what the other open sequences still lack for theirs, and every one
         of them can grow by a block after that: whoever starts then is not soon preempted. A sequence that is alone can
@@ -119,8 +175,11 @@ class CacheManager:
         self._demotion.take_in_writes()
         block_slots = sum(group.num_layers for group in self._groups)
         headroom = len(self._handles) * block_slots
+        if headroom > self._pool.num_slots:
+            return False
         wanted = sum(self._num_lacking_slots(each) for each in (handle, *others)) + headroom
-        return wanted <= self._num_unclaimed_slots() and headroom <= self._pool.num_slots
+        room = self._num_unclaimed_slots()
+        return wanted <= room or wanted - self._reuse.num_shared_slots(handle) <= room
 
     def prefill_chunk(self, handle: SequenceCache, wanted: int) -> int:
         """How many of the next `wanted` tokens one step should compute for this sequence; at least 1.
@@ -147,7 +206,8 @@ class CacheManager:
         return True
 
     def commit(self, handle: SequenceCache, num_tokens: int) -> None:
-        """Positions `< num_tokens` are computed: seals full blocks, frees those that no later token can see.
+        """Positions `< num_tokens` are computed: seals full blocks, which others may use from now on, and lets go of
+        those that no later token can see.
 
         Raises ValueError when the count goes back or beyond what was reserved.
         """
@@ -160,21 +220,23 @@ class CacheManager:
         self._conv_states.commit(handle, num_tokens)
         for table in handle.tables:
             table.seal(handle.num_computed_tokens, num_tokens)
+        self._reuse.publish(handle, num_tokens)
+        for table in handle.tables:
             table.drop_invisible(self._pool, num_tokens)
         handle.num_computed_tokens = num_tokens
         handle.drop_least_attended(self._pool)
         self._cold_tier.trim()
 
     def close(self, handle: SequenceCache) -> None:
-        """Gives everything back at once, but for RAM that a write still reads. Closing again does nothing."""
+        """Gives everything back at once, but for RAM that a write still reads, and what may be of use to others: that
+        is theirs until its room is wanted. Closing again does nothing."""
         if not handle.is_open:
             return
         handle.is_open = False
         del self._handles[handle]
         self._promotion.take_in()
         self._conv_states.close(handle)
-        for table in reversed(handle.tables):
-            table.clear(self._pool)
+        self._reuse.close(handle)
         self._cold_tier.trim()
 
     def layer_cache(self, parts: Sequence[BatchPart]) -> PagedLayerCache | TieredLayerCache:
@@ -191,9 +253,16 @@ class CacheManager:
         num_needed_slots = self._chunking.write_ahead(parts, self._tables())
         if not any(handle.needs_rounds for handle, _, _ in parts):
             return PagedLayerCache(self._hot_tier, self._rows, parts, self._conv_states.begin(parts))
-        num_spare_slots = self._pool.num_free_slots - num_needed_slots
+        num_spare_slots = self._pool.num_free_slots + self._pool.reuse.num_hot_slots - num_needed_slots
         self._promotion.begin([table for handle, _, _ in parts for table in handle.tables], num_spare_slots)
-        return TieredLayerCache(self._hot_tier, self._ring, self._rows, parts, self._conv_states.begin(parts))
+        return TieredLayerCache(
+            self._hot_tier,
+            self._ring,
+            self._rows,
+            parts,
+            self._conv_states.begin(parts),
+            drop_lost=self._reuse.drop_lost,
+        )
 
     def shut_down(self) -> None:
         """Ends the cold tier: its files are removed, its directory is free for others. Idempotent; the last call."""
@@ -218,9 +287,12 @@ class CacheManager:
         """Raises AssertionError when a block is leaked, owned twice or miscounted. Costs a walk over all blocks."""
         for table in self._tables():
             table.check_integrity()
-        owned = [block for handle in self._handles for block in handle.owned_blocks()]
+        used = [block for handle in self._handles for block in handle.owned_blocks()]
+        owned = [*used, *self._index.blocks()]
+        self._index.check_integrity()
         self._pool.check_integrity(owned)
-        self._cold_tier.check_integrity(owned)
+        self._cold_tier.check_integrity(list(dict.fromkeys(owned)))
+        assert all(used.count(block) == len(block.holders) for block in owned), "a block names a table that is gone"
         self._ring.check_integrity()
         self._conv_states.check_integrity(list(self._handles))
         cap = self._budget.max_hot_blocks
@@ -246,12 +318,14 @@ class CacheManager:
         return num_missing == 0 or (num_missing <= self._pool.num_free_slots and not has_cap)
 
     def _num_unclaimed_slots(self) -> int:
-        """Slots in both tiers that hold no block, or only the second copy of one. While nothing can be written, only
-        those in RAM that are free or can be freed."""
+        """Slots in both tiers that hold no block, or only the second copy of one, or reuse data. While nothing can be
+        written, only those in RAM that are free or can be freed."""
+        reuse = self._pool.reuse
         num_copies = self._cold_tier.num_placed_slots - self._pool.num_cold_slots
-        can_write = self._cold_tier.state is TierState.ON
-        num_in_ram = self._pool.num_free_slots + self._pool.num_lent_slots
-        return num_in_ram + num_copies + (self._cold_tier.num_free_slots if can_write else 0)
+        num_in_ram = self._pool.num_free_slots + self._pool.num_lent_slots + reuse.num_hot_slots
+        if self._cold_tier.state is not TierState.ON:
+            return num_in_ram + num_copies - reuse.num_copied_slots
+        return num_in_ram + num_copies + self._cold_tier.num_free_slots + reuse.num_cold_slots
 
     def _num_lacking_slots(self, handle: SequenceCache) -> int:
         """Slots that the sequence will need, at its peak, beside those it has, for the tokens known so far."""

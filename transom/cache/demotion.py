@@ -1,19 +1,21 @@
 """Which blocks leave RAM, and when. Owns the policy; the cold tier moves the bytes, the pool counts the places.
 
-Sealed blocks are written behind, before their room is needed, so that room is had by letting go of clean ones. Among
-sequences, whoever has most in RAM gives first. Within one, the oldest block goes first or, where attention is measured,
-the block that is attended to least. Used by one thread, which waits only for writes that were started.
+Reuse data goes first. Sealed blocks are written behind, before their room is needed, so that room is had by letting go
+of clean ones. Among sequences, whoever has most in RAM gives first. Within one, the oldest block goes first or, where
+attention is measured, the block that is attended to least. A block of several sequences leaves for all of them. Used by
+one thread, which waits only for writes that were started.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.reuse_room import ReuseRoom
 
 Tables = Sequence[BlockTable]
 
@@ -21,9 +23,12 @@ Tables = Sequence[BlockTable]
 class Demotion:
     """Moves blocks of open sequences between the tiers. `max_hot_blocks` caps what one table has in RAM, None = not."""
 
-    def __init__(self, pool: BlockPool, cold_tier: ColdTier | NoColdTier, max_hot_blocks: int | None) -> None:
+    def __init__(
+        self, pool: BlockPool, cold_tier: ColdTier | NoColdTier, reuse_room: ReuseRoom, max_hot_blocks: int | None
+    ) -> None:
         self._pool = pool
         self._cold_tier = cold_tier
+        self._reuse_room = reuse_room
         self._max_hot_blocks = max_hot_blocks
 
     def take_in_writes(self) -> None:
@@ -39,22 +44,31 @@ class Demotion:
         for table in own:
             if not self._keep_within_cap(table, table.num_missing_blocks(num_tokens)):
                 return False
-        num_slots = sum(table.num_missing_slots(num_tokens) for table in own)
+        return self.free(tables, sum(table.num_missing_slots(num_tokens) for table in own))
+
+    def free(self, tables: Tables, num_slots: int) -> bool:
+        """Frees slots until there are so many, out of reuse data and all `tables`; False = not now.
+
+        May wait for writes.
+        """
         if num_slots <= self._pool.num_free_slots:
             return True
-        return num_slots <= self.num_obtainable_slots(tables) and self._let_go(
-            tables, lambda: num_slots - self._pool.num_free_slots
-        )
+        if num_slots > self.num_obtainable_slots(tables):
+            return False
+        while (missing := num_slots - self._pool.num_free_slots) > 0:
+            if not self._reuse_room.free_hot(missing) and not self._let_go(tables, missing):
+                return False
+        return True
 
     def num_obtainable_slots(self, tables: Tables) -> int:
         """Slots that are free, or could be after waiting for writes."""
         free = self._pool.num_free_slots + self._pool.num_leaving_slots
-        return free + self._num_movable_slots(tables)
+        return free + self._reuse_room.num_hot_slots + self._num_movable_slots(tables)
 
     def write_behind(self, tables: Tables, num_slots: int) -> None:
         """Starts writes so that `num_slots` slots are free, or can be had without waiting once these are over."""
         num_clean = self._cold_tier.num_placed_slots - self._pool.num_cold_slots
-        missing = num_slots - self._pool.num_free_slots - num_clean
+        missing = num_slots - self._pool.num_free_slots - num_clean - self._reuse_room.num_dirty_slots
         if missing > 0:
             self._write(tables, missing)
 
@@ -74,20 +88,20 @@ class Demotion:
         num_layers = table.group.num_layers
         if (table.num_hot_blocks + num_new_blocks - cap) * num_layers > self._num_movable_slots([table]):
             return False
-        return self._let_go([table], lambda: (table.num_hot_blocks + num_new_blocks - cap) * num_layers)
-
-    def _let_go(self, tables: Tables, num_missing_slots: Callable[[], int]) -> bool:
-        """Until nothing is missing: clean blocks go, dirty ones are written and waited for. False: none are left."""
-        while (missing := num_missing_slots()) > 0:
-            if not self._drop_clean(tables, missing) and not self._wait_for_writes(tables, missing):
+        while (num_over := table.num_hot_blocks + num_new_blocks - cap) > 0:
+            if not self._let_go([table], num_over * num_layers):
                 return False
         return True
+
+    def _let_go(self, tables: Tables, num_slots: int) -> bool:
+        """Clean blocks go or, where there are none, dirty ones are written and waited for. False: none are left."""
+        return self._drop_clean(tables, num_slots) or self._wait_for_writes(tables, num_slots)
 
     def _drop_clean(self, tables: Tables, num_slots: int) -> bool:
         """Lets go of clean blocks with so many slots, as far as there are any; whether there were."""
         victims = _enough(_in_turn(tables, BlockState.CLEAN), num_slots)
-        for table, block in victims:
-            table.demote(self._pool, block)
+        for _, block in victims:
+            self._pool.demote(block)
         return bool(victims)
 
     def _wait_for_writes(self, tables: Tables, num_slots: int) -> bool:
@@ -100,11 +114,13 @@ class Demotion:
 
     def _write(self, tables: Tables, num_slots: int) -> None:
         """Starts to write dirty blocks with so many slots, as far as there are any and the cold tier takes them."""
-        if num_slots <= 0 or self._cold_tier.num_free_slots == 0 or not self._cold_tier.takes_blocks:
+        if num_slots <= 0 or self._num_places == 0 or not self._cold_tier.takes_blocks:
             return
         chosen: dict[BlockTable, list[Block]] = {}
         for table, block in _enough(_in_turn(tables, BlockState.DIRTY), num_slots):
             chosen.setdefault(table, []).append(block)
+        num_chosen = sum(len(block.slots) for blocks in chosen.values() for block in blocks)
+        self._reuse_room.free_cold(num_chosen - self._cold_tier.num_free_slots)
         for table, blocks in chosen.items():
             self._cold_tier.write(sorted(blocks, key=lambda block: block.start), table.run)
 
@@ -116,16 +132,28 @@ class Demotion:
                 num_dirty += len(block.slots)
             else:
                 num_safe += len(block.slots)
-        return num_safe + (min(num_dirty, self._cold_tier.num_free_slots) if self._cold_tier.takes_blocks else 0)
+        return num_safe + (min(num_dirty, self._num_places) if self._cold_tier.takes_blocks else 0)
+
+    @property
+    def _num_places(self) -> int:
+        """Slots' worth of places in the cold tier that are free, or can be had from reuse data."""
+        return self._cold_tier.num_free_slots + self._reuse_room.num_placed_slots
 
     def _reclaim(self, ended: Iterable[Block]) -> None:
         for block in ended:
             self._pool.reclaim(block)
+            self._pool.reuse.note_state(block)
 
 
 def _movable(tables: Tables) -> Iterator[tuple[BlockTable, Block]]:
-    """Blocks in RAM whose bytes never change again and that are nobody else's."""
-    return ((table, block) for table in tables for block in table.hot_blocks() if block.sealed and block.ref_count == 1)
+    """Blocks in RAM whose bytes never change again, each once."""
+    shared: set[Block] = set()
+    for table in tables:
+        for block in table.hot_blocks():
+            if block.sealed and block not in shared:
+                if len(block.holders) > 1:
+                    shared.add(block)
+                yield table, block
 
 
 def _in_turn(tables: Tables, state: BlockState) -> Iterator[tuple[BlockTable, Block]]:
@@ -136,6 +164,7 @@ def _in_turn(tables: Tables, state: BlockState) -> Iterator[tuple[BlockTable, Bl
     ]
     heap = [(-table.num_hot_slots, number) for number, (table, _) in enumerate(queues)]
     heapq.heapify(heap)
+    shared: set[Block] = set()
     while heap:
         negative_size, number = heap[0]
         table, blocks = queues[number]
@@ -144,7 +173,10 @@ def _in_turn(tables: Tables, state: BlockState) -> Iterator[tuple[BlockTable, Bl
             heapq.heappop(heap)
             continue
         heapq.heapreplace(heap, (negative_size + table.group.num_layers, number))
-        yield table, block
+        if block not in shared:
+            if len(block.holders) > 1:
+                shared.add(block)
+            yield table, block
 
 
 def _enough(blocks: Iterator[tuple[BlockTable, Block]], num_slots: int) -> list[tuple[BlockTable, Block]]:

@@ -40,6 +40,11 @@ class HotTier:
         """Size of the arena: every byte of keys and values that is ever in RAM."""
         return self.arena.nbytes
 
+    def copy(self, slots: NDArray[np.int32], to_slots: NDArray[np.int32]) -> None:
+        """The bytes of `slots` are in `to_slots`, too."""
+        by_slot = self.arena.reshape(-1, self._layout.slot_bytes)
+        by_slot[to_slots] = by_slot[slots]
+
     def store(
         self,
         block_slots: NDArray[np.int32],

@@ -17,6 +17,7 @@ from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.cold_tier import ColdRead, ColdTier, NoColdTier
+from transom.cache.reuse_room import ReuseRoom
 
 Tables = Sequence[BlockTable]
 
@@ -29,9 +30,8 @@ _WORTH = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Transfer:
-    """Blocks of one table on their way to slots that are nobody's yet."""
+    """Blocks of one kind on their way to slots that are nobody's yet."""
 
-    table: BlockTable
     blocks: tuple[Block, ...]
     slots: NDArray[np.int32]  # [num_layers, blocks]
     reads: tuple[ColdRead, ...]  # by layer
@@ -41,10 +41,16 @@ class Promotion:
     """Brings blocks of open sequences back. `max_hot_blocks` caps what one table has in RAM, None = not."""
 
     def __init__(
-        self, pool: BlockPool, cold_tier: ColdTier | NoColdTier, slot_bytes: int, max_hot_blocks: int | None
+        self,
+        pool: BlockPool,
+        cold_tier: ColdTier | NoColdTier,
+        reuse_room: ReuseRoom,
+        slot_bytes: int,
+        max_hot_blocks: int | None,
     ) -> None:
         self._pool = pool
         self._cold_tier = cold_tier
+        self._reuse_room = reuse_room
         self._max_slots = _MAX_BYTES // slot_bytes
         self._max_hot_blocks = max_hot_blocks
         self._transfers: list[_Transfer] = []
@@ -73,7 +79,9 @@ class Promotion:
         num_slots = min(num_spare_slots, self._max_slots)
         for table in tables:
             if table.num_cold_blocks:
-                num_slots -= self._begin(table, self._chosen(table, num_slots))
+                under_way = {block for transfer in self._transfers for block in transfer.blocks}
+                chosen = (block for block in self._chosen(table, num_slots) if block not in under_way)
+                num_slots -= self._begin(table, chosen)
 
     def _chosen(self, table: BlockTable, num_slots: int) -> list[Block]:
         num_blocks = max(0, num_slots) // table.group.num_layers
@@ -89,18 +97,21 @@ class Promotion:
         clean = [b for b in table.hot_blocks() if b.state is BlockState.CLEAN and not table.is_pinned(b)]
         worst = min(clean, key=lambda block: table.mass[block.index], default=None)
         if worst is not None and table.mass[best.index] > _WORTH * table.mass[worst.index]:
-            table.demote(self._pool, worst)
+            self._pool.demote(worst)
             yield best
 
     def _begin(self, table: BlockTable, chosen: Iterable[Block]) -> int:
-        """Slots that are taken for it."""
-        blocks = tuple(sorted(chosen, key=lambda block: block.start))
+        """Slots that are taken for it, from reuse data where none are free."""
+        wanted = list(chosen)
+        self._reuse_room.free_hot(len(wanted) * table.group.num_layers - self._pool.num_free_slots)
+        wanted = wanted[: self._pool.num_free_slots // table.group.num_layers]
+        blocks = tuple(sorted(wanted, key=lambda block: block.start))
         if not blocks:
             return 0
         slots = self._pool.lend(len(blocks) * table.group.num_layers).reshape(-1, len(blocks))
         places = np.array([block.cold_index for block in blocks], np.int64)
         reads = [self._cold_tier.read(table.group.kind, row, places, of_row) for row, of_row in enumerate(slots)]
-        self._transfers.append(_Transfer(table, blocks, slots, tuple(reads)))
+        self._transfers.append(_Transfer(blocks, slots, tuple(reads)))
         return slots.size
 
     def _finish(self, transfer: _Transfer) -> None:
@@ -112,10 +123,15 @@ class Promotion:
                 self._late.append(transfer)
                 return
         for block, slots, came in zip(transfer.blocks, transfer.slots.T, is_there, strict=True):
-            if came:
-                transfer.table.promote(self._pool, block, slots.copy())
+            if came and self._has_room(block):
+                self._pool.promote(block, slots.copy())
             else:
                 self._pool.take_back(slots)
+
+    def _has_room(self, block: Block) -> bool:
+        """Whether all tables that name the block may have one more in RAM."""
+        cap = self._max_hot_blocks
+        return cap is None or all(holder.num_hot_blocks < cap for holder in block.holders)
 
     def _take_back(self, transfer: _Transfer) -> bool:
         """The slots of a transfer that was given up are free again, once nothing reads into them; whether they are."""

@@ -3,53 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 from transom.cache.block import BLOCK_SIZE, Block
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.layer_group import LayerGroup
+from transom.cache.prefix_key import KeyChain, KnownTokens
 from transom.cache.stats import SequenceStats
 from transom.cache.strategy import FULL, Strategy
 
-
-class TokenIds(Protocol):
-    """The tokens of a sequence. The owner may append to it while the handle is open; nothing else ever changes."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: slice, /) -> Any: ...
+TokenIds = KnownTokens
+"""The tokens of a sequence. The owner may append to it while the handle is open; nothing else ever changes."""
 
 
 class SequenceCache:
     """What the cache knows of one sequence. Compared by identity."""
 
     __slots__ = (
+        "chain",
         "is_open",
+        "may_hit",
         "name",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_dropped_tokens",
+        "num_published_tokens",
         "num_reserved_tokens",
         "strategy",
         "tables",
         "token_ids",
+        "trusts_cold_tier",
     )
 
     def __init__(
-        self, groups: Sequence[LayerGroup], token_ids: TokenIds, strategy: Strategy = FULL, name: str = ""
+        self,
+        groups: Sequence[LayerGroup],
+        token_ids: TokenIds,
+        strategy: Strategy = FULL,
+        name: str = "",
+        *,
+        chain: KeyChain | None = None,
+        may_hit: bool = False,
+        trusts_cold_tier: bool = True,
     ) -> None:
         self.token_ids = token_ids
         self.strategy = strategy
         self.name = name
         """For statistics."""
+        self.chain = chain
+        """Under which names its blocks are published; None = they are nobody else's."""
+        self.may_hit = may_hit
+        """It may begin with what others have computed."""
+        self.trusts_cold_tier = trusts_cold_tier
+        """That may be in the cold tier."""
         self.tables = tuple(BlockTable(group, strategy) for group in groups)
         self.num_cached_tokens = 0
-        """Tokens whose KV was there when the handle was opened."""
+        """Tokens whose KV was there when the sequence began."""
         self.num_computed_tokens = 0
         self.num_reserved_tokens = 0
         self.num_dropped_tokens = 0
         """Tokens of full-attention layers that were dropped because little attention was paid to them."""
+        self.num_published_tokens = 0
+        """Tokens whose KV it was the first to leave to others."""
         self.is_open = True
+
+    def begin(self, num_tokens: int, num_reserved_tokens: int) -> None:
+        """Its tables hold the KV of so many tokens, which others have computed, and have room for so many."""
+        self.num_cached_tokens = self.num_computed_tokens = num_tokens
+        self.num_reserved_tokens = num_reserved_tokens
+
+    def has_forgotten(self, num_tokens: int) -> bool:
+        """Whether the last of its first `num_tokens` tokens did not see everything in full-attention layers: then its
+        KV is not what a sequence that forgets nothing would have there."""
+        if not any(table.group.is_full for table in self.tables):
+            return False
+        return self.num_dropped_tokens > 0 or self.strategy.attended.num_forgotten(num_tokens) > 0
 
     @property
     def is_lossy(self) -> bool:

@@ -6,12 +6,13 @@ is cold comes through the staging ring, and the same arithmetic in the same orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.cache.block import Block
 from transom.cache.block_table import BlockTable
 from transom.cache.conv_states import ConvPass, NoConvPass
 from transom.cache.hot_tier import AttentionRule, HotTier
@@ -55,8 +56,12 @@ class _StagedPart:
     measured: _MeasuredMass | None
 
     @property
+    def table(self) -> BlockTable:
+        return self.handle.tables[self.group_index]
+
+    @property
     def group(self) -> LayerGroup:
-        return self.handle.tables[self.group_index].group
+        return self.table.group
 
     @property
     def allows_missing(self) -> bool:
@@ -97,7 +102,11 @@ class TieredLayerCache:
         rows: LayerRows,
         parts: Sequence[BatchPart],
         convolutions: ConvPass,
+        *,
+        drop_lost: Callable[[Sequence[Block]], None],
     ) -> None:
+        """`drop_lost` is told of blocks whose bytes did not come back right, before LostBlockError is raised."""
+        self._drop_lost = drop_lost
         self._hot_tier = hot_tier
         self._ring = ring
         self._rows = rows
@@ -152,6 +161,8 @@ class TieredLayerCache:
         slots, errors = self._ring.take(unit)
         if errors.any():
             self._ring.give_back(slots)
+            lost = (part.table.block(int(column)) for column in unit.round.columns[errors != 0])
+            self._drop_lost([block for block in lost if block is not None])
             raise LostBlockError([part.handle])
         return slots
 

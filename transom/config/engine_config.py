@@ -97,6 +97,8 @@ class EngineConfig:
     """What full-attention layers may forget, unless a request says otherwise."""
     max_waiting_tokens: int = DEFAULT_NUM_WAITING_TOKENS
     """Prompt tokens of all the requests that may wait together; more are refused as overload."""
+    enable_prefix_cache: bool = True
+    """KV of earlier requests is kept while there is room, for later ones that begin with the same tokens."""
 
     def __post_init__(self) -> None:
         if self.kv_dtype not in KV_DTYPES:

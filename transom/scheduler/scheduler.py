@@ -175,10 +175,11 @@ class Scheduler:
             self._schedule_one(self._running[-1], step)
 
     def _start(self, sequence: Sequence) -> bool:
-        handle = self._cache.open(sequence.tokens, sequence.request.cache, sequence.request_id)
+        handle = self._open(sequence)
         if not self._cache.can_start(handle):
             self._cache.close(handle)
             return False
+        self._cache.adopt(handle)
         if not sequence.has_started:
             self._counters.num_prompt_tokens += sequence.num_prompt_tokens
             self._counters.num_cached_tokens += handle.num_cached_tokens
@@ -186,6 +187,18 @@ class Scheduler:
         self._waiting.remove(sequence)
         self._running.append(sequence)
         return True
+
+    def _open(self, sequence: Sequence) -> SequenceCache:
+        """Whoever wants log probabilities of its prompt computes all of it; whoever lost KV stays away from the SSD."""
+        request = sequence.request
+        return self._cache.open(
+            sequence.tokens,
+            request.cache,
+            request.request_id,
+            salt=request.cache_salt,
+            may_hit=request.reuse_cache and request.sampling.prompt_logprobs is None,
+            trusts_cold_tier=sequence.num_losses == 0,
+        )
 
     def _schedule_one(self, sequence: Sequence, step: StepBuilder) -> None:
         scheduled = step.plan(sequence, self._chunk(sequence))

@@ -1,0 +1,191 @@
+"""`PrefixReuse`: how a sequence begins with what others have computed, and what it leaves to others. Owns no bytes.
+
+What is published is what a sequence that forgets nothing has: KV of whole blocks, as long as nothing before them was
+forgotten. First come, first kept: a block whose place in the index is taken stays its sequence's own. A hit is used in
+place, whatever tier it is in. Used by one thread, which waits only where the last block of a whole prompt, or a state
+of convolutions, has to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transom.cache.block import BLOCK_SIZE, Block, BlockState
+from transom.cache.block_pool import BlockPool
+from transom.cache.block_table import BlockTable, clear
+from transom.cache.cold_fetch import ColdFetch
+from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.demotion import Demotion
+from transom.cache.hot_tier import HotTier
+from transom.cache.layer_group import LayerGroup
+from transom.cache.prefix_hit import Hit, HitFinder
+from transom.cache.prefix_index import PrefixIndex, PrefixNode
+from transom.cache.prefix_key import tenant_tag
+from transom.cache.reuse_counters import ReuseCounters
+from transom.cache.reuse_room import ReuseRoom
+from transom.cache.sequence_cache import SequenceCache
+
+
+class PrefixReuse:
+    """Adopts and publishes for the sequences of one cache."""
+
+    def __init__(
+        self,
+        groups: Sequence[LayerGroup],
+        *,
+        pool: BlockPool,
+        index: PrefixIndex,
+        cold_tier: ColdTier | NoColdTier,
+        hot_tier: HotTier,
+        demotion: Demotion,
+        room: ReuseRoom,
+        max_hot_blocks: int | None,
+        has_convolutions: bool,
+    ) -> None:
+        self._groups = groups
+        self._pool = pool
+        self._index = index
+        self._hot_tier = hot_tier
+        self._demotion = demotion
+        self._room = room
+        self._fetch = ColdFetch(pool, cold_tier)
+        self._finder = HitFinder(groups, has_convolutions=has_convolutions, max_hot_blocks=max_hot_blocks)
+        self._max_hot_blocks = max_hot_blocks
+        self.counters = ReuseCounters()
+
+    def num_shared_slots(self, handle: SequenceCache) -> int:
+        """Slots of blocks that open sequences use and that this one, which has not begun, would use too.
+
+        Of full-attention layers alone: sliding ones need as much of their own later.
+        """
+        hit = self._find(handle, may_copy=False)
+        if hit is None:
+            return 0
+        kinds = {group.kind: group.num_layers for group in self._groups if group.is_full}
+        blocks = [(kind, node.blocks[kind]) for node in hit.nodes for kind in kinds]
+        return sum(kinds[kind] for kind, block in blocks if block.holders)
+
+    def adopt(self, handle: SequenceCache, tables: Sequence[BlockTable]) -> None:
+        """The sequence, which has nothing yet, begins with the longest hit; `tables` are those of all open ones."""
+        self._fetch.take_back_late()
+        hit = self._find(handle, may_copy=True)
+        if hit is not None and hit.is_whole_prompt and not self._adopt(handle, hit, tables):
+            hit = self._find(handle, may_copy=False)
+        if hit is not None and not hit.is_whole_prompt:
+            self._adopt(handle, hit, tables)
+
+    def publish(self, handle: SequenceCache, num_tokens: int) -> None:
+        """Positions `< num_tokens` are computed and sealed; whole blocks of them that are not found yet will be."""
+        chain = handle.chain
+        if chain is None:
+            return
+        for index in range(handle.num_computed_tokens // BLOCK_SIZE, num_tokens // BLOCK_SIZE):
+            if index >= chain.num_blocks or handle.has_forgotten((index + 1) * BLOCK_SIZE):
+                return
+            self._publish_block(handle, index)
+
+    def close(self, handle: SequenceCache) -> None:
+        """The sequence lets go of all it has, its tail first."""
+        clear(handle.tables, self._pool)
+        self._room.keep_within_cap()
+
+    def drop_lost(self, blocks: Sequence[Block]) -> None:
+        """Bytes of these blocks did not come back right: nobody will find them again."""
+        for block in blocks:
+            if block.is_indexed:
+                self._index.drop(block)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when index and blocks do not agree."""
+        self._index.check_integrity()
+
+    def _find(self, handle: SequenceCache, *, may_copy: bool) -> Hit | None:
+        if handle.chain is None or not handle.may_hit:
+            return None
+        nodes = self._nodes(handle)
+        if not nodes:
+            return None
+        return self._finder.longest(
+            nodes,
+            len(handle.token_ids),
+            handle.strategy,
+            may_use=lambda block: handle.trusts_cold_tier or not block.is_cold,
+            may_copy=may_copy,
+        )
+
+    def _nodes(self, handle: SequenceCache) -> list[PrefixNode]:
+        """The chain of the known tokens, as far as the index has it."""
+        assert handle.chain is not None
+        nodes: list[PrefixNode] = []
+        for index in range(handle.chain.num_blocks):
+            node = self._index.get(handle.chain.key(index))
+            if node is None:
+                break
+            nodes.append(node)
+        return nodes
+
+    def _adopt(self, handle: SequenceCache, hit: Hit, tables: Sequence[BlockTable]) -> bool:
+        """False: there is no room for the copy of the last block, or it did not come back right."""
+        blocks = [hit.blocks_of(group, number) for number, group in enumerate(self._groups)]
+        is_cold = [block.is_cold for of_group in blocks for block in of_group]
+        sources = [self._pool.share(of_group.pop()) for of_group in blocks] if hit.is_whole_prompt else []
+        for table, of_group, first in zip(handle.tables, blocks, hit.first_blocks, strict=True):
+            self._fit_into_cap(of_group, has_own=hit.is_whole_prompt)
+            table.adopt(self._pool, of_group, first)
+        copies = self._copies(sources, tables) if sources else []
+        for source in sources:
+            self._pool.release(source)
+        if copies is None:
+            clear(handle.tables, self._pool)
+            return False
+        for table, copy in zip(handle.tables, copies, strict=False):
+            table.append(copy)
+        handle.begin(hit.num_tokens, len(hit.nodes) * BLOCK_SIZE)
+        self.counters.count_hit(hit.num_tokens, is_cold.count(False), is_cold.count(True))
+        return True
+
+    def _fit_into_cap(self, blocks: Sequence[Block], *, has_own: bool) -> None:
+        """Blocks that are in both tiers leave RAM until the others are no more than a table may have there."""
+        if self._max_hot_blocks is None:
+            return
+        hot = [block for block in blocks if not block.is_cold]
+        num_over = len(hot) + has_own - self._max_hot_blocks
+        for block in [block for block in hot if block.state is BlockState.CLEAN][: max(0, num_over)]:
+            self._pool.demote(block)
+
+    def _copies(self, sources: Sequence[Block], tables: Sequence[BlockTable]) -> list[Block] | None:
+        """A block of each group that says the same as its source and may be written to."""
+        if not self._demotion.free(tables, sum(block.num_layers for block in sources)):
+            return None
+        copies: list[Block] = []
+        for group, source in zip(self._groups, sources, strict=True):
+            copy = self._copy(group, source)
+            if copy is None:
+                self.drop_lost([source])
+                for each in copies:
+                    self._pool.release(each)
+                return None
+            copies.append(copy)
+        return copies
+
+    def _copy(self, group: LayerGroup, source: Block) -> Block | None:
+        if source.is_cold:
+            slots = self._fetch.fetch(source)
+            return None if slots is None else self._pool.keep(group, source.start, slots)
+        copy = self._pool.allocate(group, source.start)
+        self._hot_tier.copy(source.slots, copy.slots)
+        return copy
+
+    def _publish_block(self, handle: SequenceCache, index: int) -> None:
+        chain = handle.chain
+        assert chain is not None
+        key = chain.key(index)
+        node = self._index.get(key)
+        if node is None:
+            node = PrefixNode(key, chain.key(index - 1), index, tenant_tag(chain.salt))
+        is_new = False
+        for table in handle.tables:
+            block = table.block(index)
+            if block is not None and not block.is_indexed:
+                is_new |= self._index.put(node, block)
+        handle.num_published_tokens += BLOCK_SIZE * is_new
