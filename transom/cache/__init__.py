@@ -2,6 +2,7 @@
 
 from transom.cache.block import BLOCK_SIZE
 from transom.cache.cache_manager import CacheManager
+from transom.cache.cold_file import Identify
 from transom.cache.layer_cache import PagedLayerCache
 from transom.cache.lost_block import LostBlockError
 from transom.cache.sequence_cache import SequenceCache, TokenIds
@@ -11,6 +12,7 @@ __all__ = [
     "BLOCK_SIZE",
     "CacheManager",
     "CacheStats",
+    "Identify",
     "KindStats",
     "LostBlockError",
     "PagedLayerCache",

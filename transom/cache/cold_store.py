@@ -98,8 +98,8 @@ class ColdStore:
         """[num_layers, blocks]: where the shares of blocks begin in the file."""
         return self.file.offsets(np.arange(self.num_layers)[:, np.newaxis], cold_indices)
 
-    def checksums(self, row: int, cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """[blocks, 2], of one layer's share."""
+    def checksums(self, row: int | slice, cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """[blocks, 2], of one layer's share, or [layers, blocks, 2]; a copy."""
         checksums: NDArray[np.uint64] = self._checksums[row, cold_indices]
         return checksums
 

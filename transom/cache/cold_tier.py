@@ -205,6 +205,10 @@ class ColdTier:
             self._judge(read, errors)
         return errors
 
+    def checksums(self, kind: LayerKind, cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """[layers, blocks, 2], a copy: of what was written at these places."""
+        return self._stores[kind].checksums(slice(None), cold_indices)
+
     def is_over(self, read: ColdRead) -> bool:
         """Whether a transfer has left its slots."""
         if read.result is None:
@@ -397,6 +401,9 @@ class NoColdTier:
 
     def finish_read(self, read: ColdRead, _wanted: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
         raise KeyError(read.kind)
+
+    def checksums(self, kind: LayerKind, _cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        raise KeyError(kind)
 
     def is_over(self, read: ColdRead) -> bool:
         raise KeyError(read.kind)

@@ -43,6 +43,8 @@ RETRY_SECONDS = (1.0, 5.0, 30.0)
 """Pauses after failures in a row; the last one again and again."""
 GATHER_SECONDS = 0.05
 """What is published within so long shares a transaction."""
+TOUCH_SECONDS = 5.0
+"""That blocks were used, and nothing else, is written so late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class SqlitePrefixStore:
         self._pending: dict[int, _Pending] = {}
         self._being_written: Mapping[int, _Pending] = {}
         self._last_use = 0
+        self._is_urgent = False  # more is pending than touches
         self._is_closing = False
         self._is_off = False
         self._num_damaged = 0
@@ -155,6 +158,8 @@ class SqlitePrefixStore:
         """Waits until everything said so far is durable; False: it is not, or never will be."""
         deadline = time.monotonic() + seconds
         with self._changed:
+            self._is_urgent = True
+            self._changed.notify_all()
             self._changed.wait_for(self._is_quiet, max(0.0, deadline - time.monotonic()))
             return self._is_quiet() and not self._is_off
 
@@ -183,6 +188,7 @@ class SqlitePrefixStore:
         """With the lock."""
         if not self._is_off and not self._is_closing:
             self._pending[place] = pending
+            self._is_urgent |= not isinstance(pending, Touch)
             self._changed.notify_all()
 
     def _touch(self, place: int) -> None:
@@ -202,14 +208,11 @@ class SqlitePrefixStore:
 
     def _wait_for_changes(self, num_failures: int) -> bool:
         """Until there is something to write and it is time for it; False: the thread is to end."""
-        pause = (
-            self._retry_seconds[min(num_failures, len(self._retry_seconds)) - 1]
-            if num_failures
-            else self._gather_seconds
-        )
+        pauses = self._retry_seconds[:num_failures] or (self._gather_seconds,)
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._is_closing)
-            self._changed.wait_for(lambda: self._is_closing, pause)
+            self._changed.wait_for(lambda: self._is_urgent or self._is_closing, TOUCH_SECONDS)
+            self._changed.wait_for(lambda: self._is_closing, pauses[-1])
             return bool(self._pending) and not (self._is_closing and num_failures)
 
     def _write_some(self) -> bool:
@@ -247,6 +250,7 @@ class SqlitePrefixStore:
         with self._changed:
             places = [place for place, _ in zip(self._pending, range(MAX_CHANGES), strict=False)]
             self._being_written = {place: self._pending.pop(place) for place in places}
+            self._is_urgent &= bool(self._pending)
             return self._being_written
 
     def _end_batch(self) -> None:

@@ -14,6 +14,7 @@ from transom import kernels
 from transom.config.engine_config import EngineConfig, check_memory, workspace_bytes
 from transom.config.model_config import ModelConfig
 from transom.engine.engine import Engine
+from transom.engine.model_identity import ModelIdentity
 from transom.engine.reports import LoadReport
 from transom.errors import ConfigError
 from transom.models import build
@@ -30,13 +31,16 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     Raises ConfigError when it fits neither `max_ram_bytes` nor this machine, UnsupportedModelError, WeightsError.
     """
     started = time.monotonic()
-    weights = quantized_weights(open_weights(engine_config.model_path), engine_config.quantization)
+    stored = open_weights(engine_config.model_path)
+    weights = quantized_weights(stored, engine_config.quantization)
     if isinstance(weights, QuantizedSource):
         _log_fallbacks(weights)
     check_memory(model_config, engine_config, weights.nbytes)
     kernels.set_num_threads(engine_config.num_threads)
     try:
-        engine = Engine.of(build(model_config, WeightLoader(weights)), model_config, engine_config)
+        model = build(model_config, WeightLoader(weights))
+        identity = ModelIdentity(model_config, engine_config, stored.files)
+        engine = Engine.of(model, model_config, engine_config, identify=identity)
     except MemoryError as error:
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"
