@@ -1,4 +1,4 @@
-"""`Publishing`: tells the prefix store which blocks of the index are on SSD. Owns nothing; decides only what is a record.
+"""`Publishing`: tells the prefix store which blocks of the index are on SSD. Owns nothing, decides what is a record.
 
 A block is published as soon as it is in the index and its write is confirmed, in whatever order that comes about.
 """

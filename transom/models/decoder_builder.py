@@ -29,7 +29,7 @@ _FULL, _SLIDING, _NONE = range(3)  # the rotations of a pass
 class DecoderBuilder:
     """Builds once. Subclasses override the parts in which their family differs from Llama."""
 
-    arithmetic_version = "1"
+    arithmetic_version = 1
     """Of the family: to be raised by whoever changes what it computes, this class's or the subclass's own."""
     final_norm = "model.norm"
     output_projection = "o_proj"
