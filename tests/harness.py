@@ -65,8 +65,10 @@ class Harness:
         self.cache = CacheManager(self.model_config, self.engine_config, file_system=file_system, clock=clock)
 
     def open(self, token_ids: Sequence[int] = (), options: CacheOptions | None = None) -> Stream:
-        """A new, empty stream; `token_ids` are what the cache may know of its future."""
-        return Stream(self.cache.open(token_ids, options))
+        """A new stream; `token_ids` are what the cache may know of its future. Empty, unless it reuses prefixes."""
+        stream = Stream(self.cache.open(token_ids, options))
+        stream.num_computed_tokens = self.cache.adopt(stream.handle)
+        return stream
 
     def close(self, stream: Stream) -> None:
         """Gives the stream's blocks back."""

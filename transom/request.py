@@ -202,6 +202,8 @@ class Usage:
     num_completion_tokens: int
     num_cached_tokens: int = 0
     """Prompt tokens whose KV came from the cache instead of computation."""
+    num_cache_write_tokens: int = 0
+    """Prompt tokens whose KV this sequence computed and was the first to leave to later ones."""
     num_evicted_tokens: int = 0
     """Tokens that full-attention layers no longer attended to at the end, because the cache strategy forgot them."""
     is_lossy: bool = False

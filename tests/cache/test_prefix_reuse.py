@@ -86,15 +86,15 @@ def test_without_the_prefix_cache_nothing_stays() -> None:
     assert driver.read_and_close(text((0, 200))) == 0
 
 
-def test_published_tokens_are_counted_once() -> None:
+def test_the_first_to_publish_a_block_is_the_one_that_counts_it() -> None:
     driver = SharingDriver(ram_cache())
     first, second = driver.open(text((0, 200))), driver.open(text((0, 200)))
     driver.read(first)
     driver.read(second)
-    assert (first.handle.num_published_tokens, second.handle.num_published_tokens) == (192, 0)
+    assert (first.handle.published_blocks, second.handle.published_blocks) == ([0, 1, 2], [])
     third = driver.open(text((0, 192), (1, 70)))
     driver.read(third)
-    assert third.handle.num_published_tokens == 64
+    assert third.handle.published_blocks == [3]
 
 
 def test_of_a_sliding_layer_only_the_window_at_the_end_of_the_hit_must_be_there() -> None:

@@ -200,6 +200,15 @@ class BlockPool:
             cold_index=cold_index,
         )
 
+    def hand_over(self, block: Block, to: Block) -> None:
+        """The slots of a block that is owned once and in RAM alone become those of a cold one, which says the same."""
+        assert (block.ref_count, block.state) == (1, BlockState.DIRTY), "slots were handed over that others need"
+        slots = block.slots.copy()
+        self._num_lent += len(slots)
+        self._num_hot[block.kind] -= 1
+        block.slots, block.ref_count = NO_SLOTS, 0
+        self.promote(to, slots)
+
     def promote(self, block: Block, slots: NDArray[np.int32]) -> None:
         """A cold block has its bytes in these lent slots too: it is clean. Every table that names it is told."""
         assert block.is_cold, f"a block that is {block.state.value} cannot come back to RAM"

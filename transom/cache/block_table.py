@@ -190,6 +190,22 @@ class BlockTable:
             if block.cold_index != NO_INDEX:
                 self.run.base = block.cold_index - block.index
 
+    def exchange(self, pool: BlockPool, block: Block) -> None:
+        """A sealed block of others, with the same bytes, takes the place of this table's own, which nobody else has."""
+        index = block.index
+        own = self._blocks[index]
+        assert own is not None
+        assert own is not block, "a block takes its own place"
+        own.holders.remove(self)
+        pool.share(block)
+        if block.is_cold:
+            pool.hand_over(own, block)
+        else:
+            pool.release(own)
+        block.holders.append(self)
+        self._blocks[index] = block
+        self._slots[:, index] = block.slots
+
     def note_demoted(self, block: Block) -> None:
         """The RAM copy of a block of this table is gone."""
         assert self._blocks[block.index] is block, "a block was demoted that is not of this table"

@@ -39,6 +39,7 @@ from transom.cache.stats import CacheStats, KindStats, TierState, TierStats
 from transom.cache.strategy import Strategy, strategy_of
 from transom.cache.tiered_layer_cache import TieredLayerCache
 from transom.config.engine_config import EngineConfig
+from transom.config.kv_size import COLD_ALIGNMENT
 from transom.config.model_config import ModelConfig
 from transom.request import CacheOptions
 
@@ -92,7 +93,7 @@ class CacheManager:
         self._pool = BlockPool(budget.num_hot_slots, self._cold_tier)
         self._ring = StagingRing(self._cold_tier, budget.num_hot_slots, budget.num_staging_slots, layout.slot_bytes)
         index = PrefixIndex(self._pool, Publishing(prefix_store, self._cold_tier))
-        room = ReuseRoom(self._pool, index)
+        room = ReuseRoom(self._pool, index, _max_reuse_slots(engine_config, layout.slot_bytes))
         self._demotion = Demotion(self._pool, self._cold_tier, room, budget.max_hot_blocks)
         self._promotion = Promotion(self._pool, self._cold_tier, room, layout.slot_bytes, budget.max_hot_blocks)
         self._chunking = Chunking(self._budget, self._demotion)
@@ -369,6 +370,13 @@ def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: En
         state_bytes=state_bytes,
         max_hot_blocks=cap,
     )
+
+
+def _max_reuse_slots(engine_config: EngineConfig, slot_bytes: int) -> int | None:
+    """Slots on SSD that reuse data may take; None = all."""
+    if engine_config.max_reuse_ssd_bytes is None:
+        return None
+    return engine_config.max_reuse_ssd_bytes // (-(-slot_bytes // COLD_ALIGNMENT) * COLD_ALIGNMENT)
 
 
 def _rows_by_layer(groups: Sequence[LayerGroup]) -> LayerRows:

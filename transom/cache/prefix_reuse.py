@@ -1,9 +1,9 @@
 """`PrefixReuse`: how a sequence begins with what others have computed, and what it leaves to others. Owns no bytes.
 
 What is published is what a sequence that forgets nothing has: KV of whole blocks, as long as nothing before them was
-forgotten. First come, first kept: a block whose place in the index is taken stays its sequence's own. A hit is used in
-place, whatever tier it is in. Used by one thread, which waits only where the last block of a whole prompt, or a state
-of convolutions, has to be read.
+forgotten. First come, first kept: who computed the same block later uses the earlier one instead of its own. A hit is
+used in place, whatever tier it is in. Used by one thread, which waits only where the last block of a whole prompt, or a
+state of convolutions, has to be read.
 """
 
 from __future__ import annotations
@@ -186,7 +186,16 @@ class PrefixReuse:
             node = PrefixNode(key, chain.key(index - 1), index, tenant_tag(chain.salt))
         is_new = False
         for table in handle.tables:
-            block = table.block(index)
-            if block is not None and not block.is_indexed:
-                is_new |= self._index.put(node, block)
-        handle.num_published_tokens += BLOCK_SIZE * is_new
+            own, found = table.block(index), node.blocks.get(table.group.kind)
+            if own is not None and found is None:
+                is_new |= self._index.put(node, own)
+            elif own is not None and found is not None and found is not own:
+                self._use_instead(table, found)
+        if is_new:
+            handle.published_blocks.append(index)
+
+    def _use_instead(self, table: BlockTable, found: Block) -> None:
+        """A block that somebody published earlier takes the place of a table's own: the bytes are the same."""
+        cap = self._max_hot_blocks
+        if not found.is_cold or cap is None or all(holder.num_hot_blocks < cap for holder in found.holders):
+            table.exchange(self._pool, found)

@@ -123,7 +123,7 @@ class Promotion:
                 self._late.append(transfer)
                 return
         for block, slots, came in zip(transfer.blocks, transfer.slots.T, is_there, strict=True):
-            if came and self._has_room(block):
+            if came and block.is_cold and self._has_room(block):
                 self._pool.promote(block, slots.copy())
             else:
                 self._pool.take_back(slots)

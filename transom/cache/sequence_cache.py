@@ -27,8 +27,8 @@ class SequenceCache:
         "num_cached_tokens",
         "num_computed_tokens",
         "num_dropped_tokens",
-        "num_published_tokens",
         "num_reserved_tokens",
+        "published_blocks",
         "strategy",
         "tables",
         "token_ids",
@@ -63,8 +63,8 @@ class SequenceCache:
         self.num_reserved_tokens = 0
         self.num_dropped_tokens = 0
         """Tokens of full-attention layers that were dropped because little attention was paid to them."""
-        self.num_published_tokens = 0
-        """Tokens whose KV it was the first to leave to others."""
+        self.published_blocks: list[int] = []
+        """Which of its whole blocks it was the first to leave to others."""
         self.is_open = True
 
     def begin(self, num_tokens: int, num_reserved_tokens: int) -> None:

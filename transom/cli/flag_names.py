@@ -16,6 +16,7 @@ _FLAGS = {
     "ssd_path": ("ssd_path", "--ssd-path"),
     "quantization": ("quantization", "--quantization"),
     "hot_tokens": ("hot_tokens", "--hot-tokens"),
+    "enable_prefix_cache": ("enable_prefix_cache", "--enable-prefix-cache"),
     "strategy": ("cache_strategy", "--cache-strategy"),
     "window_size": ("window_size", "--window-size"),
     "keep_first": ("keep_first", "--keep-first"),

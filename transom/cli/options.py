@@ -73,6 +73,7 @@ class ModelOptions:
     max_ssd_mb: int | None = None
     ssd_path: Path | None = None
     hot_tokens: int | None = None
+    enable_prefix_cache: bool | None = None
     cache_strategy: CacheStrategy | None = None
     window_size: int | None = None
     keep_first: int | None = None
@@ -198,6 +199,15 @@ SSDPath = Annotated[
 ]
 HotTokens = Annotated[
     int | None, typer.Option(min=1, envvar="TRANSOM_HOT_TOKENS", help="Tokens of one sequence in RAM, at most.")
+]
+PrefixCache = Annotated[
+    bool | None,
+    typer.Option(
+        "--enable-prefix-cache/--no-enable-prefix-cache",
+        envvar="TRANSOM_ENABLE_PREFIX_CACHE",
+        help="Keep KV for later requests that begin alike [on].",
+        show_default=False,
+    ),
 ]
 Strategy = Annotated[
     CacheStrategy | None,

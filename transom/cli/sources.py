@@ -144,6 +144,7 @@ def _tier_options(options: ModelOptions) -> dict[str, Any]:
         "max_ssd_mb": options.max_ssd_mb,
         "ssd_path": options.ssd_path and options.ssd_path.absolute(),
         "hot_tokens": options.hot_tokens,
+        "enable_prefix_cache": options.enable_prefix_cache,
     }
 
 

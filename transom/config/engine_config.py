@@ -99,6 +99,8 @@ class EngineConfig:
     """Prompt tokens of all the requests that may wait together; more are refused as overload."""
     enable_prefix_cache: bool = True
     """KV of earlier requests is kept while there is room, for later ones that begin with the same tokens."""
+    max_reuse_ssd_bytes: int | None = None
+    """Cap for what of `max_ssd_bytes` such KV may take; None = all that running requests do not need."""
 
     def __post_init__(self) -> None:
         if self.kv_dtype not in KV_DTYPES:
@@ -111,6 +113,8 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be 0 or more")
         if self.max_ssd_bytes < 0 or (self.max_ssd_bytes > 0 and self.ssd_path is None):
             raise ConfigError(f"max_ssd_bytes is {self.max_ssd_bytes}, must be 0, or more with a directory in ssd_path")
+        if self.max_reuse_ssd_bytes is not None and self.max_reuse_ssd_bytes < 0:
+            raise ConfigError(f"max_reuse_ssd_bytes is {self.max_reuse_ssd_bytes}, must be 0 or more")
         if self.hot_tokens is not None and self.hot_tokens < BLOCK_SIZE:
             raise ConfigError(f"hot_tokens is {self.hot_tokens}, must be at least one block, {BLOCK_SIZE} tokens")
 
@@ -167,6 +171,8 @@ def resolve(
         hot_tokens=_hot_tokens(entry),
         cache=_cache_options(entry, narrowed.max_position_embeddings),
         quantization=_quantization(entry, model_config),
+        enable_prefix_cache=tiers.enable_prefix_cache,
+        max_reuse_ssd_bytes=None if tiers.reuse_ssd_mb is None else tiers.reuse_ssd_mb * MIB,
     )
     return narrowed, engine_config
 

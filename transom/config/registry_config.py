@@ -101,6 +101,10 @@ class TierConfig(_Section):
     hot_tokens: Tokens | None = None
     """Tokens of one sequence that may be in RAM at once, at least one block; the others are on SSD. null: as many as
     `kv_cache_ram_mb` holds."""
+    enable_prefix_cache: bool = True
+    """Keep KV of ended requests while nobody else wants its room, for requests that begin with the same tokens."""
+    reuse_ssd_mb: Annotated[int, Field(ge=0, le=_MAX_MIB)] | None = None
+    """Cap for what of `max_ssd_mb` such KV may take. null: all that running requests do not need."""
     enable_tiering: bool = True
     """false: no cold tier, whatever `max_ssd_mb` says."""
     enable_distributed: bool = False

@@ -33,6 +33,9 @@ class MetricsCollector:
         self._requests = self._counter("requests", "Answered requests by HTTP status.", ("model", "status"))
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of ended requests.")
         self._cached = self._counter("prompt_tokens_cached", "Prompt tokens whose KV came from the cache.")
+        self._written = self._counter(
+            "prompt_tokens_cache_written", "Prompt tokens whose KV was computed and left to later requests."
+        )
         self._predicted = self._counter("tokens_predicted", "Generated tokens of ended requests.")
         self._evicted = self._counter("tokens_evicted", "Tokens that cache strategies forgot in ended requests.")
         self._first = self._histogram(
@@ -53,6 +56,7 @@ class MetricsCollector:
         """The tokens of an ended request, the same numbers that its answer shows."""
         self._prompt.labels(model).inc(usage.num_prompt_tokens)
         self._cached.labels(model).inc(usage.num_cached_tokens)
+        self._written.labels(model).inc(usage.num_cache_write_tokens)
         self._predicted.labels(model).inc(usage.num_completion_tokens)
         self._evicted.labels(model).inc(usage.num_evicted_tokens)
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache import SequenceCache
+from transom.cache import BLOCK_SIZE, SequenceCache
 from transom.request import (
     FinishReason,
     Request,
@@ -57,6 +57,8 @@ class Sequence:
     cache: SequenceCache | None = None
     """The handle for `CacheManager`, while the status is RUNNING."""
     has_started: bool = False
+    published_blocks: set[int] = field(default_factory=set)
+    """Whole blocks of it that were left to later sequences, before it was preempted the last time."""
     num_losses: int = 0
     """How often KV of it was lost, and it was preempted for that."""
     num_evicted_tokens: int = 0
@@ -126,6 +128,7 @@ class Sequence:
             num_prompt_tokens=self.num_prompt_tokens,
             num_completion_tokens=self.num_generated_tokens,
             num_cached_tokens=self.num_cached_tokens,
+            num_cache_write_tokens=self._num_cache_write_tokens,
             num_evicted_tokens=self.num_evicted_tokens if self.cache is None else self.cache.num_evicted_tokens,
             is_lossy=self.is_lossy,
         )
@@ -145,6 +148,7 @@ class Sequence:
         cache, self.cache = self.cache, None
         if cache is not None:
             self.num_evicted_tokens = cache.num_evicted_tokens
+            self.published_blocks.update(cache.published_blocks)
         self.status = status
         self.num_computed_tokens = 0
         return cache
@@ -177,6 +181,12 @@ class Sequence:
             usage=self.usage if finish_reason else None,
             num_computed_tokens=self.num_computed_tokens,
         )
+
+    @property
+    def _num_cache_write_tokens(self) -> int:
+        """Of the prompt, each token once, however often it was computed."""
+        published = self.published_blocks.union(() if self.cache is None else self.cache.published_blocks)
+        return BLOCK_SIZE * sum((index + 1) * BLOCK_SIZE <= self.num_prompt_tokens for index in published)
 
     def _ends_with_stop_token(self, eos_token_ids: frozenset[int]) -> bool:
         sampling = self.sampling

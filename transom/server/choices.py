@@ -41,7 +41,7 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
 
 def _prompt_details(usage: Usage) -> dict[str, int]:
     """`evicted_tokens` is there whenever the cache strategy may forget: then its 0 says something, too."""
-    details = {"cached_tokens": usage.num_cached_tokens, "cache_write_tokens": 0}
+    details = {"cached_tokens": usage.num_cached_tokens, "cache_write_tokens": usage.num_cache_write_tokens}
     return {**details, "evicted_tokens": usage.num_evicted_tokens} if usage.is_lossy else details
 
 

@@ -23,6 +23,7 @@ class Tally:
         self._first_token: dict[int, float] = {}
         self._num_tokens = [0] * len(plan.requests)
         self._num_cached = [0] * len(plan.prompts)
+        self._num_written = [0] * len(plan.requests)
         self._num_evicted = [0] * len(plan.requests)
         self._is_lossy = False
         self._begun: set[int] = set()
@@ -43,6 +44,7 @@ class Tally:
             num_prompt_tokens=sum(len(self._plan.prompts[prompt]) for prompt in self._begun),
             num_completion_tokens=sum(self._num_tokens),
             num_cached_tokens=sum(self._num_cached),
+            num_cache_write_tokens=sum(self._num_written),
             num_evicted_tokens=sum(self._num_evicted),
             is_lossy=self._is_lossy,
         )
@@ -64,6 +66,7 @@ class Tally:
 
     def _see_end(self, sequence: int, usage: Usage) -> None:
         self._num_tokens[sequence] = usage.num_completion_tokens
+        self._num_written[sequence] = usage.num_cache_write_tokens
         self._num_evicted[sequence] = usage.num_evicted_tokens
         self._is_lossy |= usage.is_lossy
         if sequence % self._plan.num_candidates == 0:
