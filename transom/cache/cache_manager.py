@@ -111,6 +111,7 @@ class CacheManager:
         self._index = index
         self._identity = identity if engine_config.enable_prefix_cache else None
         self._handles: dict[SequenceCache, None] = {}
+        self._prefix_store = prefix_store
         index.restore(prefix_store.load())
         room.keep_within_cap()
 
@@ -273,6 +274,11 @@ class CacheManager:
             self._conv_states.begin(parts),
             drop_lost=self._reuse.drop_lost,
         )
+
+    def flush(self, seconds: float) -> bool:
+        """Waits until what is published so far would survive anything; False: it does not yet, or never will."""
+        self._demotion.take_in_writes()
+        return self._prefix_store.flush(seconds)
 
     def shut_down(self) -> None:
         """Ends the cold tier: its directory is free for others, with what is published in it. Idempotent; the last

@@ -86,11 +86,13 @@ class ColdFormat:
     """Whose keys and values these are, for people."""
     identity: str | None = None
     """What the keys and values were made by, as hexadecimal digits; None: nobody will want them after this run."""
+    version: int = FORMAT_VERSION
 
     def serves(self, wanted: ColdFormat) -> bool:
         """Whether files of this format are as good as those that are wanted: the same things are where they belong."""
         return (
             self.identity is not None
+            and self.version == FORMAT_VERSION
             and self.identity == wanted.identity
             and len(self.layouts) == len(wanted.layouts)
             and all(mine.serves(other) for mine, other in zip(self.layouts, wanted.layouts, strict=True))
@@ -111,10 +113,10 @@ class ColdFormat:
         """ValueError when it is damaged."""
         try:
             data = json.loads(content)
-            files, model, identity = data["files"], data["model"], data.get("identity")
+            files, model, identity, version = data["files"], data["model"], data.get("identity"), data["version"]
             if not isinstance(files, list) or not isinstance(model, dict) or not isinstance(identity, str | None):
                 raise TypeError("a list of files, an object, and a string")
-            return cls(tuple(_layout(each) for each in files), model, identity)
+            return cls(tuple(_layout(each) for each in files), model, identity, _size(version))
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{FORMAT_NAME} is damaged") from error
 
