@@ -6,7 +6,7 @@ from transom.cache.cold_file import Identify
 from transom.cache.layer_cache import PagedLayerCache
 from transom.cache.lost_block import LostBlockError
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierState, TierStats, TransferStats
+from transom.cache.stats import CacheStats, KindStats, ReuseStats, SequenceStats, TierState, TierStats, TransferStats
 
 __all__ = [
     "BLOCK_SIZE",
@@ -16,6 +16,7 @@ __all__ = [
     "KindStats",
     "LostBlockError",
     "PagedLayerCache",
+    "ReuseStats",
     "SequenceCache",
     "SequenceStats",
     "TierState",

@@ -39,7 +39,7 @@ from transom.cache.stats import CacheStats, KindStats, TierState, TierStats
 from transom.cache.strategy import Strategy, strategy_of
 from transom.cache.tiered_layer_cache import TieredLayerCache
 from transom.config.engine_config import EngineConfig
-from transom.config.kv_size import COLD_ALIGNMENT
+from transom.config.kv_size import cold_slot_bytes
 from transom.config.model_config import ModelConfig
 from transom.request import CacheOptions
 
@@ -145,7 +145,7 @@ class CacheManager:
         are the configured ones; `name` appears in statistics. Takes no room. Every handle must be closed.
 
         Only sequences of one `salt` share blocks. `may_hit` False: this one computes everything itself, for others,
-        too. `trusts_cold_tier` False: it begins with nothing that is on SSD.
+        too. `trusts_cold_tier` False: it begins with nothing that has a place on SSD.
         """
         strategy = self._strategy(options)
         handle = SequenceCache(
@@ -290,15 +290,22 @@ class CacheManager:
         """Blocks and bytes, used and total, as of now."""
         self._demotion.take_in_writes()
         self._cold_tier.trim()
-        num_hot_bytes = self._pool.num_used_slots * self._budget.slot_bytes
-        hot = TierStats("hot", num_hot_bytes, self._hot_tier.num_bytes)
+        reuse, slot_bytes = self._pool.reuse, self._budget.slot_bytes
+        hot = TierStats(
+            "hot",
+            (self._pool.num_used_slots - reuse.num_hot_slots) * slot_bytes,
+            self._hot_tier.num_bytes,
+            num_bytes_reuse=reuse.num_hot_slots * slot_bytes,
+        )
+        num_cold_bytes = reuse.num_placed_slots * cold_slot_bytes(slot_bytes)
         return CacheStats(
             block_size=BLOCK_SIZE,
             num_sequences=len(self._handles),
             num_tokens=sum(handle.num_computed_tokens for handle in self._handles),
-            tiers=(hot, *self._cold_tier.tiers()),
+            tiers=(hot, *self._cold_tier.tiers(num_cold_bytes)),
             kinds=tuple(self._kind_stats(group) for group in self._groups),
             sequences=tuple(handle.stats() for handle in self._handles),
+            reuse=self._reuse.stats(),
         )
 
     def check_integrity(self) -> None:
@@ -351,14 +358,17 @@ class CacheManager:
         return max(0, self._budget.peak_slots(len(handle.token_ids), handle.strategy) - num_kept)
 
     def _kind_stats(self, group: LayerGroup) -> KindStats:
-        num_blocks_used = self._pool.num_hot_blocks(group.kind)
+        pool, reuse = self._pool, self._pool.reuse
+        num_blocks_used = pool.num_hot_blocks(group.kind) - reuse.num_hot_blocks(group.kind)
         return KindStats(
             kind=group.kind,
             num_layers=group.num_layers,
             num_blocks_used=num_blocks_used,
-            num_blocks_total=self._pool.num_slots // group.num_layers,
+            num_blocks_total=pool.num_slots // group.num_layers,
             num_bytes_used=num_blocks_used * group.num_layers * self._budget.slot_bytes,
-            num_cold_blocks=self._pool.num_cold_blocks(group.kind),
+            num_cold_blocks=pool.num_cold_blocks(group.kind) - reuse.num_cold_blocks(group.kind),
+            num_reuse_blocks=reuse.num_hot_blocks(group.kind),
+            num_cold_reuse_blocks=reuse.num_cold_blocks(group.kind),
         )
 
 
@@ -382,7 +392,7 @@ def _max_reuse_slots(engine_config: EngineConfig, slot_bytes: int) -> int | None
     """Slots on SSD that reuse data may take; None = all."""
     if engine_config.max_reuse_ssd_bytes is None:
         return None
-    return engine_config.max_reuse_ssd_bytes // (-(-slot_bytes // COLD_ALIGNMENT) * COLD_ALIGNMENT)
+    return engine_config.max_reuse_ssd_bytes // cold_slot_bytes(slot_bytes)
 
 
 def _rows_by_layer(groups: Sequence[LayerGroup]) -> LayerRows:

@@ -229,11 +229,12 @@ class ColdTier:
         """Waits for the transfers that are under way, ends the threads, gives up the files. Idempotent."""
         self._close_files()
 
-    def tiers(self) -> tuple[TierStats, ...]:
-        """A snapshot of the one tier that this is; the directory is measured for it."""
+    def tiers(self, num_bytes_reuse: int = 0) -> tuple[TierStats, ...]:
+        """A snapshot of the one tier that this is, of which so many bytes are reuse data; the directory is measured."""
         stats = TierStats(
             name="cold",
-            num_bytes_used=sum(store.num_used * store.block_bytes for store in self._stores.values()),
+            num_bytes_used=sum(store.num_used * store.block_bytes for store in self._stores.values()) - num_bytes_reuse,
+            num_bytes_reuse=num_bytes_reuse,
             num_bytes_total=self._max_bytes,
             num_physical_bytes=self._measured_bytes(),
             state=self._gate.state,
@@ -388,7 +389,7 @@ class NoColdTier:
     state = TierState.ON
     takes_blocks = True
 
-    def tiers(self) -> tuple[TierStats, ...]:
+    def tiers(self, _num_bytes_reuse: int = 0) -> tuple[TierStats, ...]:
         return ()
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from transom.cache.prefix_key import tenant_tag
 from transom.cache.reuse_counters import ReuseCounters
 from transom.cache.reuse_room import ReuseRoom
 from transom.cache.sequence_cache import SequenceCache
+from transom.cache.stats import ReuseStats
 
 
 class PrefixReuse:
@@ -51,7 +52,7 @@ class PrefixReuse:
         self._fetch = ColdFetch(pool, cold_tier)
         self._finder = HitFinder(groups, has_convolutions=has_convolutions, max_hot_blocks=max_hot_blocks)
         self._max_hot_blocks = max_hot_blocks
-        self.counters = ReuseCounters()
+        self._counters = ReuseCounters()
 
     def num_shared_slots(self, handle: SequenceCache) -> int:
         """Slots of blocks that open sequences use and that this one, which has not begun, would use too.
@@ -94,10 +95,11 @@ class PrefixReuse:
         for block in blocks:
             if block.is_indexed:
                 self._index.drop(block)
+                self._counters.num_lost_blocks += 1
 
-    def check_integrity(self) -> None:
-        """Raises AssertionError when index and blocks do not agree."""
-        self._index.check_integrity()
+    def stats(self) -> ReuseStats:
+        """A snapshot."""
+        return self._counters.snapshot(num_evicted_blocks=self._room.num_evicted_blocks)
 
     def _find(self, handle: SequenceCache, *, may_copy: bool) -> Hit | None:
         if handle.chain is None or not handle.may_hit:
@@ -109,7 +111,7 @@ class PrefixReuse:
             nodes,
             len(handle.token_ids),
             handle.strategy,
-            may_use=lambda block: handle.trusts_cold_tier or not block.is_cold,
+            may_use=lambda block: _may_use(handle, block),
             may_copy=may_copy,
         )
 
@@ -142,7 +144,7 @@ class PrefixReuse:
             table.append(copy)
         handle.begin(hit.num_tokens, len(hit.nodes) * BLOCK_SIZE)
         self._index.note_used(hit.nodes)
-        self.counters.count_hit(hit.num_tokens, is_cold.count(False), is_cold.count(True))
+        self._counters.count_hit(hit.num_tokens, is_cold.count(False), is_cold.count(True))
         return True
 
     def _fit_into_cap(self, blocks: Sequence[Block], *, has_own: bool) -> None:
@@ -184,18 +186,29 @@ class PrefixReuse:
         node = self._index.get(key)
         if node is None:
             node = PrefixNode(key, chain.key(index - 1), index, tenant_tag(chain.salt))
-        is_new = False
-        for table in handle.tables:
-            own, found = table.block(index), node.blocks.get(table.group.kind)
-            if own is not None and found is None:
-                is_new |= self._index.put(node, own)
-            elif own is not None and found is not None and found is not own:
-                self._use_instead(table, found)
-        if is_new:
+        own = [(table, table.block(index)) for table in handle.tables]
+        is_new = [self._publish_own(handle, table, node, block) for table, block in own if block is not None]
+        if any(is_new):
             handle.published_blocks.append(index)
+
+    def _publish_own(self, handle: SequenceCache, table: BlockTable, node: PrefixNode, own: Block) -> bool:
+        """Whether a block of the sequence is the one that others will find."""
+        found = node.blocks.get(own.kind)
+        if found is not None and not _may_use(handle, found):
+            self._index.drop(found)
+        elif found is not None:
+            self._use_instead(table, found)
+        return self._index.put(node, own)
 
     def _use_instead(self, table: BlockTable, found: Block) -> None:
         """A block that somebody published earlier takes the place of a table's own: the bytes are the same."""
         cap = self._max_hot_blocks
+        if table.block(found.index) is found:
+            return
         if not found.is_cold or cap is None or all(holder.num_hot_blocks < cap for holder in found.holders):
             table.exchange(self._pool, found)
+
+
+def _may_use(handle: SequenceCache, block: Block) -> bool:
+    """Whoever lost KV stays away from everything that the cold tier has, even as a copy: it may be lost as well."""
+    return handle.trusts_cold_tier or block.state is BlockState.DIRTY

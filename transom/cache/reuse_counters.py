@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transom.cache.stats import ReuseStats
+
 
 @dataclass(slots=True)
 class ReuseCounters:
-    """Used by one thread; from the cache's birth."""
+    """The counting half of `ReuseStats`. Used by one thread."""
 
     num_hits: int = 0
-    """Sequences that began with KV of others."""
     num_hit_tokens: int = 0
-    """Tokens that these did not compute."""
     num_hot_blocks: int = 0
-    """Blocks of hits that were in RAM."""
     num_cold_blocks: int = 0
-    """Blocks of hits that were on SSD alone."""
+    num_lost_blocks: int = 0
 
     def count_hit(self, num_tokens: int, num_hot_blocks: int, num_cold_blocks: int) -> None:
         """A sequence began with so many tokens, in blocks that were so many in each tier."""
@@ -24,3 +23,13 @@ class ReuseCounters:
         self.num_hit_tokens += num_tokens
         self.num_hot_blocks += num_hot_blocks
         self.num_cold_blocks += num_cold_blocks
+
+    def snapshot(self, *, num_evicted_blocks: int) -> ReuseStats:
+        return ReuseStats(
+            num_hits=self.num_hits,
+            num_hit_tokens=self.num_hit_tokens,
+            num_hot_blocks=self.num_hot_blocks,
+            num_cold_blocks=self.num_cold_blocks,
+            num_evicted_blocks=num_evicted_blocks,
+            num_lost_blocks=self.num_lost_blocks,
+        )

@@ -7,10 +7,11 @@ counts; moves and frees nothing. Used by one thread.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 
 from transom.cache.block import Block, BlockState
+from transom.config.model_config import LayerKind
 
 
 class ReuseData:
@@ -19,13 +20,19 @@ class ReuseData:
     def __init__(self) -> None:
         self._hot: OrderedDict[Block, int] = OrderedDict()  # slots that the block has in the cold tier, too
         self._cold: OrderedDict[Block, None] = OrderedDict()
+        self._num_hot_blocks: Counter[LayerKind] = Counter()
+        self._num_cold_blocks: Counter[LayerKind] = Counter()
         self._num_hot_slots = 0
         self._num_copied_slots = 0
         self._num_cold_slots = 0
 
-    @property
-    def num_blocks(self) -> int:
-        return len(self._hot) + len(self._cold)
+    def num_hot_blocks(self, kind: LayerKind) -> int:
+        """Blocks in RAM."""
+        return self._num_hot_blocks[kind]
+
+    def num_cold_blocks(self, kind: LayerKind) -> int:
+        """Blocks in the cold tier alone."""
+        return self._num_cold_blocks[kind]
 
     @property
     def num_hot_slots(self) -> int:
@@ -51,20 +58,24 @@ class ReuseData:
         """The index is the block's only owner from now on; it was used until now."""
         if block.is_cold:
             self._cold[block] = None
+            self._num_cold_blocks[block.kind] += 1
             self._num_cold_slots += block.num_layers
         else:
             self._hot[block] = 0
+            self._num_hot_blocks[block.kind] += 1
             self._num_hot_slots += block.num_layers
             self.note_state(block)
 
     def discard(self, block: Block) -> bool:
         """The block is in use again, or gone. Whether it was here."""
         if block in self._hot:
+            self._num_hot_blocks[block.kind] -= 1
             self._num_hot_slots -= block.num_layers
             self._num_copied_slots -= self._hot.pop(block)
             return True
         if block in self._cold:
             del self._cold[block]
+            self._num_cold_blocks[block.kind] -= 1
             self._num_cold_slots -= block.num_layers
             return True
         return False
@@ -97,4 +108,6 @@ class ReuseData:
         assert self._num_hot_slots == sum(block.num_layers for block in self._hot), "hot reuse data is miscounted"
         copied = sum(block.num_layers for block in self._hot if block.state is not BlockState.DIRTY)
         assert self._num_copied_slots == copied == sum(self._hot.values()), "copies of reuse data are miscounted"
+        assert self._num_hot_blocks == Counter(block.kind for block in self._hot), "kinds are miscounted in RAM"
+        assert self._num_cold_blocks == Counter(block.kind for block in self._cold), "kinds are miscounted on SSD"
         assert self._num_cold_slots == sum(block.num_layers for block in self._cold), "cold reuse data is miscounted"

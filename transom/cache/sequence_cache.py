@@ -55,7 +55,7 @@ class SequenceCache:
         self.may_hit = may_hit
         """It may begin with what others have computed."""
         self.trusts_cold_tier = trusts_cold_tier
-        """That may be in the cold tier."""
+        """That may have a place in the cold tier."""
         self.tables = tuple(BlockTable(group, strategy) for group in groups)
         self.num_cached_tokens = 0
         """Tokens whose KV was there when the sequence began."""

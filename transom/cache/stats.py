@@ -45,7 +45,10 @@ class TierStats:
 
     name: str
     num_bytes_used: int
+    """By open sequences, and by what is on its way."""
     num_bytes_total: int
+    num_bytes_reuse: int = 0
+    """By what ended sequences left to later ones, as long as nobody wants its room."""
     num_physical_bytes: int = 0
     """What the file system counts for everything in the tier's directory; 0 in RAM."""
     state: TierState = TierState.ON
@@ -75,12 +78,34 @@ class KindStats:
     kind: LayerKind
     num_layers: int
     num_blocks_used: int
-    """Blocks in RAM."""
+    """Blocks in RAM that open sequences use."""
     num_blocks_total: int
     """Blocks of this kind that would fit in RAM if it had all the room; the kinds share one arena."""
     num_bytes_used: int
     num_cold_blocks: int = 0
-    """Blocks that are on SSD alone."""
+    """Blocks on SSD alone that open sequences use."""
+    num_reuse_blocks: int = 0
+    """Blocks in RAM that ended sequences left."""
+    num_cold_reuse_blocks: int = 0
+    """The same on SSD alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseStats:
+    """What the reuse of prefixes did; counted from the cache's birth."""
+
+    num_hits: int = 0
+    """Sequences that began with KV of others."""
+    num_hit_tokens: int = 0
+    """Tokens that these did not compute."""
+    num_hot_blocks: int = 0
+    """Blocks of hits that were in RAM."""
+    num_cold_blocks: int = 0
+    """Blocks of hits that were on SSD alone."""
+    num_evicted_blocks: int = 0
+    """Blocks that were forgotten because somebody wanted their room."""
+    num_lost_blocks: int = 0
+    """Blocks that did not come back right from SSD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +121,7 @@ class CacheStats:
     """The hot one, and the cold one if there is one."""
     kinds: tuple[KindStats, ...]
     sequences: tuple[SequenceStats, ...] = ()
+    reuse: ReuseStats = ReuseStats()
 
     @property
     def num_blocks_used(self) -> int:

@@ -10,6 +10,7 @@ __all__ = [
     "KV_DTYPES",
     "blocks_for_tokens",
     "cold_bytes_per_block",
+    "cold_slot_bytes",
     "conv_state_bytes",
     "kv_bytes_for_tokens",
     "kv_bytes_per_block",
@@ -52,7 +53,12 @@ def kv_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind
 def cold_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind) -> int:
     """Bytes of one block of one layer kind in a file of the cold tier, where every layer's share is aligned."""
     slot_bytes = BLOCK_SIZE * _bytes_per_token_and_layer(model_config, kv_dtype)
-    return model_config.layer_types.count(kind) * -(-slot_bytes // COLD_ALIGNMENT) * COLD_ALIGNMENT
+    return model_config.layer_types.count(kind) * cold_slot_bytes(slot_bytes)
+
+
+def cold_slot_bytes(slot_bytes: int) -> int:
+    """What one layer's share of a block takes there, of so many bytes in RAM."""
+    return -(-slot_bytes // COLD_ALIGNMENT) * COLD_ALIGNMENT
 
 
 def blocks_for_tokens(model_config: ModelConfig, kind: LayerKind, num_tokens: int, chunk: int = 0) -> int:
