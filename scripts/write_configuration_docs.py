@@ -25,6 +25,7 @@ from transom.config.engine_config import (
     EngineConfig,
 )
 from transom.config.json_file import MAX_JSON_BYTES
+from transom.config.keys_file import ApiKey
 from transom.config.kv_size import BLOCK_SIZE, COLD_ALIGNMENT
 from transom.config.model_families import FAMILIES
 from transom.config.registry_config import (
@@ -74,6 +75,17 @@ paths are taken from the file's directory, `~` is the home directory. The file m
 most {MAX_JSON_BYTES // 2**20} MiB.
 """
 
+KEYS_FILE = """## The keys file
+
+Where `server.api_keys_file` is given, every request but those for health must carry one of its keys, as `Authorization:
+Bearer KEY` or `X-Api-Key: KEY`. `transom keys create NAME` makes a key of 256 random bits, prints it once and writes
+its entry; the file holds digests only. It must belong to the user who runs the server (or to root) and be readable by
+its owner alone. A changed file is read again within a second, without a restart; one that has become unusable changes
+nothing but the log. A request whose key may not use a model is told what it would be told of a model that does not
+exist. The keys of `--api-key` are the operator's: all models, admin.
+
+"""
+
 RULES = f"""
 ## Rules between keys
 
@@ -119,13 +131,15 @@ Others are refused as overload.
 def render() -> str:
     """The whole page."""
     tables = "\n".join(_section(title, model) for title, model in SECTIONS)
-    return f"{INTRODUCTION}\n{tables}{RULES}\n{_not_supported()}"
+    keys = f"{KEYS_FILE}{_section('`keys[]`', ApiKey, level=3)}"
+    return f"{INTRODUCTION}\n{tables}{RULES}\n{keys}\n{_not_supported()}"
 
 
-def _section(title: str, model: type[BaseModel]) -> str:
+def _section(title: str, model: type[BaseModel], level: int = 2) -> str:
     rows = "\n".join(_row(name, field) for name, field in model.model_fields.items())
     meaning = " ".join((model.__doc__ or "").split())
-    return f"## {title}\n\n{meaning}\n\n| key | value | default | meaning |\n|---|---|---|---|\n{rows}\n"
+    heading = f"{'#' * level} {title}"
+    return f"{heading}\n\n{meaning}\n\n| key | value | default | meaning |\n|---|---|---|---|\n{rows}\n"
 
 
 def _row(name: str, field: FieldInfo) -> str:

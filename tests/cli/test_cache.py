@@ -57,7 +57,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 def test_nobody_there_is_an_error_of_its_own() -> None:
     with pytest.raises(NoServerError, match="no server answers at"):
-        ServerClient(f"http://127.0.0.1:{free_port()}").model_ids()
+        ServerClient(f"http://127.0.0.1:{free_port()}").loaded_model_ids()
 
 
 def test_without_a_server_the_directories_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,7 +182,15 @@ def test_longrope_is_read_under_its_older_names_with_the_factor_of_its_lengths(t
     ("model_type", "changes", "key"),
     [
         ("granite", {"logits_scaling": 0}, "logits_scaling"),
+        ("granite", {"logits_scaling": 1e-40}, "logits_scaling"),
+        ("granite", {"attention_multiplier": 1e39}, "attention_multiplier"),
         ("gemma2", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar"),
+        ("gemma2", {"query_pre_attn_scalar": 1e-300}, "query_pre_attn_scalar"),
+        ("gemma2", {"attn_logit_softcapping": 1e-300}, "attn_logit_softcapping"),
+        ("gemma2", {"rms_norm_eps": 1e-40}, "rms_norm_eps"),
+        ("gemma3_text", {"final_logit_softcapping": 1e39}, "final_logit_softcapping"),
+        ("gemma3_text", {"rope_local_base_freq": 1e300}, "rope_theta"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 4, "use_sliding_window": False}, "use_sliding_window"),
         ("gemma2", {"final_logit_softcapping": 0}, "final_logit_softcapping"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
@@ -196,7 +204,9 @@ def test_longrope_is_read_under_its_older_names_with_the_factor_of_its_lengths(t
         ("mixtral", {"num_local_experts": 0}, "num_local_experts"),
         ("phi3", longrope(short_factor=[1.0]), "short_factor"),
         ("phi3", longrope(long_factor=REMOVED), "long_factor"),
-        ("phi3", longrope(long_factor=[0.0] * 8), "long_factor"),
+        ("phi3", longrope(long_factor=[0.0] * 8), r"long_factor\[0\]"),
+        ("phi3", longrope(long_factor=[1.0] * 7 + [1e-300]), r"long_factor\[7\]"),
+        ("phi3", longrope(attention_factor=1e39), "attention_factor"),
         ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "alpha": 0}}, "alpha"),
     ],
 )
@@ -232,8 +242,33 @@ def test_a_feature_of_another_family_is_refused_by_name(
 
 
 def test_a_kind_of_layer_that_the_family_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="layer_types holds conv"):
+    with pytest.raises(UnsupportedModelError, match='layer_types holds "conv"'):
         read(tmp_path, "qwen3", layer_types=["conv", *["full_attention"] * 3])
+    with pytest.raises(UnsupportedModelError, match='layer_types holds "sliding_attention"'):
+        read(tmp_path, "lfm2", sliding_window=8, layer_types=["sliding_attention", *["conv"] * 3])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer_types": ["x\n" * 2**16, *["full_attention"] * 3]},
+        {"rope_scaling": {"type": "x\n" * 2**16}},
+        {"rope_parameters": {"x\n" * 2**16: {}}},
+        {"dtype": "x\n" * 2**16},
+        {"model_type": "x\n" * 2**16},
+        {"architectures": ["x\n" * 2**16]},
+    ],
+)
+def test_whatever_a_file_says_the_error_is_one_short_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write(tmp_path, settings(**changes))
+    with pytest.raises(UnsupportedModelError) as caught:
+        ModelConfig.from_hf(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).removeprefix(str(tmp_path))) < 512
+
+
+def test_the_smallest_size_of_a_block_is_one_multiple(tmp_path: Path) -> None:
+    assert read(tmp_path, "lfm2", intermediate_size=1, block_multiple_of=8).intermediate_size == 8
 
 
 def test_all_refusals_are_told_at_once_and_the_first_one_is_raised(tmp_path: Path) -> None:

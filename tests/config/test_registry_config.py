@@ -186,7 +186,6 @@ def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"load": "on_demand"}, "load is on_demand"),
         ({"resource_quota": {}}, "resource_quota is set"),
         ({"tier_config": {"enable_distributed": True}}, "tier_config.enable_distributed is true"),
     ],
@@ -198,18 +197,56 @@ def test_what_does_not_exist_yet_is_refused_in_one_line(tmp_path: Path, changes:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"server": {"api_keys_file": "keys"}}, {"quota_tiers": {"default": {}}}])
-def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not supported yet"):
-        load(tmp_path, {"models": [MODEL], **changes})
+        load(tmp_path, {"models": [MODEL], "quota_tiers": {"default": {}}})
+
+
+def test_the_keys_file_lies_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    registry = load(tmp_path, {"models": [MODEL], "server": {"api_keys_file": "secrets/keys.json"}})
+    assert registry.server.api_keys_file == tmp_path / "secrets" / "keys.json"
+    assert load(tmp_path, {"models": [MODEL]}).server.api_keys_file is None
 
 
 def test_all_settings_that_do_not_exist_yet_are_named_at_once(tmp_path: Path) -> None:
+    models = [{**MODEL, "id": name, "tier_config": {"enable_distributed": True}} for name in "ab"]
     with pytest.raises(ConfigError) as caught:
-        load_model(tmp_path, load="on_demand", tier_config={"enable_distributed": True})
+        load(tmp_path, {"models": models})
     first, second = str(caught.value).splitlines()
-    assert "models[0].load is on_demand" in first
-    assert "models[0].tier_config.enable_distributed is true" in second
+    assert "models[0].tier_config.enable_distributed is true" in first
+    assert "models[1].tier_config.enable_distributed is true" in second
+
+
+def test_an_entry_without_an_idle_time_takes_the_servers_and_null_is_never(tmp_path: Path) -> None:
+    models = [
+        {**MODEL, "id": "as-the-server"},
+        {**MODEL, "id": "own", "idle_unload_seconds": 5},
+        {**MODEL, "id": "never", "idle_unload_seconds": None},
+        {**MODEL, "id": "pinned", "pinned": True},
+    ]
+    registry = load(tmp_path, {"server": {"idle_unload_seconds": 60}, "models": models})
+    assert [entry.idle_limit(registry.server) for entry in registry.models] == [60, 5, None, None]
+
+
+def test_a_pinned_model_has_no_idle_time(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="idle_unload_seconds 5 must be null for a model that is pinned"):
+        load_model(tmp_path, pinned=True, idle_unload_seconds=5)
+
+
+def test_the_admin_socket_is_taken_from_the_directory_of_the_file(tmp_path: Path) -> None:
+    registry = load(tmp_path, {"server": {"admin_socket": "run/admin"}, "models": [MODEL]})
+    assert registry.server.admin_socket == tmp_path / "run" / "admin"
+
+
+def test_cold_tiers_that_do_not_fit_together_are_refused_with_the_numbers(tmp_path: Path) -> None:
+    tiers = {"max_ssd_mb": 60, "ssd_path": "cold"}
+    models = [{**MODEL, "id": name, "tier_config": tiers} for name in "ab"]
+    assert load(tmp_path, {"server": {"max_total_ssd_mb": 120}, "models": models})
+    with pytest.raises(ConfigError, match=r"max_total_ssd_mb is 119.*come to 120 \(a 60 \+ b 60\)"):
+        load(tmp_path, {"server": {"max_total_ssd_mb": 119}, "models": models})
+    models[1]["tier_config"] = {**tiers, "enable_tiering": False}
+    assert load(tmp_path, {"server": {"max_total_ssd_mb": 60}, "models": models})
 
 
 def test_an_ssd_budget_is_fine_while_tiering_is_off(tmp_path: Path) -> None:
@@ -261,7 +298,7 @@ def test_a_directory_on_the_command_line_becomes_an_entry(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="max_position_embeddings is 0"):
         ModelEntry.for_path(directory, max_position_embeddings=0)
     with pytest.raises(ConfigError, match="not supported yet"):
-        ModelEntry.for_path(directory, load="on_demand")
+        ModelEntry.for_path(directory, tier_config={"enable_distributed": True})
 
 
 def test_a_directory_that_gives_no_id_may_be_given_one(tmp_path: Path) -> None:

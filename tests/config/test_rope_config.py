@@ -88,7 +88,15 @@ def test_all_yarn_parameters_are_read() -> None:
         ({"rope_type": "yarn", "factor": 4, "truncate": 1}, "rope_scaling.truncate is 1"),
         ({**LLAMA3, "high_freq_factor": 1.0}, "must be greater than low_freq_factor"),
         ({**LLAMA3, "low_freq_factor": None}, "rope_scaling.low_freq_factor is null"),
+        ({**LLAMA3, "factor": 1e-40}, "rope_scaling.factor is 1e-40"),
+        ({**LLAMA3, "high_freq_factor": 1e300}, "rope_scaling.high_freq_factor is 1e+300"),
+        ({"rope_type": "linear", "factor": 1e300}, "rope_scaling.factor is 1e+300"),
+        ({"rope_type": "dynamic", "alpha": 1e300}, "rope_scaling.alpha is 1e+300"),
+        ({"rope_type": "yarn", "factor": 4, "beta_fast": 1e308}, "rope_scaling.beta_fast is 1e+308"),
+        ({"rope_type": "yarn", "factor": 4, "attention_factor": 2**63}, "rope_scaling.attention_factor is 92233720368"),
+        ({"rope_type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": -1}, "rope_scaling.mscale_all_dim is -1"),
         ({"rope_type": None}, "rope_scaling.rope_type is null"),
+        ({"rope_theta": 1e300}, "rope_scaling.rope_theta is 1e+300"),
         ({"rope_theta": 1.0}, "rope_scaling.rope_theta is 1.0"),
         ([1], "rope_scaling is"),
     ],
@@ -101,5 +109,5 @@ def test_parameters_that_make_no_sense_are_named(scaling: object, named: str) ->
 
 @pytest.mark.parametrize("rope_type", ["mrope", "proportional", ""])
 def test_other_rope_types_are_refused_by_name(rope_type: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"rope type '{rope_type}' is not supported"):
+    with pytest.raises(UnsupportedModelError, match=f'rope type "{rope_type}" is not supported'):
         rope(rope_scaling={"rope_type": rope_type, "factor": 2.0})

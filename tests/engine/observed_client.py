@@ -13,6 +13,7 @@ from tests.fakes import byte_request, small_engine_config
 from transom.config.model_config import ModelConfig
 from transom.engine import EngineClient, EngineStatus
 from transom.engine.merging import merge_all
+from transom.engine.watchdog import WatchLimits
 from transom.request import Request, RequestOutput
 
 KV_BYTES = 2**25
@@ -21,15 +22,24 @@ KV_BYTES = 2**25
 class Observed:
     """A client and the states it went through."""
 
-    def __init__(self, model_path: Path, max_ram_bytes: int | None = None, silent_after_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        max_ram_bytes: int | None = None,
+        *,
+        restart_delays_seconds: tuple[float, ...] = (0.05, 0.3),
+        watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 - frozen
+        check_files: Callable[[], None] = lambda: None,
+    ) -> None:
         self.states: list[EngineStatus] = []
         self.client = EngineClient(
             ModelConfig.from_hf(model_path),
             small_engine_config(model_path, kv_cache_ram_bytes=KV_BYTES, max_ram_bytes=max_ram_bytes),
             name="tiny",
             on_state_change=self.states.append,
-            restart_delays_seconds=(0.05, 0.3),
-            silent_after_seconds=silent_after_seconds,
+            check_files=check_files,
+            restart_delays_seconds=restart_delays_seconds,
+            watch_limits=watch_limits,
         )
 
 

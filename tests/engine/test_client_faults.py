@@ -18,6 +18,7 @@ import pytest
 from tests.engine.observed_client import Observed, collect, endless, eventually, kill
 from tests.fakes import byte_request, write_tiny_llama
 from transom.engine import EngineClient, EngineState
+from transom.engine.watchdog import WatchLimits
 from transom.errors import (
     ConfigError,
     DrainingError,
@@ -27,6 +28,7 @@ from transom.errors import (
     WeightsError,
 )
 from transom.request import Request
+from transom.weights.file_stamp import FileStamps
 
 
 @pytest.fixture(scope="module")
@@ -247,13 +249,65 @@ async def test_submissions_that_wait_for_a_worker_that_dies_fail_at_once(
     assert client.num_requests == 0
 
 
-async def test_a_worker_that_gives_no_sign_of_life_is_named(model_path: Path) -> None:
-    client = Observed(model_path, silent_after_seconds=1.5).client
+async def test_a_worker_that_is_stopped_is_killed_and_replaced(
+    model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    observed = Observed(model_path, watch_limits=WatchLimits(silent=2.0))
+    client = observed.client
     await client.start()
-    process = psutil.Process(client.process_id)
-    process.suspend()
-    await eventually(lambda: "no sign of life" in (client.status.reason or ""))
-    assert client.status.state is EngineState.READY
-    process.resume()
-    await eventually(lambda: client.status.reason is None)
+    first = psutil.Process(client.process_id)
+    task = asyncio.create_task(collect(client, endless()))
+    await eventually(lambda: (stats := client.stats()) and stats.scheduler.num_running == 1)
+    first.suspend()
+    with pytest.raises(EngineRestartingError):
+        await asyncio.wait_for(task, 6.0)
+    await eventually(lambda: client.status.state is EngineState.READY, 20.0)
+    assert not first.is_running()
+    assert any("no sign of life" in (status.reason or "") for status in observed.states)
     await client.close()
+
+
+async def test_a_crash_loop_ends_in_failure_with_its_reason_and_can_be_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    write_tiny_llama(tmp_path)
+    client = Observed(tmp_path, restart_delays_seconds=(0.0,)).client
+    await client.start()
+    weights = tmp_path / "model.safetensors"
+    weights.rename(tmp_path / "away")
+    kill(client)
+    await eventually(lambda: client.status.state is EngineState.FAILED, 30.0)
+    assert "could not be restarted" in (client.status.reason or "")
+    assert "5 restarts within 10 minutes" in (client.status.reason or "")
+    with pytest.raises(ModelLoadingError, match="could not be restarted"):
+        await collect(client, byte_request())
+    (tmp_path / "away").rename(weights)
+    await client.start()
+    assert len((await collect(client, byte_request(max_tokens=3, ignore_eos=True))).token_ids) == 3
+    await client.close()
+
+
+async def test_a_client_that_was_closed_can_be_started_again(observed: Observed) -> None:
+    first = observed.client.process_id
+    await observed.client.close()
+    await observed.client.start()
+    assert observed.client.process_id != first
+    assert len((await collect(observed.client, byte_request(max_tokens=3, ignore_eos=True))).token_ids) == 3
+
+
+async def test_weights_that_were_replaced_are_not_loaded(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    observed = Observed(tmp_path, check_files=FileStamps.of(tmp_path).check)
+    client = observed.client
+    await client.start()
+    await client.close()
+    weights = tmp_path / "model.safetensors"
+    copy = tmp_path / "copy"
+    copy.write_bytes(weights.read_bytes())
+    copy.rename(weights)
+    with pytest.raises(WeightsError, match=r"model\.safetensors was replaced"):
+        await client.start()
+    assert client.status.state is EngineState.FAILED
+    assert client.process_id is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def test_memory_is_checked_before_a_tensor_is_read(model_path: Path) -> None:
     config = small_engine_config(model_path, max_ram_bytes=2**20)
     with pytest.raises(ConfigError, match="max_ram_mb"):
         load_engine(ModelConfig.from_hf(model_path), config)
+
+
+def test_tensors_are_compared_with_the_model_before_one_is_read(model_path: Path) -> None:
+    """The embedding, which comes first, is a hole of a tebibyte."""
+    config = json.loads((model_path / "config.json").read_text())
+    (model_path / "config.json").write_text(json.dumps({**config, "vocab_size": 2**24, "hidden_size": 2**14}))
+    size = 2**40
+    tensor = {"dtype": "F32", "shape": [2**24, 2**14], "data_offsets": [0, size]}
+    header = json.dumps({"model.embed_tokens.weight": tensor}).encode()
+    with (model_path / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    with pytest.raises(WeightsError, match=r"tensor 'model\.layers\.0\..* is missing"):
+        load_engine(ModelConfig.from_hf(model_path), small_engine_config(model_path))
 
 
 def test_a_directory_without_weights_is_an_error(model_path: Path) -> None:

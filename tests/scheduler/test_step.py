@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.scheduler.driver import make_request
+from transom.config.engine_config import MAX_PROMPT_LOGPROB_ROWS
 from transom.request import TokenLogprobs
 from transom.scheduler.sequence import Sequence
-from transom.scheduler.step import MAX_PROMPT_LOGPROB_ROWS, StepBuilder
+from transom.scheduler.step import StepBuilder
 
 
 def make_sequence(name: str, num_prompt_tokens: int, *, num_computed: int = 0, **options: object) -> Sequence:

@@ -16,7 +16,7 @@ from tests.fakes import byte_model_config, small_engine_config
 from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierState, TierStats, TransferStats
 from transom.config.cache_options import resolve_cache
 from transom.config.model_config import GenerationDefaults, LayerKind
-from transom.config.registry_config import ModelEntry
+from transom.config.registry_config import ModelEntry, ServerConfig
 from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
 from transom.errors import TransomError
 from transom.llm import LLM
@@ -87,6 +87,10 @@ class RecitingEngine:
         return EngineStats(scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences), 1, 0.1, 0)
 
     async def start(self) -> LoadReport:
+        """Never ends for an engine that is starting, and makes one that is stopped ready."""
+        if self.status.state is EngineState.STARTING:
+            await asyncio.Event().wait()
+        self.status = EngineStatus(EngineState.READY)
         return self.report
 
     async def close(self, drain_seconds: float = 0.0) -> None:
@@ -172,26 +176,31 @@ def served_model(
     defaults: GenerationDefaults | None = None,
     template: str | None = None,
     cache: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> ServedModel:
-    """A model with a context window of 256 tokens over an engine that recites."""
+    """A model with a context window of 256 tokens over an engine that recites; `settings`: more keys of its entry."""
     engine = engine or RecitingEngine()
     config = replace(byte_model_config(VOCAB_SIZE, (EOS,)), max_position_embeddings=WINDOW)
     defaults = defaults or GenerationDefaults()
     tokenizer = byte_tokenizer()
     llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
-    entry = ModelEntry.for_path(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {})
+    entry = ModelEntry.for_path(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {}, **settings)
     limits = replace(small_engine_config(), context_window=WINDOW, cache=resolve_cache(entry.cache, WINDOW))
     return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine)
 
 
 def make_app(
-    *engines: RecitingEngine, settings: ServerSettings | None = None, lifecycle: Lifecycle | None = None
+    *engines: RecitingEngine,
+    settings: ServerSettings | None = None,
+    lifecycle: Lifecycle | None = None,
+    load_wait_seconds: float = 0.05,
 ) -> FastAPI:
     """The application over one model per engine: `tiny`, `tiny-1`, ..."""
+    server = ServerConfig(load_wait_seconds=load_wait_seconds)
     models = [
         served_model(
             engine, model_id="tiny" if number == 0 else f"tiny-{number}", aliases=(f"org/tiny-alias-{number}",)
         )
         for number, engine in enumerate(engines or (RecitingEngine(),))
     ]
-    return create_app(ModelRegistry(models), settings or ServerSettings(), lifecycle)
+    return create_app(ModelRegistry(models, server=server), settings or ServerSettings(), lifecycle)

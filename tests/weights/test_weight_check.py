@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,15 @@ from safetensors.numpy import load_file, save_file
 from tests.golden_models import families, write_golden_model
 from transom.config.model_config import ModelConfig
 from transom.errors import WeightsError
-from transom.models import build
+from transom.models import build, misfits
 from transom.weights.loader import WeightLoader
 from transom.weights.safetensors import open_checkpoint
-from transom.weights.weight_check import WeightCheck
+from transom.weights.weight_check import MAX_PROBLEMS
 
 
 def check(directory: Path, **config_changes: Any) -> list[str]:
     config = replace(ModelConfig.from_hf(directory), **config_changes)
-    weights = WeightCheck(open_checkpoint(directory))
-    build(config, weights)
-    return weights.problems
+    return misfits(config, open_checkpoint(directory))
 
 
 def rewrite(directory: Path, **changes: NDArray[Any] | None) -> None:
@@ -76,3 +75,27 @@ def test_no_tensor_is_read(tmp_path: Path) -> None:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
     assert not any("embed_tokens" in problem for problem in check(tmp_path))
+
+
+HUGE = 2**24
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("llama", {"num_hidden_layers": 4096, "layer_types": None}),
+        ("gemma2", {"hidden_size": HUGE}),
+        ("lfm2", {"hidden_size": HUGE, "conv_L_cache": 1024}),
+        ("qwen3_moe", {"num_experts": 65_536, "num_hidden_layers": 4096, "layer_types": None, "mlp_only_layers": []}),
+    ],
+)
+def test_a_check_is_cheap_whatever_the_configuration_claims(
+    model_type: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    write_golden_model(model_type, tmp_path, **changes)
+    tracemalloc.start()
+    problems = check(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < len(problems) <= MAX_PROBLEMS + 1
+    assert peak < 32 * 2**20

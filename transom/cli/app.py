@@ -13,6 +13,7 @@ from transom.cli import options
 from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
+from transom.cli.keys_app import keys_app
 from transom.cli.options import GgufRecipe, LogLevel, ModelOptions, ServeOptions
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 
 app.add_typer(cache_app, name="cache")
+app.add_typer(keys_app, name="keys")
 
 
 def _show_version(wanted: bool) -> None:

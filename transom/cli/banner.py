@@ -58,7 +58,7 @@ def show_failures(console: Console, failed: Iterable[FailedModel], *, reworded: 
 
 
 def model_table(models: Iterable[ServedModel]) -> Table:
-    """One row per loaded model."""
+    """One row per model; what is known only of loaded ones is a dash for others."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in _HEADINGS:
         table.add_column(heading, no_wrap=True)
@@ -70,7 +70,7 @@ def model_table(models: Iterable[ServedModel]) -> Table:
             f"{engine.context_window} tokens",
             window_text(served.model_config.sliding_window),
             engine.cache.strategy.value,
-            f"{served.max_request_tokens(engine.cache)} tokens",
+            "-" if report is None else f"{served.max_request_tokens(engine.cache)} tokens",
             kv_text(per_token, engine.kv_dtype, conv_state_bytes(served.model_config)),
             size_text(engine.kv_cache_ram_bytes),
             size_text(engine.max_ssd_bytes) if engine.has_cold_tier else "-",

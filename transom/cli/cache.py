@@ -15,6 +15,7 @@ from transom.cli.banner import size_text, wide_console
 from transom.cli.cold_places import ColdContent, ColdPlace, find_places, inspect, purge
 from transom.cli.failure import EXIT_FAILED, say
 from transom.cli.server_client import NoServerError, ServerClient
+from transom.cli.tables import plain_table
 
 _DISK_HEADINGS = ("ON DISK", "READ", "WRITTEN", "STALLED", "BAD READS", "ERRORS")
 _NOWHERE = "No cold tier is known here; --ssd-path DIRECTORY or --config FILE say where a server has one."
@@ -51,7 +52,7 @@ def purge_all(places: Sequence[ColdPlace]) -> None:
 
 
 def _show_server(client: ServerClient, model: str | None, *, as_json: bool) -> None:
-    answers = [client.cache(each) for each in ([model] if model else client.model_ids())]
+    answers = [client.cache(each) for each in ([model] if model else client.loaded_model_ids())]
     if as_json:
         print(json.dumps(answers, indent=2))
         return
@@ -78,7 +79,7 @@ def _plain(content: ColdContent) -> dict[str, Any]:
 
 
 def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
-    table = _table("MODEL", "STRATEGY", "TIER", "STATE", "USED", "OF", *_DISK_HEADINGS)
+    table = plain_table("MODEL", "STRATEGY", "TIER", "STATE", "USED", "OF", *_DISK_HEADINGS)
     for answer in answers:
         for tier in answer["tiers"]:
             table.add_row(
@@ -106,7 +107,7 @@ def _disk_cells(tier: dict[str, Any]) -> list[str]:
 
 
 def _request_table(answers: Iterable[dict[str, Any]]) -> Table:
-    table = _table("REQUEST", "MODEL", "STRATEGY", "TOKENS", "HOT", "COLD", "EVICTED")
+    table = plain_table("REQUEST", "MODEL", "STRATEGY", "TOKENS", "HOT", "COLD", "EVICTED")
     for answer in answers:
         for request in answer["requests"]:
             numbers = (str(request[key]) for key in ("tokens", "hot_tokens", "cold_tokens", "evicted_tokens"))
@@ -115,7 +116,7 @@ def _request_table(answers: Iterable[dict[str, Any]]) -> Table:
 
 
 def _directory_table(contents: Iterable[ColdContent]) -> Table:
-    table = _table("MODEL", "ON DISK", "OF", "COLD FILES", "IN USE", "SOUND", "DIRECTORY")
+    table = plain_table("MODEL", "ON DISK", "OF", "COLD FILES", "IN USE", "SOUND", "DIRECTORY")
     for content in contents:
         place = content.place
         table.add_row(
@@ -127,11 +128,4 @@ def _directory_table(contents: Iterable[ColdContent]) -> Table:
             "no" if content.problems else "yes",
             str(place.directory) if content.exists else f"{place.directory} (not made yet)",
         )
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, no_wrap=True)
     return table

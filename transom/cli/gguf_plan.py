@@ -19,7 +19,7 @@ from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.config.rope_config import RopeConfig
 from transom.errors import WeightsError
 from transom.layers.rotary import frequency_factors
-from transom.models import build
+from transom.models import misfits
 from transom.tokenizer.gguf_export import export_tokenizer
 from transom.weights.ggml_types import FILE_TYPES
 from transom.weights.gguf import GgufFile, open_gguf
@@ -31,7 +31,6 @@ from transom.weights.loader import WeightSource
 from transom.weights.quantization import TensorTypes, converted
 from transom.weights.safetensors import open_checkpoint
 from transom.weights.tensor_info import TensorInfo
-from transom.weights.weight_check import WeightCheck
 
 __all__ = ["GgufPlan", "plan_from_directory", "plan_from_gguf"]
 
@@ -118,10 +117,8 @@ def _fallback_notes(source: WeightSource, names: Iterable[str], types: TensorTyp
 
 def _checked_form(checkpoint: WeightSource, naming: GgufNaming, config: ModelConfig) -> GgufForm:
     """Raises WeightsError when the checkpoint is not of this model, which is what the model itself says of it."""
-    check = WeightCheck(checkpoint)
-    build(config, check)
-    if check.problems:
-        raise WeightsError(check.problems[0])
+    if problems := misfits(config, checkpoint):
+        raise WeightsError(problems[0])
     num_heads = {"query": config.num_attention_heads, "key": config.num_key_value_heads}
     return GgufForm(checkpoint, naming, num_heads, is_tied=config.tie_word_embeddings)
 

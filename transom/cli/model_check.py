@@ -18,12 +18,11 @@ from transom.config.model_families import refusals
 from transom.config.rope_config import RopeConfig
 from transom.config.settings import Settings
 from transom.errors import TransomError
-from transom.models import build
+from transom.models import misfits
 from transom.registry.model_files import read_model_config, read_text_files
 from transom.tokenizer import Tokenizer
 from transom.weights.gguf import find_gguf
 from transom.weights.sources import SizedWeightSource, num_parameters, open_weights
-from transom.weights.weight_check import WeightCheck
 
 __all__ = ["ModelCheck", "WeightFacts", "check_model", "check_report", "ropes"]
 
@@ -102,9 +101,7 @@ def _read_weights(check: ModelCheck, source: SizedWeightSource) -> None:
         sizes[info.dtype] += info.nbytes
     check.weights = WeightFacts(num_parameters(source), source.nbytes, dict(sizes.most_common()))
     if check.model_config is not None:
-        fit = WeightCheck(source)
-        build(check.model_config, fit)
-        for problem in fit.problems:
+        for problem in misfits(check.model_config, source):
             check.note(problem)
 
 

@@ -56,6 +56,7 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
         host=options.host or file.host,
         port=file.port if options.port is None else options.port,
         api_keys=tuple(key for key in options.api_keys if key),
+        api_keys_file=file.api_keys_file,
         allowed_hosts=options.allowed_hosts,
         default_model=options.default_model,
         max_output_tokens=options.max_output_tokens,
@@ -67,7 +68,7 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
 
 def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     return ModelRegistry.prepare(
-        config.models, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
+        config.models, config.server, num_threads=num_threads(options), adjust=partial(adjust_limits, options)
     )
 
 
@@ -99,20 +100,21 @@ async def _run(
 
 
 def _say_loading(registry: ModelRegistry) -> None:
-    if not registry.models():
+    names = [served.id for served in registry.models() if served.entry.load == "at_start"]
+    if not names:
         return
     with even_unheard():
-        wide_console().print(f"Loading {', '.join(served.id for served in registry.models())} ...")
+        wide_console().print(f"Loading {', '.join(names)} ...")
 
 
 def _say_ready(registry: ModelRegistry, settings: ServerSettings, listener: socket.socket) -> bool:
     """What is served; False when nothing is."""
-    ready = [served for served in registry.models() if served.is_ready]
-    if not ready:
+    served = [served for served in registry.models() if served.can_be_asked]
+    if not served:
         return False
     console, url = wide_console(), f"http://{_own_name(settings.host)}:{listener.getsockname()[1]}"
     with even_unheard():
-        show_banner(console, ready, url, needs_key=bool(settings.api_keys))
+        show_banner(console, served, url, needs_key=settings.needs_key)
         console.print(f"Transom is ready on {url} (process {os.getpid()}). Ctrl-C ends it.")
     return True
 

@@ -27,12 +27,12 @@ class ServerClient:
         self._address = address
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
-    def model_ids(self) -> list[str]:
-        """The ids of all served models. Raises `NoServerError`, `TransomError` for any other answer."""
-        return [str(model["id"]) for model in self._get("/v1/models")["data"]]
+    def loaded_model_ids(self) -> list[str]:
+        """The ids of all models in RAM. Raises `NoServerError`, `TransomError` for any other answer."""
+        return [str(model["id"]) for model in self._get("/v1/models")["data"] if model["status"] == "loaded"]
 
     def cache(self, model: str) -> dict[str, Any]:
-        """What GET /v1/models/{id}/cache says. Raises as `model_ids`."""
+        """What GET /v1/models/{id}/cache says. Raises as `loaded_model_ids`."""
         return self._get(f"/v1/models/{quote(model)}/cache")
 
     def _get(self, path: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transom.cli.options import ModelOptions
 from transom.config.engine_config import EngineConfig
 from transom.config.json_file import read_json_object
 from transom.config.registry_config import ModelEntry, RegistryConfig
+from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 from transom.weights.gguf import is_gguf
 
@@ -34,6 +35,7 @@ def load_registry(options: ModelOptions) -> RegistryConfig:
         registry = _registry_of(options.model)
     entries = tuple(_changed(entry, options) for entry in registry.models)
     _check_cold_tier(entries, options)
+    check_total_ssd(entries, registry.server.max_total_ssd_mb)
     return registry.model_copy(update={"models": _renamed(entries, options.served_model_name)})
 
 

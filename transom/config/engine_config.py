@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK_SIZE",
     "COLD_CHUNK_GROWTH",
+    "MAX_PROMPT_LOGPROB_ROWS",
     "MIB",
     "EngineConfig",
     "check_memory",
@@ -61,6 +62,10 @@ DEFAULT_NUM_WAITING_TOKENS = 2**20
 WAITING_WINDOWS = 4
 """At least so many requests that fill the context window may wait, however long it is."""
 
+MAX_PROMPT_LOGPROB_ROWS = 64
+"""Rows of a step whose logits only serve prompt log probabilities. With a vocabulary of 128k a row is 0.5 MiB."""
+
+_SAMPLING_ROWS = 12  # what choosing one token takes, in rows of logits
 _WAITING_TOKEN_BYTES = 4
 _PROCESS_BYTES = 96 * MIB  # interpreter, libraries, native thread stacks
 
@@ -198,11 +203,24 @@ def check_memory(model_config: ModelConfig, engine_config: EngineConfig, weights
 def workspace_bytes(model_config: ModelConfig, engine_config: EngineConfig) -> int:
     """An upper estimate of what the worker needs beside weights and KV: the process itself, one step's arrays, and the
     prompts that wait, or run with as many tokens in the cache."""
-    token_floats = 3 * model_config.intermediate_size + 8 * model_config.hidden_size
+    token_floats = _feed_forward_floats(model_config) + 8 * model_config.hidden_size
     token_floats += 4 * model_config.num_attention_heads * model_config.head_dim
-    logit_floats = 3 * engine_config.max_num_seqs * model_config.vocab_size
+    logit_rows = engine_config.max_num_seqs + MAX_PROMPT_LOGPROB_ROWS + _SAMPLING_ROWS
+    logit_floats = logit_rows * model_config.vocab_size
     prompts = _WAITING_TOKEN_BYTES * engine_config.waiting_token_limit
     return _PROCESS_BYTES + prompts + 4 * (engine_config.max_chunk_tokens * token_floats + logit_floats)
+
+
+def _feed_forward_floats(model_config: ModelConfig) -> int:
+    """Of one token: gate, up and their product; with experts also the shares of all, and their order. Every token may
+    choose the same expert."""
+    experts = model_config.experts
+    if experts is None:
+        return 3 * model_config.intermediate_size
+    router = 6 * (experts.num_experts + experts.num_experts_per_tok)
+    is_everywhere = len(experts.layers) == model_config.num_hidden_layers
+    dense = 0 if is_everywhere else model_config.intermediate_size
+    return 3 * max(dense, experts.moe_intermediate_size) + router
 
 
 def _lower_context(entry: ModelEntry, model_config: ModelConfig) -> ModelConfig:

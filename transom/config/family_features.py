@@ -35,10 +35,10 @@ def granite_features(settings: Settings, _num_layers: int) -> Features:
     """Four factors."""
     return Features(
         Scaling(
-            embedding_multiplier=settings.number("embedding_multiplier", 1.0, above=0.0),
-            residual_multiplier=settings.number("residual_multiplier", 1.0, above=0.0),
-            attention_multiplier=settings.number("attention_multiplier", 1.0, above=0.0),
-            logits_scaling=settings.number("logits_scaling", 1.0, above=0.0),
+            embedding_multiplier=settings.factor("embedding_multiplier", 1.0),
+            residual_multiplier=settings.factor("residual_multiplier", 1.0),
+            attention_multiplier=settings.factor("attention_multiplier", 1.0),
+            logits_scaling=settings.factor("logits_scaling", 1.0),
         )
     )
 
@@ -58,7 +58,7 @@ def _gemma(settings: Settings, attention_cap: float | None, final_cap: float | N
     return Features(
         Scaling(
             embedding_multiplier=hidden_size**0.5,
-            attention_multiplier=settings.number("query_pre_attn_scalar", 256.0, above=0.0) ** -0.5,
+            attention_multiplier=settings.factor("query_pre_attn_scalar", 256.0) ** -0.5,
             attn_logit_softcapping=_cap(settings, "attn_logit_softcapping", attention_cap),
             final_logit_softcapping=_cap(settings, "final_logit_softcapping", final_cap),
         )
@@ -68,7 +68,7 @@ def _gemma(settings: Settings, attention_cap: float | None, final_cap: float | N
 def _cap(settings: Settings, key: str, default: float | None) -> float | None:
     """null is a choice: no cap."""
     if key in settings.values:
-        return settings.optional_number(key, above=0.0)
+        return settings.optional_factor(key)
     return default
 
 
@@ -104,7 +104,7 @@ def _lfm2_intermediate_size(settings: Settings) -> int:
     factor = settings.optional_number("block_ffn_dim_multiplier", 1.0, above=0.0, up_to=1000.0)
     multiple = settings.integer("block_multiple_of", 256, low=1, high=_MAX_SIZE)
     scaled = int((factor or 1.0) * int(2 * size / 3))
-    return multiple * -(-scaled // multiple)
+    return multiple * -(-max(scaled, 1) // multiple)
 
 
 def qwen3_moe_features(settings: Settings, num_layers: int) -> Features:

@@ -12,7 +12,7 @@ from transom.config.family_features import Features
 from transom.config.gguf_families import GgufFamily, gguf_family_of
 from transom.config.gguf_model import GgufModel
 from transom.config.gguf_rope import read_gguf_rope, read_sliding_rope
-from transom.config.model_config import GenerationDefaults, LayerKind, ModelConfig
+from transom.config.model_config import LEAST_NORM_EPS, GenerationDefaults, LayerKind, ModelConfig
 from transom.config.model_families import WindowRule
 from transom.config.settings import REQUIRED, Settings
 from transom.errors import ConfigError, UnsupportedModelError
@@ -76,7 +76,7 @@ def gguf_model_config(model: GgufModel) -> ModelConfig:
         layer_types=layer_types,
         sliding_window=sliding_window,
         hidden_act=family.activation,
-        rms_norm_eps=settings.number("attention.layer_norm_rms_epsilon", above=0.0, up_to=1.0),
+        rms_norm_eps=settings.number("attention.layer_norm_rms_epsilon", above=LEAST_NORM_EPS, up_to=1.0),
         rope=rope,
         tie_word_embeddings="output.weight" not in model.shapes,
         attention_bias="blk.0.attn_q.bias" in model.shapes,

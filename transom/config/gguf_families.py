@@ -89,7 +89,7 @@ def _granite(_model: GgufModel, settings: Settings, _num_layers: int) -> Feature
 
 
 def _factor(settings: Settings, key: str) -> float | None:
-    return None if settings.get(key) in (None, 0.0) else settings.number(key, above=0.0)
+    return None if settings.get(key) in (None, 0.0) else settings.factor(key)
 
 
 def _gemma2(_model: GgufModel, settings: Settings, num_layers: int) -> Features:
@@ -98,8 +98,8 @@ def _gemma2(_model: GgufModel, settings: Settings, num_layers: int) -> Features:
     return Features(
         replace(
             scaling,
-            attn_logit_softcapping=settings.number("attn_logit_softcapping", 50.0, above=0.0),
-            final_logit_softcapping=settings.number("final_logit_softcapping", 30.0, above=0.0),
+            attn_logit_softcapping=settings.factor("attn_logit_softcapping", 50.0),
+            final_logit_softcapping=settings.factor("final_logit_softcapping", 30.0),
         )
     )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from transom.config.gguf_model import GgufModel, as_written
-from transom.config.rope_config import RopeConfig
+from transom.config.rope_config import MAX_ROPE_THETA, RopeConfig
 from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
@@ -16,7 +16,7 @@ __all__ = ["read_gguf_rope", "read_sliding_rope"]
 
 _MAX_POSITIONS = 2**31 - 1
 _SCALING_TYPES = ("none", "linear", "yarn")
-_LEAST_FACTOR, _MAX_FACTOR = 1e-6, 1e6  # no model comes near; what is beyond makes frequencies of 0 or infinity
+_LEAST_FREQUENCY_FACTOR, _MOST_FREQUENCY_FACTOR = 1e-6, 1e30  # some files stop a rotation by a huge one
 
 
 def read_gguf_rope(model: GgufModel, head_dim: int, max_position_embeddings: int) -> RopeConfig:
@@ -25,7 +25,7 @@ def read_gguf_rope(model: GgufModel, head_dim: int, max_position_embeddings: int
     The factors of `rope_freqs.weight` divide the frequencies: Llama 3.1's scaling, computed when the file was made.
     """
     settings, factors = model.architecture, model.rope_factors
-    theta = settings.number("rope.freq_base", 10_000.0, above=1.0)
+    theta = settings.number("rope.freq_base", 10_000.0, above=1.0, up_to=MAX_ROPE_THETA)
     rotary_dim = settings.integer("rope.dimension_count", head_dim, low=2, high=head_dim)
     if rotary_dim % 2:
         raise settings.error("rope.dimension_count", rotary_dim, "must be even")
@@ -47,7 +47,8 @@ def read_sliding_rope(settings: Settings, rotary_dim: int, default_theta: float 
     """The rope of sliding layers that have one of their own, which no scaling concerns. None without a default."""
     if default_theta is None:
         return None
-    return RopeConfig("default", settings.number("rope.freq_base_swa", default_theta, above=1.0), rotary_dim)
+    theta = settings.number("rope.freq_base_swa", default_theta, above=1.0, up_to=MAX_ROPE_THETA)
+    return RopeConfig("default", theta, rotary_dim)
 
 
 def _scaling_type(settings: Settings) -> str:
@@ -63,13 +64,13 @@ def _scaling_type(settings: Settings) -> str:
 def _factor(settings: Settings) -> float:
     """The older key is `rope.scale_linear`; 0 stands for 1 in some files."""
     key = "rope.scaling.factor" if settings.has("rope.scaling.factor") else "rope.scale_linear"
-    return 1.0 if settings.get(key) == 0.0 else settings.number(key, 1.0, above=_LEAST_FACTOR, up_to=_MAX_FACTOR)
+    return 1.0 if settings.get(key) == 0.0 else settings.factor(key, 1.0)
 
 
 def _attention_factor(settings: Settings) -> float:
     """What the file itself multiplies rotated queries and keys by."""
     keys = ("rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor")
-    return math.prod(settings.number(key, 1.0, above=_LEAST_FACTOR, up_to=_MAX_FACTOR) for key in keys)
+    return math.prod(settings.factor(key, 1.0) for key in keys)
 
 
 def _read_longrope(model: GgufModel, rope: RopeConfig, max_position_embeddings: int) -> RopeConfig:
@@ -97,8 +98,9 @@ def _read_longrope(model: GgufModel, rope: RopeConfig, max_position_embeddings: 
 
 def _checked(settings: Settings, name: str, factors: tuple[float, ...], rotary_dim: int) -> tuple[float, ...]:
     """The factors, where there are as many as there are frequencies."""
-    if len(factors) != rotary_dim // 2 or not all(math.isfinite(each) and each > 0 for each in factors):
-        rule = f"must be {rotary_dim // 2} numbers greater than 0, one for each pair of rotated channels"
+    low, high = _LEAST_FREQUENCY_FACTOR, _MOST_FREQUENCY_FACTOR
+    if len(factors) != rotary_dim // 2 or not all(low <= each <= high for each in factors):
+        rule = f"must be {rotary_dim // 2} numbers from {low:g} to {high:g}, one for each pair of rotated channels"
         raise settings.error("rope.dimension_count", rotary_dim, f"so the tensor {name!r} {rule}")
     return factors
 
@@ -125,8 +127,8 @@ def _read_yarn(settings: Settings, theta: float, rotary_dim: int, max_position_e
         factor=factor,
         original_max_position_embeddings=original,
         attention_factor=None if own == 1.0 else own * (0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0),
-        beta_fast=settings.number("rope.scaling.yarn_beta_fast", 32.0, above=0.0),
-        beta_slow=settings.number("rope.scaling.yarn_beta_slow", 1.0, above=0.0),
+        beta_fast=settings.factor("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=settings.factor("rope.scaling.yarn_beta_slow", 1.0),
     )
 
 

@@ -15,10 +15,10 @@ from transom.config.features import NO_SCALING, Experts, Scaling, ShortConvoluti
 from transom.config.model_families import Family, WindowRule, family_of
 from transom.config.plain_data import from_plain, to_plain
 from transom.config.rope_config import RopeConfig, read_rope, settings_by_kind
-from transom.config.settings import Settings
+from transom.config.settings import Settings, shown
 from transom.errors import ConfigError, UnsupportedModelError
 
-__all__ = ["CHECKPOINT_DTYPES", "GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
+__all__ = ["CHECKPOINT_DTYPES", "LEAST_NORM_EPS", "GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
 
 # Bounds that no real model comes near. They keep hostile files from asking for absurd amounts of anything, and every
 # position and token id within int32.
@@ -27,6 +27,7 @@ _MAX_HEADS = 65_536
 _MAX_HEAD_DIM = 8192
 _MAX_SIZE = 2**24
 _MAX_POSITIONS = 2**31 - 1
+LEAST_NORM_EPS = 1e-30  # what is less is 0 in f32, or its root is: the norm of a row of zeros would be none
 
 CHECKPOINT_DTYPES = ("bfloat16", "float16", "float32")
 
@@ -111,7 +112,7 @@ class ModelConfig:
             layer_types=layer_types,
             sliding_window=sliding_window,
             hidden_act=family.activation,
-            rms_norm_eps=settings.number(family.rms_norm_eps_key, family.rms_norm_eps, above=0.0, up_to=1.0),
+            rms_norm_eps=settings.number(family.rms_norm_eps_key, family.rms_norm_eps, above=LEAST_NORM_EPS, up_to=1.0),
             rope=rope,
             tie_word_embeddings=settings.boolean("tie_word_embeddings", family.tie_word_embeddings),
             attention_bias=_bias(settings, "attention_bias", family.attention_bias),
@@ -231,15 +232,21 @@ def _layer_types(
     kinds = kinds or _derived_layer_types(settings, family, features, num_layers, window)
     if LayerKind.SLIDING_ATTENTION not in kinds:
         return kinds, None
+    if window is None and _has_window_switched_off(settings, family):
+        raise settings.error("use_sliding_window", False, "must be true, for layer_types has sliding layers")
     if window is None:
         raise settings.error("sliding_window", settings.get("sliding_window"), "must be set, for layer_types uses it")
     return kinds, window
 
 
 def _sliding_window(settings: Settings, family: Family) -> int | None:
-    if family.has_window_switch and not settings.boolean("use_sliding_window", False):
+    if _has_window_switched_off(settings, family):
         return None
     return settings.optional_integer("sliding_window", family.sliding_window, low=1, high=_MAX_POSITIONS)
+
+
+def _has_window_switched_off(settings: Settings, family: Family) -> bool:
+    return family.has_window_switch and not settings.boolean("use_sliding_window", False)
 
 
 def _explicit_layer_types(settings: Settings, features: Features, num_layers: int) -> tuple[LayerKind, ...]:
@@ -247,12 +254,12 @@ def _explicit_layer_types(settings: Settings, features: Features, num_layers: in
     if names and len(names) != num_layers:
         rule = f"must name one kind for each of the {num_layers} layers, names {len(names)}"
         raise settings.error("layer_types", list(names), rule)
-    supported = [LayerKind.FULL_ATTENTION, LayerKind.SLIDING_ATTENTION]
-    supported += [] if features.short_conv is None else [LayerKind.SHORT_CONV]
+    other = LayerKind.SLIDING_ATTENTION if features.short_conv is None else LayerKind.SHORT_CONV
+    supported = [LayerKind.FULL_ATTENTION, other]
     unsupported = sorted({*names} - {*supported})
     if unsupported:
         raise UnsupportedModelError(
-            f"{settings.source}: layer_types holds {', '.join(unsupported)}; "
+            f"{settings.source}: layer_types holds {shown(unsupported[0])}; "
             f"supported for this model_type: {', '.join(supported)}"
         )
     return tuple(LayerKind(name) for name in names)
@@ -321,7 +328,7 @@ def _dtype(settings: Settings) -> str:
     dtype = settings.text(key).removeprefix("torch.") if settings.has(key) else "float32"
     if dtype not in CHECKPOINT_DTYPES:
         raise UnsupportedModelError(
-            f"{settings.source}: {key} {dtype!r} is not supported; supported: {', '.join(CHECKPOINT_DTYPES)}"
+            f"{settings.source}: {key} {shown(dtype)} is not supported; supported: {', '.join(CHECKPOINT_DTYPES)}"
         )
     return dtype
 

@@ -27,12 +27,6 @@ class Unsupported:
 
 OF_THE_FILE = (
     Unsupported(
-        "server.api_keys_file",
-        "anything but null",
-        lambda registry: registry.server.api_keys_file is not None,
-        "no keys are asked for",
-    ),
-    Unsupported(
         "quota_tiers",
         "anything but {}",
         lambda registry: bool(registry.quota_tiers),
@@ -41,12 +35,6 @@ OF_THE_FILE = (
 )
 
 OF_AN_ENTRY = (
-    Unsupported(
-        "load",
-        "on_demand",
-        lambda entry: entry.load != "at_start",
-        "at_start",
-    ),
     Unsupported(
         "resource_quota",
         "anything but null",

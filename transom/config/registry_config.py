@@ -16,17 +16,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from transom.config.json_file import read_json_object
 from transom.config.not_supported import OF_AN_ENTRY, OF_THE_FILE, all_unsupported
 from transom.config.registry_errors import describe
+from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_TIER",
     "CacheConfig",
     "ModelEntry",
+    "ModelId",
     "RegistryConfig",
     "ResourceQuota",
     "ServerConfig",
     "TierConfig",
+    "first_repeated",
     "model_id_from",
 ]
+
+DEFAULT_TIER = "default"
+"""The quota tier of callers who are given no other; may be absent, which means no limits."""
 
 _MAX_ID_CHARACTERS = 128
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
@@ -64,6 +71,7 @@ MiB = Annotated[int, Field(ge=1, le=_MAX_MIB)]
 Tokens = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PathSetting = Annotated[Path, Field(strict=False), AfterValidator(_check_path)]  # JSON has no paths: a string is one
 
 
@@ -74,14 +82,36 @@ class _Section(BaseModel):
 
 
 class ServerConfig(_Section):
-    """Where the HTTP server listens."""
+    """Where the HTTP server listens, and what all models share."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 9632
     """Port to listen on; 0 takes a free one."""
     api_keys_file: PathSetting | None = None
-    """File of API keys; null: no key is asked for."""
+    """File of API keys, made by `transom keys create`; relative to the registry file. It must be readable by its owner
+    alone, and is read again within a second when it changes. null: no key is asked for, but those of `--api-key`."""
+    admin_socket: PathSetting | None = None
+    """Unix socket for `transom ps`, `load`, `unload` and `drain`, with mode 0600; relative to the registry file. null:
+    none."""
+    max_total_ram_mb: MiB | None = None
+    """Cap for the processes of all loaded models together. Each counts its `max_ram_mb` or, without one, its weights,
+    KV and workspace. Where a load would break it, models without requests are unloaded, the one that was used longest
+    ago first; where that is not enough, requests wait. null: no cap."""
+    max_total_ssd_mb: MiB | None = None
+    """Cap for the cold tiers of all models together: the sum of their `max_ssd_mb`, and of what models that are no
+    longer served have left in the same places, must not exceed it. null: no cap."""
+    idle_unload_seconds: Seconds | None = None
+    """A model without requests for so long is unloaded; entries may say otherwise. null: never."""
+    load_wait_seconds: Seconds = 120.0
+    """A request waits so long for its model to be loaded; then it is refused (503)."""
+    max_waiting_for_load: Annotated[int, Field(ge=0)] = 256
+    """Requests to all models that may wait for a load; more are refused (503)."""
+
+    def placed_in(self, directory: Path) -> Self:
+        """The section with its relative paths taken from `directory`."""
+        paths = {"api_keys_file": self.api_keys_file, "admin_socket": self.admin_socket}
+        return self.model_copy(update={key: directory / path for key, path in paths.items() if path is not None})
 
 
 class TierConfig(_Section):
@@ -175,7 +205,11 @@ class ModelEntry(_Section):
     sliding_window: Tokens | None = None
     """Attention window of all attention layers; may only narrow the model's own. null: as the model says."""
     load: Literal["at_start", "on_demand"] = "at_start"
-    """When the model is loaded."""
+    """When the model is loaded for the first time: when the server starts, or when it is asked for."""
+    pinned: bool = False
+    """true: once loaded, never unloaded."""
+    idle_unload_seconds: Seconds | None = None
+    """Unload the model when it had no request for so long. Absent: as `server` says; null: never."""
     quantization: Literal["q8_0", "q4_k"] | None = None
     """Quantise the matrices of a safetensors model while they are loaded; `q4_k` keeps the output matrix, or tied
     embeddings, in q6_k. Matrices whose rows are no multiple of a block, 256 for `q4_k` and 32 for `q8_0`, get `q8_0`,
@@ -201,9 +235,24 @@ class ModelEntry(_Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [self.id, *self.aliases]
-        if repeated := _first_repeated(names):
+        if repeated := first_repeated(names):
             raise ValueError(f"the name {repeated!r} is given twice")
         return self
+
+    @model_validator(mode="after")
+    def _pinned_is_for_ever(self) -> Self:
+        if self.pinned and self.idle_unload_seconds is not None:
+            raise ValueError(
+                f"idle_unload_seconds {self.idle_unload_seconds:g} must be null for a model that is pinned"
+            )
+        return self
+
+    def idle_limit(self, server: ServerConfig) -> float | None:
+        """Seconds without requests after which the model is unloaded; None = never."""
+        if self.pinned:
+            return None
+        is_own = "idle_unload_seconds" in self.model_fields_set
+        return self.idle_unload_seconds if is_own else server.idle_unload_seconds
 
     @classmethod
     def for_path(cls, path: Path, **settings: object) -> Self:
@@ -246,8 +295,16 @@ class RegistryConfig(_Section):
         if not self.models:
             raise ValueError("models is [], must hold at least one model")
         names = [name for entry in self.models for name in (entry.id, *entry.aliases)]
-        if repeated := _first_repeated(names):
+        if repeated := first_repeated(names):
             raise ValueError(f"the model name {repeated!r} is given twice, as an id or alias")
+        return self
+
+    @model_validator(mode="after")
+    def _cold_tiers_fit_together(self) -> Self:
+        try:
+            check_total_ssd(self.models, self.server.max_total_ssd_mb)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @classmethod
@@ -263,7 +320,7 @@ class RegistryConfig(_Section):
         registry._refuse_unsupported(path)
         directory = path.parent.resolve()
         models = tuple(entry.placed_in(directory) for entry in registry.models)
-        return registry.model_copy(update={"models": models})
+        return registry.model_copy(update={"models": models, "server": registry.server.placed_in(directory)})
 
     def _refuse_unsupported(self, path: Path) -> None:
         problems = list(all_unsupported(self, OF_THE_FILE))
@@ -290,5 +347,6 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
-def _first_repeated(names: list[str]) -> str | None:
+def first_repeated(names: list[str]) -> str | None:
+    """The first name that stood in the list before."""
     return next((name for index, name in enumerate(names) if name in names[:index]), None)

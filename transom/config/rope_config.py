@@ -10,14 +10,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from transom.config.settings import Settings
+from transom.config.settings import Settings, shown
 from transom.errors import UnsupportedModelError
 
-__all__ = ["ROPE_TYPES", "RopeConfig", "read_rope", "settings_by_kind"]
+__all__ = ["MAX_ROPE_THETA", "ROPE_TYPES", "RopeConfig", "read_rope", "settings_by_kind"]
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 _ALIASES = {"su": "longrope"}  # as older files of Phi-3 spell it
 _MAX_POSITIONS = 2**31 - 1
+MAX_ROPE_THETA = 1e20
+"""As that of factors (`Settings.factor`): a bound that keeps frequencies within f32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ def read_rope(
     """
     parameters = settings.section("rope_scaling") or settings.section("rope_parameters") or _EMPTY
     rope_type = _rope_type(parameters, settings)
-    theta = settings.number("rope_theta", default_theta, above=1.0)
-    rope_theta = parameters.number("rope_theta", theta, above=1.0)
+    theta = settings.number("rope_theta", default_theta, above=1.0, up_to=MAX_ROPE_THETA)
+    rope_theta = parameters.number("rope_theta", theta, above=1.0, up_to=MAX_ROPE_THETA)
     rotary_dim = _rotary_dim(parameters if parameters.has("partial_rotary_factor") else settings, head_dim)
     match rope_type:
         case "dynamic" if parameters.has("alpha"):
@@ -62,7 +64,7 @@ def read_rope(
             original = _original_length(settings, parameters, max_position_embeddings)
             return _read_longrope(parameters, rope_theta, rotary_dim, original, max_position_embeddings)
         case "linear" | "dynamic":
-            return RopeConfig(rope_type, rope_theta, rotary_dim, factor=parameters.number("factor", above=0.0))
+            return RopeConfig(rope_type, rope_theta, rotary_dim, factor=parameters.factor("factor"))
         case "llama3":
             original = _original_length(settings, parameters, max_position_embeddings)
             return _read_llama3(parameters, rope_theta, rotary_dim, original)
@@ -102,14 +104,16 @@ def _parameters(section: Settings | None) -> dict[str, Any]:
 def _rope_type(parameters: Settings, settings: Settings) -> str:
     nested = [key for key, value in parameters.values.items() if isinstance(value, dict)]
     if nested:
-        raise UnsupportedModelError(f"{settings.source}: a rope of its own per layer kind ({', '.join(nested)})")
+        raise UnsupportedModelError(f"{settings.source}: a rope of its own per layer kind ({shown(nested)})")
     rope_type = parameters.text("rope_type" if "rope_type" in parameters.values else "type", "default")
     rope_type = _ALIASES.get(rope_type, rope_type)
     if rope_type == "yarn" and parameters.has("short_factor"):  # older files of Phi-3, too
         rope_type = "longrope"
     if rope_type not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
-        raise UnsupportedModelError(f"{settings.source}: rope type {rope_type!r} is not supported; supported: {known}")
+        raise UnsupportedModelError(
+            f"{settings.source}: rope type {shown(rope_type)} is not supported; supported: {known}"
+        )
     return rope_type
 
 
@@ -136,14 +140,14 @@ def _ntk_stretch(parameters: Settings, rotary_dim: int) -> float:
     """HunYuan: a fixed `alpha` stretches the base (NTK-aware scaling), whatever the length."""
     if rotary_dim <= 2:
         raise parameters.error("alpha", parameters.get("alpha"), "needs more than two rotated channels")
-    return math.pow(parameters.number("alpha", above=0.0), rotary_dim / (rotary_dim - 2))
+    return math.pow(parameters.factor("alpha"), rotary_dim / (rotary_dim - 2))
 
 
 def _read_longrope(
     parameters: Settings, rope_theta: float, rotary_dim: int, original: int, max_position_embeddings: int
 ) -> RopeConfig:
     """Ding et al., 2024. Without a factor of its own, the lengths' ratio decides on the attention factor."""
-    factor = parameters.optional_number("factor", max_position_embeddings / original, above=0.0)
+    factor = parameters.optional_factor("factor", max_position_embeddings / original)
     assert factor is not None
     default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
     return RopeConfig(
@@ -152,30 +156,32 @@ def _read_longrope(
         rotary_dim,
         factor=factor,
         original_max_position_embeddings=original,
-        attention_factor=parameters.optional_number("attention_factor", default, above=0.0),
+        attention_factor=parameters.optional_factor("attention_factor", default),
         short_factor=_factors(parameters, "short_factor", rotary_dim // 2),
         long_factor=_factors(parameters, "long_factor", rotary_dim // 2),
     )
 
 
 def _factors(parameters: Settings, key: str, count: int) -> tuple[float, ...]:
+    """As many; each is a factor of its own."""
     value = parameters.get(key)
-    numbers = value if isinstance(value, list) else []
-    if len(numbers) != count or not all(type(each) in (int, float) and 0 < each < math.inf for each in numbers):
+    if not isinstance(value, list) or len(value) != count:
         raise parameters.error(key, value, f"must be a list of {count} positive numbers")
-    return tuple(float(each) for each in numbers)
+    each = {f"{key}[{index}]": number for index, number in enumerate(value)}
+    numbers = Settings(parameters.source, each, parameters.prefix)
+    return tuple(numbers.factor(name) for name in each)
 
 
 def _read_llama3(parameters: Settings, rope_theta: float, rotary_dim: int, original: int) -> RopeConfig:
-    low = parameters.number("low_freq_factor", above=0.0)
-    high = parameters.number("high_freq_factor", above=0.0)
+    low = parameters.factor("low_freq_factor")
+    high = parameters.factor("high_freq_factor")
     if high <= low:
         raise parameters.error("high_freq_factor", high, f"must be greater than low_freq_factor, which is {low:g}")
     return RopeConfig(
         "llama3",
         rope_theta,
         rotary_dim,
-        factor=parameters.number("factor", above=0.0),
+        factor=parameters.factor("factor"),
         original_max_position_embeddings=original,
         low_freq_factor=low,
         high_freq_factor=high,
@@ -187,7 +193,7 @@ def _read_yarn(
 ) -> RopeConfig:
     if "factor" not in parameters.values:
         raise parameters.error("factor", None, "must be given for rope type yarn (null: the ratio of the lengths)")
-    factor = parameters.optional_number("factor", max_position_embeddings / original, above=0.0)
+    factor = parameters.optional_factor("factor", max_position_embeddings / original)
     assert factor is not None
     return RopeConfig(
         "yarn",
@@ -195,10 +201,10 @@ def _read_yarn(
         rotary_dim,
         factor=factor,
         original_max_position_embeddings=original,
-        attention_factor=parameters.optional_number("attention_factor", above=0.0),
-        beta_fast=parameters.optional_number("beta_fast", 32.0, above=0.0),
-        beta_slow=parameters.optional_number("beta_slow", 1.0, above=0.0),
-        mscale=parameters.optional_number("mscale"),
-        mscale_all_dim=parameters.optional_number("mscale_all_dim"),
+        attention_factor=parameters.optional_factor("attention_factor"),
+        beta_fast=parameters.optional_factor("beta_fast", 32.0),
+        beta_slow=parameters.optional_factor("beta_slow", 1.0),
+        mscale=parameters.share("mscale", up_to=1e6),
+        mscale_all_dim=parameters.share("mscale_all_dim", up_to=1e6),
         truncate=parameters.boolean("truncate", True),
     )

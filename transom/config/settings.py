@@ -19,6 +19,7 @@ from transom.errors import ConfigError
 __all__ = ["REQUIRED", "Settings", "shown"]
 
 _SHOWN_CHARACTERS = 80
+_LEAST_FACTOR, _MOST_FACTOR = 1e-6, 1e6
 
 
 class _Required:
@@ -78,6 +79,14 @@ class Settings:
         if not self.has(key):
             return default
         return self.number(key, above=above, up_to=up_to)
+
+    def factor(self, key: str, default: float | _Required = REQUIRED) -> float:
+        """A positive number within bounds that no real model comes near: what is beyond, makes 0 or infinity in f32."""
+        return self.number(key, default, above=_LEAST_FACTOR, up_to=_MOST_FACTOR)
+
+    def optional_factor(self, key: str, default: float | None = None) -> float | None:
+        """As `factor`; absent and null take the default."""
+        return self.optional_number(key, default, above=_LEAST_FACTOR, up_to=_MOST_FACTOR)
 
     def share(self, key: str, *, up_to: float) -> float | None:
         """A number from 0, included; None when absent or null."""

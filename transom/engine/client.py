@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from transom.config.engine_config import EngineConfig
@@ -20,6 +20,8 @@ from transom.engine.channel import Abort, Heartbeat, Message, Outputs, Refused, 
 from transom.engine.error_data import error_from_data
 from transom.engine.mailbox import Mailbox
 from transom.engine.reports import EngineStats, LoadReport
+from transom.engine.restarts import DELAYS_SECONDS, RestartLimit
+from transom.engine.watchdog import WatchLimits
 from transom.engine.worker_process import WorkerProcess
 from transom.errors import (
     ChannelError,
@@ -34,13 +36,6 @@ from transom.request import Request, RequestOutput
 
 logger = logging.getLogger(__name__)
 
-RESTART_DELAYS_SECONDS = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Waiting times before the first, second, ... restart in a row; the last one is repeated."""
-_HEALTHY_AFTER_SECONDS = 30.0
-"""A worker that lived so long has paid for its restart: the next one is quick again."""
-SILENT_AFTER_SECONDS = 60.0
-"""A worker is silent for the length of a step, which may be long with a large model; so this is said, not acted on."""
-
 
 class EngineState(StrEnum):
     """Where the engine stands."""
@@ -49,7 +44,7 @@ class EngineState(StrEnum):
     READY = "ready"
     RESTARTING = "restarting"
     FAILED = "failed"
-    """It could not be started the first time; it is not tried again."""
+    """It could not be started, or died too often; it is tried again by `start` alone."""
     STOPPED = "stopped"
 
 
@@ -65,10 +60,15 @@ def _ignore(_: EngineStatus) -> None:
     """Nobody wants to know."""
 
 
+def _any_files() -> None:
+    """Whatever lies there is loaded."""
+
+
 class EngineClient:
     """Generates by a worker process. `start` it before anything else, `close` it at the end.
 
-    `on_state_change` is called in the event loop, with the new status, and must not raise.
+    `on_state_change` is called in the event loop, with the new status, and must not raise. `check_files` is called
+    before and after each load, and raises WeightsError when the files are not those that `model_config` was read from.
     """
 
     def __init__(
@@ -78,16 +78,18 @@ class EngineClient:
         *,
         name: str = "model",
         on_state_change: Callable[[EngineStatus], None] = _ignore,
-        restart_delays_seconds: Sequence[float] = RESTART_DELAYS_SECONDS,
-        silent_after_seconds: float = SILENT_AFTER_SECONDS,
+        check_files: Callable[[], None] = _any_files,
+        restart_delays_seconds: Sequence[float] = DELAYS_SECONDS,
+        watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 - frozen
     ) -> None:
         self._model_config = model_config
         self._engine_config = engine_config
         self._name = name
         self._on_state_change = on_state_change
-        self._silent_after_seconds = silent_after_seconds
-        self._delays = tuple(restart_delays_seconds)
-        self._status = EngineStatus(EngineState.STOPPED, "not started")
+        self._check_files = check_files
+        self._restart_limit = RestartLimit(restart_delays_seconds)
+        self._watch_limits = watch_limits
+        self._status = EngineStatus(EngineState.STOPPED)
         self._mailboxes: dict[str, Mailbox] = {}
         self._worker: WorkerProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -100,10 +102,7 @@ class EngineClient:
 
     @property
     def status(self) -> EngineStatus:
-        """Where the engine stands now. READY with a reason: it is there, but has been silent for too long."""
-        seconds = self.seconds_since_sign_of_life
-        if self._status.state is EngineState.READY and seconds > self._silent_after_seconds:
-            return replace(self._status, reason=f"The worker has given no sign of life for {seconds:.0f} seconds.")
+        """Where the engine stands now."""
         return self._status
 
     @property
@@ -136,7 +135,8 @@ class EngineClient:
         return self._stats
 
     async def start(self) -> LoadReport:
-        """Starts the worker and waits until its model is loaded; raises what kept it from that, for good."""
+        """Starts the worker and waits until its model is loaded; raises what kept it from that. May follow `close`."""
+        self._is_draining = False
         self._set_status(EngineState.STARTING)
         try:
             worker = await self._start_worker()
@@ -185,23 +185,36 @@ class EngineClient:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
             self._supervisor = None
-        self._set_status(EngineState.STOPPED, "closed")
+        if self._worker is not None:  # the supervisor was cancelled before it had begun
+            await self._bury(self._worker)
+        self._set_status(EngineState.STOPPED)
 
     async def _supervise(self, worker: WorkerProcess) -> None:
-        """Until cancelled: listens to a worker, buries it, starts the next one."""
-        num_failures = 0
-        while True:
+        """Until cancelled, or until the worker has died too often: listens to it, buries it, starts the next one."""
+        next_worker: WorkerProcess | None = worker
+        while next_worker is not None:
             started = time.monotonic()
+            cause = ""
             try:
-                cause = await self._listen(worker)
+                cause = await self._listen(next_worker)
             finally:
-                ending = await self._bury(worker)
-            num_failures = 0 if time.monotonic() - started >= _HEALTHY_AFTER_SECONDS else num_failures
-            reason = f"The worker of {self._name} died: {cause}{ending}."
-            worker, num_failures = await self._restart(reason, num_failures)
+                ending = await self._bury(next_worker)
+            self._restart_limit.worker_lived(time.monotonic() - started)
+            next_worker = await self._restart(f"The worker of {self._name} died: {cause}{ending}.")
 
     async def _listen(self, worker: WorkerProcess) -> str:
-        """Routes messages until the worker is gone, or talks rubbish, which is returned in words."""
+        """Routes messages until the worker is gone, hangs, or talks rubbish; the latter two are returned in words."""
+        routing = asyncio.create_task(self._route(worker))
+        watching = asyncio.create_task(worker.until_hung(lambda: bool(self._mailboxes)))
+        try:
+            done, _ = await asyncio.wait((routing, watching), return_when="FIRST_COMPLETED")
+            return routing.result() if routing in done else f"{watching.result()}, "
+        finally:
+            for task in (routing, watching):
+                task.cancel()
+            await asyncio.gather(routing, watching, return_exceptions=True)
+
+    async def _route(self, worker: WorkerProcess) -> str:
         try:
             while (message := await worker.receive()) is not None:
                 self._take(message)
@@ -217,24 +230,35 @@ class EngineClient:
         self._fail_requests(self._unavailable())
         return await worker.stop()
 
-    async def _restart(self, reason: str, num_failures: int) -> tuple[WorkerProcess, int]:
-        """Tries until a worker is ready; the worker, and how many restarts in a row that makes."""
+    async def _restart(self, reason: str) -> WorkerProcess | None:
+        """Tries until a worker is ready, or it has been tried too often: then None, and the engine has FAILED."""
         while True:
             logger.error("%s", reason)
             self._set_status(EngineState.RESTARTING, reason)
-            await asyncio.sleep(self._delays[min(num_failures, len(self._delays) - 1)])
-            num_failures += 1
+            delay = self._restart_limit.next_delay(time.monotonic())
+            if delay is None:
+                self._set_status(EngineState.FAILED, f"{reason} {self._restart_limit.described}.")
+                return None
+            await asyncio.sleep(delay)
             try:
                 worker = await self._start_worker()
             except (TransomError, OSError) as error:
                 reason = f"The worker of {self._name} could not be restarted: {error}"
             else:
                 self._num_restarts += 1
-                return worker, num_failures
+                return worker
 
     async def _start_worker(self) -> WorkerProcess:
-        worker, self._report = await WorkerProcess.start(self._model_config, self._engine_config, self._name)
-        self._worker = worker
+        self._check_files()
+        worker, report = await WorkerProcess.start(
+            self._model_config, self._engine_config, self._name, self._watch_limits
+        )
+        try:
+            self._check_files()
+        except BaseException:
+            await worker.stop()
+            raise
+        self._worker, self._report = worker, report
         self._last_sign_of_life = time.monotonic()
         self._set_status(EngineState.READY)
         return worker

@@ -1,6 +1,7 @@
 """From a model's path to an engine that can serve it. Runs in the worker.
 
-Whether weights, KV and workspace fit into `max_ram_bytes` is checked before the first tensor is read.
+Before the first tensor is read, it is checked that all are the model's, and that weights, KV and workspace fit into
+`max_ram_bytes`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from transom import kernels
 from transom.config.engine_config import EngineConfig, check_memory, workspace_bytes
 from transom.config.model_config import ModelConfig
 from transom.engine.engine import Engine
+from transom.engine.loading_priority import at_low_priority
 from transom.engine.model_identity import ModelIdentity
 from transom.engine.reports import LoadReport
-from transom.errors import ConfigError
-from transom.models import build
+from transom.errors import ConfigError, WeightsError
+from transom.models import build, misfits
 from transom.weights.loader import WeightLoader
 from transom.weights.quantization import QuantizedSource
 from transom.weights.sources import num_parameters, open_weights, quantized_weights
@@ -35,12 +37,17 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     weights = quantized_weights(stored, engine_config.quantization)
     if isinstance(weights, QuantizedSource):
         _log_fallbacks(weights)
+    if problems := misfits(model_config, weights):
+        raise WeightsError(problems[0])
     check_memory(model_config, engine_config, weights.nbytes)
-    kernels.set_num_threads(engine_config.num_threads)
     try:
-        model = build(model_config, WeightLoader(weights))
+        model = at_low_priority(lambda: build(model_config, WeightLoader(weights)), engine_config.num_threads)
         identity = ModelIdentity(model_config, engine_config, stored.files)
-        engine = Engine.of(model, model_config, engine_config, identify=identity)
+
+        def identify(remembered: bytes | None) -> tuple[bytes, bytes]:
+            return at_low_priority(lambda: identity(remembered), engine_config.num_threads)
+
+        engine = Engine.of(model, model_config, engine_config, identify=identify)
     except MemoryError as error:
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"

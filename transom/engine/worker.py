@@ -1,8 +1,9 @@
-"""The worker process: `python -m transom.engine.worker FD`. Owns one engine and the process around it.
+"""The worker process: `python -m transom.engine.worker SOCKET PIPE`. Owns one engine and the process around it.
 
 It is told what to load by the first message on the inherited socket, answers Ready or Failed, and then serves until the
-peer closes the channel or vanishes. One thread does everything; a step is never interrupted, messages are taken between
-steps. It dies with its parent, and leaves Ctrl-C and SIGTERM to it, so that a parent that drains keeps its workers.
+peer closes the channel or vanishes. One thread does everything, but for the beats that another one writes into the pipe
+(`watchdog`); a step is never interrupted, messages are taken between steps. It dies with its parent, and leaves Ctrl-C
+and SIGTERM to it, so that a parent that drains keeps its workers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transom.engine.engine import Engine
 from transom.engine.error_data import error_to_data
 from transom.engine.model_loader import load_engine
 from transom.engine.reports import LoadReport
+from transom.engine.watchdog import start_beating
 from transom.engine.worker_connection import WorkerConnection
 from transom.errors import ChannelError, TransomError
 from transom.request import Request
@@ -39,6 +41,7 @@ def main() -> int:
     """Runs until the API process closes the channel (exit code 0), or reports why the model cannot be loaded (1)."""
     _prepare_process()
     connection = WorkerConnection(socket.socket(fileno=int(sys.argv[1])))
+    start_beating(int(sys.argv[2]))
     try:
         engine, report = _load(connection)
         with contextlib.closing(engine):  # nobody's keys and values stay on disk

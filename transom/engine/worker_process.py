@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import cast
 
 from transom.config.engine_config import EngineConfig
@@ -15,6 +16,7 @@ from transom.config.model_config import ModelConfig
 from transom.engine.channel import HEADER_BYTES, Configure, Failed, Message, Ready, decode, encode, payload_length
 from transom.engine.error_data import error_from_data
 from transom.engine.reports import LoadReport
+from transom.engine.watchdog import BEAT, BEAT_SECONDS, Watchdog, WatchLimits
 from transom.errors import ChannelError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class WorkerProcess:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         name: str,
+        pulse: int,
+        limits: WatchLimits,
     ) -> None:
         self._process = process
         self._reader = reader
@@ -41,19 +45,26 @@ class WorkerProcess:
         self._name = name
         self._log_task = asyncio.create_task(self._forward_log())
         self._turn = asyncio.Lock()
+        self._watchdog = Watchdog(limits)
+        self._pulse: int | None = pulse
+        asyncio.get_running_loop().add_reader(pulse, self._take_beats)
 
     @classmethod
     async def start(
-        cls, model_config: ModelConfig, engine_config: EngineConfig, name: str
+        cls,
+        model_config: ModelConfig,
+        engine_config: EngineConfig,
+        name: str,
+        limits: WatchLimits = WatchLimits(),  # noqa: B008 - frozen
     ) -> tuple[WorkerProcess, LoadReport]:
         """Starts a process and waits until its model is loaded.
 
-        Raises the worker's own error (ConfigError, WeightsError, ...), or EngineError when it dies without one.
+        Raises the worker's own error (ConfigError, WeightsError, ...), or EngineError when it dies or hangs.
         """
-        worker = await cls._spawn(name)
+        worker = await cls._spawn(name, limits)
         try:
             worker.send(Configure(model_config, engine_config))
-            return worker, await worker._load_report()
+            return worker, await worker._load_report_in_time()
         except BaseException:
             await worker.stop(grace_seconds=0.0)
             raise
@@ -81,9 +92,19 @@ class WorkerProcess:
         """The next message; None when the worker is gone. Raises ChannelError for a damaged one."""
         try:
             header = await self._reader.readexactly(HEADER_BYTES)
-            return decode(await self._reader.readexactly(payload_length(header)))
+            message = decode(await self._reader.readexactly(payload_length(header)))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
+        self._watchdog.take_message()
+        return message
+
+    async def until_hung(self, has_work: Callable[[], bool]) -> str:
+        """Kills the worker when it must be given up, and returns why, in words that begin with "it"."""
+        while (complaint := self._watchdog.complaint(has_work=has_work())) is None:  # noqa: ASYNC110
+            await asyncio.sleep(BEAT_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        return complaint
 
     async def stop(self, grace_seconds: float = _GRACE_SECONDS) -> str:
         """Closes the channel, kills the process if that does not end it in time, and says how it ended."""
@@ -97,6 +118,7 @@ class WorkerProcess:
 
     async def _kill(self) -> int:
         """Ends the process if it still runs, and waits for everything that belongs to it; its exit code."""
+        self._stop_listening_for_beats()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -107,21 +129,52 @@ class WorkerProcess:
         return code
 
     @classmethod
-    async def _spawn(cls, name: str) -> WorkerProcess:
+    async def _spawn(cls, name: str, limits: WatchLimits) -> WorkerProcess:
         ours, theirs = socket.socketpair()
-        with theirs:
+        pulse, beats = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with theirs, os.fdopen(beats, "wb", buffering=0):
             reader, writer = await asyncio.open_unix_connection(sock=ours)
-            creating = asyncio.ensure_future(_create_process(theirs.fileno()))
+            creating = asyncio.ensure_future(_create_process(theirs.fileno(), beats))
             try:
                 # A creation that is cancelled half way can leave a process that nobody owns; so it is never cancelled.
                 await asyncio.shield(creating)
             except asyncio.CancelledError:
-                await cls(await creating, reader, writer, name).stop(grace_seconds=0.0)
+                await cls(await creating, reader, writer, name, pulse, limits).stop(grace_seconds=0.0)
                 raise
             except BaseException:
                 writer.close()
+                os.close(pulse)
                 raise
-        return cls(creating.result(), reader, writer, name)
+        return cls(creating.result(), reader, writer, name, pulse, limits)
+
+    def _take_beats(self) -> None:
+        """Of all the beats that have come, the last one counts."""
+        assert self._pulse is not None
+        data = os.read(self._pulse, 64 * BEAT.size)
+        if not data:
+            self._stop_listening_for_beats()
+        for (processor_seconds,) in BEAT.iter_unpack(data):
+            self._watchdog.take_beat(processor_seconds)
+
+    def _stop_listening_for_beats(self) -> None:
+        if self._pulse is not None:
+            asyncio.get_running_loop().remove_reader(self._pulse)
+            os.close(self._pulse)
+            self._pulse = None
+
+    async def _load_report_in_time(self) -> LoadReport:
+        loading = asyncio.create_task(self._load_report())
+        watching = asyncio.create_task(self.until_hung(lambda: False))
+        try:
+            await asyncio.wait((loading, watching), return_when="FIRST_COMPLETED")
+            if watching.done():
+                raise EngineError(f"The worker of {self._name} was killed while loading: {watching.result()}.")
+            self._watchdog.take_ready()
+            return loading.result()
+        finally:
+            for task in (loading, watching):
+                task.cancel()
+            await asyncio.gather(loading, watching, return_exceptions=True)
 
     async def _load_report(self) -> LoadReport:
         match await self.receive():
@@ -145,10 +198,10 @@ class WorkerProcess:
                 logger.warning("[%s] %s", self._name, line)
 
 
-async def _create_process(socket_fd: int) -> asyncio.subprocess.Process:
+async def _create_process(socket_fd: int, pulse_fd: int) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "transom.engine.worker", str(socket_fd)),
-        pass_fds=(socket_fd,),
+        *(sys.executable, "-P", "-m", "transom.engine.worker", str(socket_fd), str(pulse_fd)),
+        pass_fds=(socket_fd, pulse_fd),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

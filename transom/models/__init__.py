@@ -25,9 +25,10 @@ from transom.models.olmo2 import Olmo2Builder
 from transom.models.phi3 import Phi3Builder
 from transom.models.qwen3 import Qwen3Builder
 from transom.models.qwen3_moe import Qwen3MoeBuilder
-from transom.weights.loader import WeightLoader
+from transom.weights.loader import WeightLoader, WeightSource
+from transom.weights.weight_check import TooManyProblemsError, WeightCheck
 
-__all__ = ["ALIASES", "ARCHITECTURES", "Model", "arithmetic_version", "build"]
+__all__ = ["ALIASES", "ARCHITECTURES", "Model", "arithmetic_version", "build", "misfits"]
 
 
 class Model(Protocol):
@@ -73,6 +74,19 @@ def arithmetic_version(model_type: str) -> str:
     """Changes whenever a family computes other bits than before from the same weights. UnsupportedModelError."""
     architecture = _architecture(model_type)
     return f"{architecture.__name__} {architecture.arithmetic_version}"
+
+
+def misfits(config: ModelConfig, source: WeightSource) -> list[str]:
+    """What keeps a checkpoint's tensors from being the model's, one line each; a last line says that there is more.
+
+    Reads headers only, in milliseconds, whatever either of them claims. Raises UnsupportedModelError as `build`.
+    """
+    check = WeightCheck(source)
+    try:
+        build(config, check)
+    except TooManyProblemsError as error:
+        return [*check.problems, str(error)]
+    return check.problems
 
 
 def _architecture(model_type: str) -> type[DecoderBuilder]:

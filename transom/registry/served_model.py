@@ -65,6 +65,8 @@ class ServedModel:
     generation_defaults: GenerationDefaults
     llm: LLM
     engine: Engine
+    ram_bytes: int = 0
+    """What it counts against the RAM of all models: its cap or, without one, weights + KV + workspace."""
 
     @property
     def id(self) -> str:
@@ -78,8 +80,13 @@ class ServedModel:
 
     @property
     def is_ready(self) -> bool:
-        """It can be asked."""
+        """It is loaded and answers at once."""
         return self.engine.status.state is EngineState.READY
+
+    @property
+    def can_be_asked(self) -> bool:
+        """It is loaded, or will be when it is asked."""
+        return self.engine.status.state in (EngineState.READY, EngineState.STOPPED)
 
     def max_request_tokens(self, cache: CacheOptions) -> int:
         """The longest request, prompt and completion, that the window and the KV budgets can ever hold.
@@ -105,7 +112,7 @@ class ServedModel:
                 return cache.window_size is not None and cache.window_size <= num_held_tokens
 
     def check_ready(self) -> None:
-        """Raises `UnavailableError` with the reason when it cannot be asked."""
+        """Raises `UnavailableError` with the reason when it is not loaded."""
         status = self.engine.status
         if status.state is EngineState.READY:
             return
@@ -113,7 +120,9 @@ class ServedModel:
             raise EngineRestartingError(f"The model '{self.id}' is being restarted.", retry_after_seconds=2.0)
         if status.state is EngineState.STARTING:
             raise ModelLoadingError(f"The model '{self.id}' is being loaded.", retry_after_seconds=2.0)
-        raise ModelLoadingError(f"The model '{self.id}' could not be loaded.", retry_after_seconds=60.0)
+        if status.state is EngineState.STOPPED:
+            raise ModelLoadingError(f"The model '{self.id}' is not loaded.", retry_after_seconds=2.0)
+        raise ModelLoadingError(f"The model '{self.id}' could not be loaded: {status.reason}", retry_after_seconds=60.0)
 
     def status_fields(self) -> dict[str, str]:
         """State and, unless all is well, the reason."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from transom.config.engine_config import MAX_PROMPT_LOGPROB_ROWS
 from transom.scheduler.output import ScheduledSequence, SchedulerOutput
 from transom.scheduler.sequence import Sequence
-
-MAX_PROMPT_LOGPROB_ROWS = 64
-"""Rows of a step whose logits only serve prompt log probabilities. With a vocabulary of 128k a row is 0.5 MiB."""
 
 
 class StepBuilder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import orjson
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from transom.llm import TextDelta
+from transom.registry import ModelRegistry, ServedModel
 from transom.server.context import ServerContext
 from transom.server.event_stream import EventStream
 from transom.server.interruption import run_watched
@@ -20,6 +22,11 @@ from transom.server.tally import Tally
 
 class Answer(Protocol):
     """One planned answer, in the words of its route."""
+
+    @property
+    def served(self) -> ServedModel:
+        """Who answers."""
+        ...
 
     @property
     def body(self) -> SamplingBody:
@@ -39,14 +46,26 @@ async def answer(planned: Answer, request: Request, context: ServerContext) -> R
     """Runs `planned` in the way its body asks for."""
     if planned.body.stream:
         return EventStream(
-            planned.chunks(),
+            _chunks_of_loaded(planned, context.registry),
             context.lifecycle,
             ping_interval=_ping_interval(planned.body, context.settings.ping_interval),
             slow_reader_timeout=context.settings.slow_reader_timeout,
         )
     with context.lifecycle.answering():
-        content = await run_watched(planned.whole(), request.receive, context.lifecycle)
+        content = await run_watched(_whole_of_loaded(planned, context.registry), request.receive, context.lifecycle)
     return json_response(content)
+
+
+async def _whole_of_loaded(planned: Answer, registry: ModelRegistry) -> dict[str, Any]:
+    async with registry.use(planned.served):
+        return await planned.whole()
+
+
+async def _chunks_of_loaded(planned: Answer, registry: ModelRegistry) -> AsyncGenerator[dict[str, Any], None]:
+    """Waiting for the load is part of the stream, so that pings are sent meanwhile."""
+    async with registry.use(planned.served), aclosing(planned.chunks()) as chunks:
+        async for chunk in chunks:
+            yield chunk
 
 
 def json_response(content: Any, status: int = 200) -> Response:

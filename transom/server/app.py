@@ -8,9 +8,10 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from transom.config.keys_file import KeysFile
 from transom.metrics import MetricsCollector
 from transom.registry import ModelRegistry
-from transom.server.auth import KeyRing, RequireKey
+from transom.server.auth import RequireKey
 from transom.server.cache_status import cache_router
 from transom.server.chat import chat_router
 from transom.server.choices import SYSTEM_FINGERPRINT
@@ -19,6 +20,7 @@ from transom.server.context import ServerContext
 from transom.server.errors import INVALID_REQUEST, ErrorReply
 from transom.server.health import health_router
 from transom.server.host_guard import HostGuard
+from transom.server.key_ring import FileKeys, KeyRing
 from transom.server.lifecycle import Lifecycle
 from transom.server.models import models_router
 from transom.server.outer import OuterLayer
@@ -32,7 +34,8 @@ _ROUTERS = (completions_router, chat_router, cache_router, models_router, tokeni
 def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lifecycle | None = None) -> FastAPI:
     """The whole HTTP application over the models of `registry`, which the caller starts and closes.
 
-    Must be made in the event loop that runs it. Raises `ConfigError` for a public address without a key.
+    Must be made in the event loop that runs it. Raises `ConfigError` for a public address without a key, and for a
+    keys file that cannot be used.
     """
     settings.check_bind()
     metrics = MetricsCollector(lambda: take_snapshots(registry))
@@ -46,13 +49,24 @@ def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lif
         middleware=[
             Middleware(OuterLayer, metrics=metrics),
             Middleware(HostGuard, settings=settings),
-            Middleware(RequireKey, keys=KeyRing(settings.api_keys)),
+            Middleware(RequireKey, keys=_key_ring(registry, settings)),
         ],
         exception_handlers={HTTPException: _routing_error},
     )
     for make_router in _ROUTERS:
         app.include_router(make_router(context))
     return app
+
+
+def _key_ring(registry: ModelRegistry, settings: ServerSettings) -> KeyRing:
+    if settings.api_keys_file is None:
+        return KeyRing(settings.api_keys)
+    path, models = settings.api_keys_file, registry.ids()
+
+    def check(file: KeysFile) -> None:
+        file.check_names(models, (), path)
+
+    return KeyRing(settings.api_keys, FileKeys(path, check))
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:

@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierStats
 from transom.errors import ModelLoadingError
 from transom.registry import ServedModel
 from transom.server.answering import json_response
+from transom.server.caller import caller_of, check_admin
 from transom.server.context import ServerContext
 from transom.server.snapshots import HOT_TIER
 
 
 def cache_router(context: ServerContext) -> APIRouter:
-    """The route under both of its paths; must come before the one of single models, which takes any path."""
+    """The route under both of its paths; must come before the one of single models, which takes any path.
+
+    It shows every caller's requests, so it is for admins.
+    """
     router = APIRouter()
 
-    async def get_cache(model_id: str) -> Response:
-        return json_response(_describe(context.registry.get(model_id)))
+    async def get_cache(model_id: str, request: Request) -> Response:
+        check_admin(request)
+        return json_response(_describe(context.registry.get(model_id, caller_of(request).may_use)))
 
     for prefix in ("/v1", ""):
         path = f"{prefix}/models/{{model_id:path}}/cache"

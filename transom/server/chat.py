@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,12 +18,17 @@ from transom.llm import TEMPLATE_VARIABLES, Completion, TextDelta
 from transom.registry import ServedModel
 from transom.server.answering import answer, json_response, progress_fields
 from transom.server.cache_field import cache_options
+from transom.server.caller import Caller, caller_of
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
 from transom.server.tally import Tally, run_plan, run_to_end
+from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
+
+_SHARE_OF_ANSWER = 4
+"""Where messages are left out for an answer without `max_tokens`, it gets at least this part of the window."""
 
 
 def chat_router(context: ServerContext) -> APIRouter:
@@ -31,12 +37,16 @@ def chat_router(context: ServerContext) -> APIRouter:
 
     async def create_chat_completion(request: Request) -> Response:
         served, body = await _read(context, request)
-        plan = await _make_plan(served, body, context.settings.max_output_tokens)
-        return await answer(_ChatCompletion(served, body, plan, Tally(plan, context.metrics)), request, context)
+        await context.until_limits_are_known(served, request)
+        prompt = await _fit(served, body)
+        plan = _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
+        return await answer(_ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics)), request, context)
 
     async def count_input_tokens(request: Request) -> Response:
         served, body = await _read(context, request)
-        return json_response({"object": "response.input_tokens", "input_tokens": len(await encode_chat(served, body))})
+        prompt = await _fit(served, body)
+        fields = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
+        return json_response({**fields, **_truncation_fields(body, prompt)})
 
     for prefix in ("/v1", ""):
         path = f"{prefix}/chat/completions"
@@ -47,18 +57,21 @@ def chat_router(context: ServerContext) -> APIRouter:
 
 async def encode_chat(served: ServedModel, body: ChatBody | ChatPromptBody) -> tuple[int, ...]:
     """The prompt's token ids, the template's own included. Raises `RequestError` from the template."""
-    ids = await asyncio.to_thread(served.llm.encode_chat, _messages(body), **_template_arguments(body))
-    return tuple(served.llm.tokenizer.surround(ids) if body.add_special_tokens else ids)
+    return await asyncio.to_thread(_encode, served, body, range(len(body.messages)))
 
 
 async def render_chat(served: ServedModel, body: ChatPromptBody) -> str:
     """The prompt's text. Raises as `encode_chat`."""
-    chat = await asyncio.to_thread(served.llm.render_chat, _messages(body), **_template_arguments(body))
+    messages = [message.to_template() for message in body.messages]
+    chat = await asyncio.to_thread(served.llm.render_chat, messages, **_template_arguments(body))
     return chat.text
 
 
-def _messages(body: ChatBody | ChatPromptBody) -> list[dict[str, Any]]:
-    return [message.to_template() for message in body.messages]
+def _encode(served: ServedModel, body: ChatBody | ChatPromptBody, indices: Sequence[int]) -> tuple[int, ...]:
+    """Of the messages with these indices. Blocks."""
+    messages = [body.messages[index].to_template() for index in indices]
+    ids = served.llm.encode_chat(messages, **_template_arguments(body))
+    return tuple(served.llm.tokenizer.surround(ids) if body.add_special_tokens else ids)
 
 
 def _template_arguments(body: ChatBody | ChatPromptBody) -> dict[str, Any]:
@@ -89,6 +102,7 @@ class _ChatCompletion:
 
     served: ServedModel
     body: ChatBody
+    prompt: FittedPrompt
     plan: Plan
     tally: Tally
 
@@ -96,7 +110,7 @@ class _ChatCompletion:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.served.llm, self.tally)
         rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
-        return self._envelope("chat.completion", rendered, **self._prompt_ids(), usage=usage_fields(self.tally.usage()))
+        return self._envelope("chat.completion", rendered, **self._once(), usage=usage_fields(self.tally.usage()))
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
@@ -108,7 +122,7 @@ class _ChatCompletion:
                         yield self._piece([], **progress_fields(self.plan, self.tally, sequence, delta))
                     continue
                 if sequence not in begun:
-                    opening = self._prompt_ids() if not begun else {}
+                    opening = self._once() if not begun else {}
                     begun.add(sequence)
                     yield self._piece([self._opening(sequence)], **opening)
                 yield self._piece([self._delta(sequence, delta)])
@@ -132,8 +146,10 @@ class _ChatCompletion:
             **more,
         }
 
-    def _prompt_ids(self) -> dict[str, Any]:
-        return {"prompt_token_ids": list(self.plan.prompts[0])} if self.body.return_token_ids else {}
+    def _once(self) -> dict[str, Any]:
+        """What is said of the prompt, in the answer or in its first piece."""
+        ids = {"prompt_token_ids": list(self.plan.prompts[0])} if self.body.return_token_ids else {}
+        return {**ids, **_truncation_fields(self.body, self.prompt)}
 
     def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
         message = {"role": "assistant", "content": completion.text, "refusal": None}
@@ -168,15 +184,35 @@ async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, 
     return context.find_model({"model": body.model}, request), body
 
 
-async def _make_plan(served: ServedModel, body: ChatBody, cap: int | None) -> Plan:
-    prompt = await encode_chat(served, body)
-    cache = cache_options(served, body.cache)
-    limit = limit_tokens(served, len(prompt), body.given_max_tokens, param="messages", cache=cache, cap=cap)
+async def _fit(served: ServedModel, body: ChatBody) -> FittedPrompt:
+    """The whole prompt or, where the request allows that, as much of it as fits."""
+    if body.truncation == "disabled":
+        return FittedPrompt(await encode_chat(served, body))
+    limits = _prompt_limits(served, body)
+    return await asyncio.to_thread(fit_messages, body.messages, partial(_encode, served, body), limits)
+
+
+def _prompt_limits(served: ServedModel, body: ChatBody) -> PromptLimits:
+    """What window and budgets can hold, less the answer; one without a limit needs a token, and should get a share."""
+    most = served.max_request_tokens(cache_options(served, body.cache))
+    if body.given_max_tokens is not None:
+        return PromptLimits(most - body.given_max_tokens, most - body.given_max_tokens)
+    return PromptLimits(most - 1, most - most // _SHARE_OF_ANSWER)
+
+
+def _truncation_fields(body: ChatBody, prompt: FittedPrompt) -> dict[str, Any]:
+    return {} if body.truncation == "disabled" else {"truncation": prompt.fields()}
+
+
+def _make_plan(served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None) -> Plan:
+    cache, num_tokens = cache_options(served, body.cache), len(prompt.token_ids)
+    limit = limit_tokens(served, num_tokens, body.given_max_tokens, param="messages", cache=cache, cap=cap)
     return make_plan(
         served,
         body,
-        [prompt],
+        [prompt.token_ids],
         [limit],
+        caller=caller,
         cache=cache,
         id_prefix="chatcmpl",
         num_candidates=body.n,

@@ -18,6 +18,7 @@ from transom.registry import ServedModel
 from transom.request import TokenIds
 from transom.server.answering import answer, progress_fields
 from transom.server.cache_field import cache_options
+from transom.server.caller import Caller, caller_of
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, completion_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
 from transom.server.json_body import read_body
@@ -34,7 +35,8 @@ def completions_router(context: ServerContext) -> APIRouter:
 
     async def create_completion(request: Request) -> Response:
         served, body = await _read(context, request)
-        plan = await _make_plan(served, body, context.settings.max_output_tokens)
+        await context.until_limits_are_known(served, request)
+        plan = await _make_plan(served, body, caller_of(request), context.settings.max_output_tokens)
         return await answer(_Completion(served, body, plan, Tally(plan, context.metrics)), request, context)
 
     for path in ("/v1/completions", "/completions"):
@@ -134,7 +136,7 @@ async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, 
     return context.find_model({"model": body.model}, request), body
 
 
-async def _make_plan(served: ServedModel, body: CompletionBody, cap: int | None) -> Plan:
+async def _make_plan(served: ServedModel, body: CompletionBody, caller: Caller, cap: int | None) -> Plan:
     prompts = await asyncio.to_thread(_encode_all, served, body)
     cache, given = cache_options(served, body.cache), body.given_max_tokens
     limits = [
@@ -147,6 +149,7 @@ async def _make_plan(served: ServedModel, body: CompletionBody, cap: int | None)
         body,
         prompts,
         limits,
+        caller=caller,
         cache=cache,
         id_prefix="cmpl",
         num_candidates=body.num_candidates,

@@ -12,6 +12,8 @@ from starlette.requests import Request
 from transom.errors import RequestError
 from transom.metrics import UNKNOWN_MODEL, MetricsCollector
 from transom.registry import ModelRegistry, ServedModel
+from transom.server.caller import Caller, caller_of
+from transom.server.interruption import run_watched
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
 
@@ -28,34 +30,45 @@ class ServerContext:
     """Whose turn it is to be parsed."""
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
-        """The loaded model that a body names, noted for the metrics.
+        """The model that a body names, noted for the metrics; it may have to be loaded first.
 
         Raises as `named_model`, and `UnavailableError` while the model cannot be asked.
         """
         request.state.model = UNKNOWN_MODEL
-        served = self.named_model(body)
+        served = self.named_model(body, request)
         request.state.model = served.id
         self.lifecycle.check()
-        served.check_ready()
+        self.registry.check_can_be_asked(served)
         return served
 
-    def named_model(self, body: Mapping[str, Any]) -> ServedModel:
+    async def until_limits_are_known(self, served: ServedModel, request: Request) -> None:
+        """Waits for the first load of a model: what its budgets hold is known only then.
+
+        Raises `UnavailableError` when it cannot be loaded, `ClientDisconnect` when nobody waits any more.
+        """
+        if served.engine.report is None:
+            with self.lifecycle.answering():
+                await run_watched(self.registry.until_loaded(served), request.receive, self.lifecycle)
+
+    def named_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The model that a body names, whatever its state; the only one, if that is what there is, when it names none.
 
-        Raises `RequestError` for an unknown one, and for none where there are several to choose from.
+        What the caller may not use does not exist for it. Raises `RequestError` for an unknown one, and for none where
+        there are several to choose from.
         """
+        caller = caller_of(request)
         name = body.get("model")
         name = self.settings.default_model if name is None else name
         if name is None:
-            return self._only_model()
+            return self._only_model(caller)
         if not isinstance(name, str):
             raise RequestError("Invalid value for 'model': must be a text.", param="model")
-        return self.registry.get(name)
+        return self.registry.get(name, caller.may_use)
 
-    def _only_model(self) -> ServedModel:
-        served = self.registry.models()
+    def _only_model(self, caller: Caller) -> ServedModel:
+        served = self.registry.models(caller.may_use)
         if len(served) < 2:
-            return self.registry.first()
+            return self.registry.first(caller.may_use)
         names = ", ".join(model.id for model in served)
         raise RequestError(
             f"Missing required parameter: 'model'. Served models: {names}.", param="model", code="missing_parameter"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from transom.metrics import CONTENT_TYPE
 from transom.server.answering import json_response
+from transom.server.caller import check_admin
 from transom.server.context import ServerContext
 
 _RETRY = {"retry-after": "1"}
@@ -30,12 +32,14 @@ def health_router(context: ServerContext) -> APIRouter:
             return _unavailable({"error": error})
         return json_response({"status": "ok"})
 
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        check_admin(request)
         return Response(context.metrics.render(), media_type=CONTENT_TYPE)
 
     routes = {"/health/live": live, "/health/ready": ready, "/ready": ready, "/health": health, "/v1/health": health}
-    for path, endpoint in {**routes, "/metrics": metrics}.items():
+    for path, endpoint in routes.items():
         router.add_api_route(path, endpoint, methods=["GET"], response_model=None)
+    router.add_api_route("/metrics", metrics, methods=["GET"], response_model=None)
     return router
 
 
@@ -47,7 +51,7 @@ def _ready(context: ServerContext) -> Response:
         return _unavailable({"status": "draining", "models": models})
     if context.registry.is_loading:
         return _unavailable({"status": "loading", "models": models})
-    if not any(served.is_ready for served in context.registry.models()):
+    if not any(served.can_be_asked for served in context.registry.models()):
         return _unavailable({"status": "no model is ready", "models": models})
     return json_response({"status": "ready", "models": models})
 

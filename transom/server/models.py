@@ -6,12 +6,14 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from transom.config.engine_config import kv_bytes_per_token
 from transom.config.kv_size import conv_state_bytes
 from transom.registry import ServedModel
 from transom.server.answering import json_response
+from transom.server.caller import caller_of
 from transom.server.context import ServerContext
 
 OWNER = "transom"
@@ -22,12 +24,12 @@ def models_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
     created = int(time.time())
 
-    async def list_models() -> Response:
-        data = [describe(served, created) for served in context.registry.models()]
-        return json_response({"object": "list", "data": data})
+    async def list_models(request: Request) -> Response:
+        visible = context.registry.models(caller_of(request).may_use)
+        return json_response({"object": "list", "data": [describe(served, created) for served in visible]})
 
-    async def get_model(model_id: str) -> Response:
-        return json_response(describe(context.registry.get(model_id), created))
+    async def get_model(model_id: str, request: Request) -> Response:
+        return json_response(describe(context.registry.get(model_id, caller_of(request).may_use), created))
 
     for prefix in ("/v1", ""):
         router.add_api_route(f"{prefix}/models", list_models, methods=["GET"], response_model=None)
@@ -72,7 +74,7 @@ def _meta(served: ServedModel) -> dict[str, Any]:
         "max_ssd_bytes": engine.max_ssd_bytes,
         "hot_tokens": engine.hot_tokens,
         "cache_strategy": engine.cache.strategy.value,
-        "max_request_tokens": served.max_request_tokens(engine.cache),
+        "max_request_tokens": None if report is None else served.max_request_tokens(engine.cache),
         "max_ram_bytes": engine.max_ram_bytes,
         "max_num_seqs": engine.max_num_seqs,
         "worker_pid": served.engine.process_id,

@@ -15,6 +15,8 @@ from transom.errors import RequestError
 from transom.llm import Allowance, GenerationRequest, repeat
 from transom.registry import ServedModel
 from transom.request import CacheOptions, Request, SamplingParams, TokenIds
+from transom.server.cache_salt import salt_of
+from transom.server.caller import Caller
 from transom.server.protocol import SamplingBody
 
 MAX_COST = 4_000_000
@@ -86,6 +88,7 @@ def make_plan(
     prompts: Sequence[Sequence[int]],
     limits: Sequence[Limit],
     *,
+    caller: Caller,
     cache: CacheOptions,
     id_prefix: str,
     num_candidates: int,
@@ -97,12 +100,20 @@ def make_plan(
     prompt_ids = tuple(map(TokenIds.of, prompts))
     _check_cost(prompt_ids, limits, num_candidates, logprobs, prompt_logprobs)
     answer_id = f"{id_prefix}-{uuid.uuid4().hex}"
-    sampling = _sampling(served, body, logprobs, prompt_logprobs)
+    sampling, salt = _sampling(served, body, logprobs, prompt_logprobs), salt_of(caller, body)
     requests: list[GenerationRequest] = []
     for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):
         _check_min_tokens(body, limit)
         limited = replace(sampling, max_tokens=limit.max_tokens)
-        request = Request(f"{answer_id}-{index}", prompt, limited, priority=body.priority, cache=cache)
+        request = Request(
+            f"{answer_id}-{index}",
+            prompt,
+            limited,
+            priority=body.priority,
+            cache=cache,
+            cache_salt=salt,
+            reuse_cache=body.cache_prompt,
+        )
         requests += repeat(_generation(request, body, echo=echo), num_candidates)
     return Plan(
         answer_id,

@@ -104,6 +104,7 @@ class SamplingBody(StrictBody):
     request_id: Label | None = None
     session_id: Label | None = None
     cache_prompt: bool = True
+    prompt_cache_key: Label | None = None
     cache_salt: CacheSalt | None = None
     cache: CacheField | None = None
 
@@ -210,6 +211,8 @@ class ChatBody(SamplingBody):
     }
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    truncation: Literal["disabled", "auto"] = "disabled"
+    """`auto`: whole oldest messages are left out until the rest fits."""
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -227,7 +230,6 @@ class ChatBody(SamplingBody):
         ]
         | None
     ) = None
-    prompt_cache_key: Label | None = None
     prompt_cache_options: dict[str, Any] | None = None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 from transom.errors import ConfigError
 
@@ -15,13 +16,16 @@ _LOOPBACK_NAMES = frozenset({"localhost"})
 class ServerSettings:
     """Settings of one server. Times in seconds.
 
-    `api_keys` are accepted in `Authorization: Bearer` and `X-Api-Key`; none means that everybody on this machine may
-    ask.
+    `api_keys`, and those of `api_keys_file`, are accepted in `Authorization: Bearer` and `X-Api-Key`; without any and
+    without a file everybody on this machine may ask.
     """
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     api_keys: tuple[str, ...] = ()
+    """The operator's own: they may do everything."""
+    api_keys_file: Path | None = None
+    """Keys of tenants; see `transom.config.keys_file`."""
     allowed_hosts: tuple[str, ...] = ()
     """Names, beside the loopback ones and `host`, under which browsers and clients may address this server."""
     default_model: str | None = None
@@ -37,12 +41,18 @@ class ServerSettings:
     drain_timeout: float = 30.0
     """Running answers get so long to finish when the server is told to stop."""
 
+    @property
+    def needs_key(self) -> bool:
+        """Requests must carry a key."""
+        return bool(self.api_keys) or self.api_keys_file is not None
+
     def check_bind(self) -> None:
         """Raises `ConfigError` for a public address without a key."""
-        if self.api_keys or is_loopback(self.host):
+        if self.needs_key or is_loopback(self.host):
             return
         raise ConfigError(
-            f"host {self.host} is reachable from other machines: set an API key (--api-key), or bind to 127.0.0.1"
+            f"host {self.host} is reachable from other machines: set an API key (--api-key, or server.api_keys_file), "
+            "or bind to 127.0.0.1"
         )
 
 

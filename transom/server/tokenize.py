@@ -26,7 +26,7 @@ def tokenize_router(context: ServerContext) -> APIRouter:
 
     async def tokenize(request: Request) -> Response:
         raw = await read_json_object(request, context.large_bodies)
-        served = context.named_model(raw)
+        served = context.named_model(raw, request)
         if "messages" in raw:
             chat = ChatPromptBody.parse(raw)
             return json_response(_tokens(served, await encode_chat(served, chat), chat))
@@ -36,7 +36,7 @@ def tokenize_router(context: ServerContext) -> APIRouter:
     async def detokenize(request: Request) -> Response:
         raw = await read_json_object(request, context.large_bodies)
         body = DetokenizeBody.parse(raw)
-        served = context.named_model(raw)
+        served = context.named_model(raw, request)
         served.llm.check_token_ids(body.tokens, "tokens")
         text = await asyncio.to_thread(served.llm.decode, body.tokens, skip_special_tokens=False)
         return json_response({"content": text, "prompt": text})
@@ -44,7 +44,7 @@ def tokenize_router(context: ServerContext) -> APIRouter:
     async def apply_template(request: Request) -> Response:
         raw = await read_json_object(request, context.large_bodies)
         body = ChatPromptBody.parse(raw)
-        return json_response({"prompt": await render_chat(context.named_model(raw), body)})
+        return json_response({"prompt": await render_chat(context.named_model(raw, request), body)})
 
     for path, endpoint in {"/tokenize": tokenize, "/detokenize": detokenize, "/apply-template": apply_template}.items():
         for prefix in ("", "/v1"):

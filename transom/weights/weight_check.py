@@ -1,6 +1,7 @@
 """`WeightCheck`: a loader that loads nothing and finds every tensor that is missing, misshapen, unknown or unsupported.
 
-Models build themselves from it as from a `WeightLoader`; what they become cannot compute. Reads headers alone.
+Models build themselves from it as from a `WeightLoader`; what they become cannot compute. Reads headers alone. A
+configuration may claim any number of tensors, of any size: what a check takes is bounded all the same.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from transom.errors import WeightsError
 from transom.kernels import PackedMatrix
 from transom.weights.loader import WeightLoader, WeightSource
 
-__all__ = ["WeightCheck"]
+__all__ = ["MAX_PROBLEMS", "TooManyProblemsError", "WeightCheck"]
+
+MAX_PROBLEMS = 32
+
+
+class TooManyProblemsError(WeightsError):
+    """Ends a check whose remainder would say nothing new."""
 
 
 class WeightCheck(WeightLoader):
-    """Collects what a `WeightLoader` would raise one by one."""
+    """Collects what a `WeightLoader` would raise one by one; TooManyProblemsError when there are MAX_PROBLEMS."""
 
     def __init__(self, source: WeightSource) -> None:
         super().__init__(source)
@@ -31,9 +38,9 @@ class WeightCheck(WeightLoader):
         return (mine.dtype, mine.shape) == (other.dtype, other.shape)
 
     def vector(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Zeros."""
+        """A zero in as many dimensions."""
         self._note(name, shape)
-        return np.zeros(shape, np.float32)
+        return np.zeros((1,) * len(shape), np.float32)
 
     def matrix(self, parts: Mapping[str, int], in_features: int) -> tuple[PackedMatrix, ...]:
         """A matrix of another shape."""
@@ -54,3 +61,5 @@ class WeightCheck(WeightLoader):
             self._check(name, shape)
         except WeightsError as error:
             self.problems.append(str(error))
+        if len(self.problems) == MAX_PROBLEMS:
+            raise TooManyProblemsError(f"{MAX_PROBLEMS} tensors do not fit the model; the others were not looked at")
