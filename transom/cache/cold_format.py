@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache.file_system import PAGE_BYTES
+from transom.config.model_config import LayerKind
 from transom.errors import ConfigError
 
-__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "ColdFormat", "ColdLayout"]
+__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "KIND_NAMES", "ColdFormat", "ColdLayout"]
 
 FORMAT_NAME = "format.json"
 FORMAT_VERSION = 2
@@ -21,6 +22,12 @@ FORMAT_VERSION = 2
 _KNOWN_VERSIONS = (1, FORMAT_VERSION)
 """In version 1 nothing outlived a run, so there is nothing to be found."""
 _FORMAT = "transom-cold"
+KIND_NAMES = {
+    LayerKind.FULL_ATTENTION: "full",
+    LayerKind.SLIDING_ATTENTION: "sliding",
+    LayerKind.SHORT_CONV: "conv",
+}
+"""Of layouts, by the kind of the group's layers."""
 _PREFIX, _SUFFIX = "cold-", ".kv"
 
 
@@ -41,6 +48,15 @@ class ColdLayout:
     def stride(self) -> int:
         """Bytes from slot to slot in the file: whole pages."""
         return -(-self.slot_bytes // PAGE_BYTES) * PAGE_BYTES
+
+    @property
+    def kind(self) -> LayerKind | None:
+        """Of the layers whose blocks lie here; None for a name that no kind has."""
+        return next((kind for kind, name in KIND_NAMES.items() if name == self.name), None)
+
+    def has_place(self, index: int, num_slots: int) -> bool:
+        """Whether a block of so many slots can lie there."""
+        return num_slots == self.num_rows and 0 <= index < self.capacity
 
     @property
     def block_bytes(self) -> int:

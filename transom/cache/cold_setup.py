@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache.cold_file import ColdDirectory, Identify
-from transom.cache.cold_format import ColdLayout
+from transom.cache.cold_format import KIND_NAMES, ColdLayout
 from transom.cache.cold_store import ColdStore
 from transom.cache.cold_tier import ColdTier, metadata_bytes
 from transom.cache.file_system import FileSystem
@@ -23,10 +23,8 @@ from transom.cache.prefix_record import NoPrefixStore, PrefixStore
 from transom.cache.prefix_store import SqlitePrefixStore
 from transom.cache.record_format import record_bytes
 from transom.config.engine_config import EngineConfig
-from transom.config.model_config import LayerKind, ModelConfig
+from transom.config.model_config import ModelConfig
 from transom.errors import ConfigError
-
-_NAMES = {LayerKind.FULL_ATTENTION: "full", LayerKind.SLIDING_ATTENTION: "sliding"}
 
 _PAGE = 4096
 _FILE_BYTES = 2 * _PAGE
@@ -123,7 +121,7 @@ def _layout(group: LayerGroup, slot_bytes: int, max_bytes: int, *, is_kept: bool
 
     Where files are kept, rounded up to a power of two: they lie alike under budgets that differ a little.
     """
-    one = ColdLayout(_NAMES[group.kind], group.num_layers, 1, slot_bytes)
+    one = ColdLayout(KIND_NAMES[group.kind], group.num_layers, 1, slot_bytes)
     capacity = max(1, max_bytes // one.block_bytes)
     return replace(one, capacity=1 << (capacity - 1).bit_length() if is_kept else capacity)
 

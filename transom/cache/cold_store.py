@@ -74,7 +74,7 @@ class ColdStore:
             self._checksums[:, record.cold_index] = record.checksums
         self.num_used += len(records)
         self._has_bytes[:] = True
-        for first, count in _gaps(indices, self.file.capacity):
+        for first, count in gaps(indices, self.file.capacity):
             self._punch(first, count)
         self._is_from_earlier[indices] = True
 
@@ -142,7 +142,7 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield run[0], len(run)
 
 
-def _gaps(indices: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
+def gaps(indices: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
     """(first, count) of what ascending numbers leave of `0 .. end`."""
     for before, after in itertools.pairwise([-1, *indices, end]):
         if after - before > 1:

@@ -34,8 +34,4 @@ class KeptPlaces:
     def _is_possible(self, record: BlockRecord) -> bool:
         """Whether a place like this exists: a record is proof against damage, not against a mistake of ours."""
         store = self._stores.get(record.kind)
-        return (
-            store is not None
-            and len(record.checksums) == store.num_layers
-            and 0 <= record.cold_index < store.file.capacity
-        )
+        return store is not None and store.file.layout.has_place(record.cold_index, len(record.checksums))

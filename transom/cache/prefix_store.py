@@ -29,7 +29,7 @@ from transom.cache.prefix_database import (
     remove_database,
 )
 from transom.cache.prefix_record import BlockName, BlockRecord
-from transom.cache.record_format import decode, encode, place_of
+from transom.cache.record_format import encode, place_of, sound_records
 from transom.config.model_config import LayerKind
 from transom.errors import ConfigError
 
@@ -297,22 +297,13 @@ class SqlitePrefixStore:
                 database.close()
 
     def _sound_records(self, database: PrefixDatabase) -> list[BlockRecord]:
-        """Records that are what was written, for this identity and this place; the others will be deleted."""
-        found: list[tuple[int, BlockRecord]] = []
-        for place, last_use, encoded in database.records():
-            try:
-                record = decode(encoded, self._identity)
-            except ValueError:
-                self._pending[place] = Delete()
-                continue
-            if place_of(record.kind, record.cold_index) != place or record.name in self._places:
-                self._pending[place] = Delete()
-                continue
-            self._places[record.name] = place
-            found.append((last_use, record))
-        self._num_damaged = len(self._pending)
-        self._last_use = max((last_use for last_use, _ in found), default=0)
-        return [record for _, record in sorted(found, key=lambda each: each[0])]
+        """Those that are what was written, for this identity; the others will be deleted."""
+        found = sound_records(database.records(), self._identity)
+        self._places = {record.name: place_of(record.kind, record.cold_index) for record in found.records}
+        self._last_use = found.last_use
+        self._num_damaged = len(found.damaged_places)
+        self._pending.update(dict.fromkeys(found.damaged_places, Delete()))
+        return found.records
 
     def _note_error(self, message: str, error: Exception) -> None:
         with self._changed:
