@@ -251,7 +251,7 @@ class ColdTier:
             of_kind = [block for block in (*blocks, *leaving) if block.kind is kind]
             store.check_integrity([block for block in of_kind if block.state is not BlockState.DIRTY])
         assert {b for b in blocks if b.state is BlockState.WRITING} == set(writing) - set(leaving), "a write is lost"
-        assert self._physical_bytes() <= self._max_bytes, "the directory holds more than its budget"
+        assert self._measured_bytes() <= self._max_bytes, "the directory holds more than its budget"
 
     def _num_writable(self, blocks: Sequence[Block]) -> int:
         """How many of the blocks have room: by the budget, by the places of the file, by what is on the disk.
