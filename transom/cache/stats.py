@@ -47,14 +47,14 @@ class TierStats:
     num_bytes_used: int
     """By open sequences, and by what is on its way."""
     num_bytes_total: int
-    num_bytes_reuse: int = 0
-    """By what ended sequences left to later ones, as long as nobody wants its room."""
     num_physical_bytes: int = 0
     """What the file system counts for everything in the tier's directory; 0 in RAM."""
     state: TierState = TierState.ON
     is_direct: bool = True
     """Nothing of it goes through the page cache."""
     transfers: TransferStats = TransferStats()
+    num_bytes_reuse: int = 0
+    """By what ended sequences left to later ones, as long as nobody wants its room."""
 
 
 @dataclass(frozen=True, slots=True)
