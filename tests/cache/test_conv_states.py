@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.cache.small_models import FULL, SLIDING, make_model_config, slot_bytes
 from transom import kernels
-from transom.cache import CacheManager
+from transom.cache import CacheManager, ConvStateStats
 from transom.cache.conv_states import ConvStates
 from transom.cache.layer_group import layer_groups
 from transom.cache.sequence_cache import SequenceCache
@@ -211,6 +211,7 @@ def test_the_check_finds_a_state_of_a_closed_sequence() -> None:
 def test_a_model_without_convolutions_keeps_nothing_and_convolves_nothing() -> None:
     states = ConvStates(make_model_config((FULL, SLIDING), 100), 8)
     assert states.num_bytes == 0
+    assert states.stats() is None
     begun = states.begin([(SequenceCache((), []), 0, 5)])
     with pytest.raises(KeyError):
         begun.convolve(0, np.zeros((5, HIDDEN), np.float32), np.zeros((3, HIDDEN), np.float32), None)
@@ -239,6 +240,20 @@ def test_arena_and_states_together_are_never_more_than_the_budget(max_num_seqs: 
     assert cache.budget.num_slots == 5
     assert cache.stats().tiers[0].num_bytes_total + state_bytes == num_bytes - spare_bytes
     cache.check_integrity()
+
+
+def test_the_statistics_tell_who_has_states_and_what_they_take() -> None:
+    cache = cache_of(2**20, max_num_seqs=4)
+    of_one = conv_state_bytes(hybrid())
+    assert cache.stats().conv_states == ConvStateStats(len(CONV_LAYERS), 0, 4, 0, 4 * of_one)
+    handles = [cache.open([]) for _ in range(3)]
+    for handle in handles[:2]:
+        assert cache.reserve(handle, 1)
+        cache.layer_cache([(handle, 0, 1)])
+    assert cache.stats().conv_states == ConvStateStats(len(CONV_LAYERS), 2, 4, 2 * of_one, 4 * of_one)
+    for handle in handles:
+        cache.close(handle)
+    assert cache.stats().conv_states == ConvStateStats(len(CONV_LAYERS), 0, 4, 0, 4 * of_one)
 
 
 def test_a_budget_without_room_for_the_states_is_refused_with_what_is_needed() -> None:

@@ -13,6 +13,7 @@ import typer
 from tests.cli.test_cold_places import crashed
 from tests.running_server import free_port
 from tests.server.running import running
+from tests.server.served import ConvolvingEngine
 from transom.cli.cache import purge_all, show_stats, verify_all
 from transom.cli.cold_places import find_places
 from transom.cli.server_client import NoServerError, ServerClient
@@ -34,6 +35,13 @@ async def test_a_running_server_is_asked_for_tiers_and_requests(capsys: pytest.C
         assert cell in table
     assert answer["model"] == "tiny"
     assert answer["tiers"][1]["state"] == "paused"
+
+
+async def test_states_of_convolutions_have_a_row_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    async with running(ConvolvingEngine()) as server:
+        await stats_of(server.url, as_json=False)
+    [row] = [line.split() for line in capsys.readouterr().out.splitlines() if "conv states" in line]
+    assert row[:8] == ["tiny", "-", "conv", "states", "-", "20", "B", "80"]
 
 
 async def test_a_key_is_carried_and_its_absence_is_said() -> None:

@@ -66,6 +66,48 @@ def test_every_feature_that_is_not_implemented_is_named(tmp_path: Path) -> None:
     assert [next(key for key in changes if f"{key} " in problem) for problem in problems] == list(changes)
 
 
+def test_an_adapter_is_no_model_and_says_so_first(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "adapters are not supported" in check_model(tmp_path).problems[0]
+    assert not any("/config.json" in problem for problem in check_model(tmp_path).problems)
+
+
+@pytest.mark.parametrize("vocab_size", [400, 425, 600])
+def test_a_tokenizer_with_more_or_fewer_tokens_than_the_model_is_told(tmp_path: Path, vocab_size: int) -> None:
+    write_tiny_llama(tmp_path)
+    check = checked(tmp_path, vocab_size=vocab_size)
+    assert check.tokenizer is not None
+    assert check.vocabulary is not None
+    num_tokens = check.tokenizer.vocab_size
+    assert check.vocabulary.num_ids_without_token == max(vocab_size - num_tokens, 0)
+    beyond = [check.tokenizer.id_to_token(token_id) for token_id in range(vocab_size, num_tokens)]
+    assert list(check.vocabulary.tokens_beyond) == beyond
+    report = check_report(check, "f16")
+    assert report["num_tokens_beyond_vocabulary"] == len(beyond)
+    shown = run("check", str(tmp_path)).stdout
+    assert (f"{len(beyond)} of them beyond the model's {vocab_size} ids" in shown) == bool(beyond)
+    assert (f"no token for {vocab_size - num_tokens} of" in shown) == (num_tokens < vocab_size)
+
+
+def test_what_ends_an_answer_is_told(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    token_id = small.byte_level_core().token_to_id("<|im_end|>")
+    report = check_report(checked(tmp_path, vocab_size=600, eos_token_id=[token_id, 599]), "f16")
+    assert report["end_tokens"] == ["<|im_end|>", "id 599"]
+
+
+def test_of_many_problems_the_first_are_shown_and_all_are_listed(tmp_path: Path) -> None:
+    check = checked(write_golden_model("llama", tmp_path), hidden_size=1024)
+    shown = run("check", str(tmp_path)).stdout.splitlines()
+    assert len(shown) < 40
+    assert f"and {len(check.problems) - 12} more problems, which --json lists" in shown[-1]
+    assert json.loads(run("check", str(tmp_path), "--json").stdout)["problems"] == check.problems
+
+
+def test_what_a_bundled_entry_lowers_is_told() -> None:
+    assert json.loads(run("check", "tolstoy-window", "--json").stdout)["attention_window"] == 1024
+
+
 def test_an_unknown_family_is_named_and_the_rest_is_still_told(tmp_path: Path) -> None:
     check = checked(write_golden_model("llama", tmp_path), model_type="martian")
     [problem] = check.problems

@@ -106,6 +106,11 @@ def test_every_default_is_that_of_transformers(
     from huggingface_hub.errors import StrictDataclassError
 
     keys = {**_KEYS, **_OWN_KEYS.get(model_type, {})}
+    family = FAMILIES[model_type]
+    if family.attention_bias is False:  # the reference overlooks it
+        keys["attention_bias"] = st.just(False)
+    if family.mlp_bias is False:
+        keys["mlp_bias"] = st.just(False)
     changes = data.draw(st.fixed_dictionaries({}, optional=keys))
 
     base = settings(model_type=model_type, num_attention_heads=32, hidden_size=256)

@@ -232,6 +232,10 @@ def test_nonsense_is_refused_by_key(tmp_path: Path, model_type: str, changes: di
         ("hunyuan_v1_dense", "vision_config", {"depth": 1}),
         ("gemma2", "hidden_activation", "relu"),
         ("qwen3_moe", "hidden_act", "gelu"),
+        ("mistral", "attention_bias", True),
+        ("phi3", "attention_bias", True),
+        ("qwen3", "mlp_bias", True),
+        ("granite", "use_qk_norm", True),
     ],
 )
 def test_a_feature_of_another_family_is_refused_by_name(
@@ -239,6 +243,11 @@ def test_a_feature_of_another_family_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"{key} .* is not supported"):
         read(tmp_path, model_type, **{**BIG_VOCABULARY, key: value})
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "qwen3_moe"])
+def test_files_of_qwen3_may_say_that_heads_have_norms(tmp_path: Path, model_type: str) -> None:
+    assert read(tmp_path, model_type, use_qk_norm=True) == read(tmp_path, model_type)
 
 
 def test_a_kind_of_layer_that_the_family_does_not_have_is_refused(tmp_path: Path) -> None:

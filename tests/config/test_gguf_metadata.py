@@ -94,7 +94,6 @@ def test_sampling_settings_travel(tmp_path: Path) -> None:
     ("settings", "what"),
     [
         ({"rope_scaling": {**YARN, "truncate": False}}, "rope_scaling.truncate"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         (
             {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
             "layer_types",
@@ -106,6 +105,13 @@ def test_what_the_format_cannot_say_is_refused_by_name(tmp_path: Path, settings:
         gguf_metadata(config_of(tmp_path, **settings), GenerationDefaults())
 
 
+def test_a_head_that_is_rotated_in_part_is_refused_where_readers_rotate_all_of_it(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    half = replace(config, rope=replace(config.rope, rotary_dim=config.head_dim // 2))
+    with pytest.raises(UnsupportedModelError, match="partial_rotary_factor cannot be written into a GGUF file"):
+        gguf_metadata(half, GenerationDefaults())
+
+
 def test_a_family_without_a_name_is_refused(tmp_path: Path) -> None:
     config = replace(config_of(tmp_path), model_type="other")
     with pytest.raises(UnsupportedModelError, match="model_type other cannot be written"):
@@ -115,11 +121,11 @@ def test_a_family_without_a_name_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model_type", "what"),
     [
-        ("gemma2", "scaling"),
+        ("gemma2", "scaling.attention_multiplier"),
         ("gemma3_text", "layer_types"),
-        ("lfm2", "short_conv"),
+        ("lfm2", "short_conv.conv_bias"),
         ("qwen2", "layer_types"),
-        ("qwen3_moe", "experts"),
+        ("qwen3_moe", "experts.norm_topk_prob"),
         ("smollm3", "nope_layers"),
     ],
 )

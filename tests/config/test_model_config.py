@@ -192,6 +192,10 @@ def test_nonsense_is_refused_by_key(tmp_path: Path, key: str, value: object) -> 
         ("num_local_experts", 8),
         ("n_routed_experts", 64),
         ("auto_map", {"AutoModelForCausalLM": "modeling_x.X"}),
+        ("auto_map", {"AutoModelForCausalLM": ["modeling_x.LlamaForCausalLM", None]}),
+        ("auto_map", "modeling_x.X"),
+        ("partial_rotary_factor", 0.5),
+        ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
         ("text_config", {"hidden_size": 1}),
         ("final_logit_softcapping", 30.0),
         ("logits_scaling", 8.0),
@@ -206,8 +210,19 @@ def test_nonsense_is_refused_by_key(tmp_path: Path, key: str, value: object) -> 
 def test_what_is_not_implemented_is_refused_by_name(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         ModelConfig.from_hf(write(tmp_path, settings(**{key: value})))
-    named = [key, "rope"] if key.startswith("rope") else [key]
+    named = [key, "rope", "partial_rotary_factor"] if key.startswith("rope") else [key]
     assert any(name in str(caught.value) for name in named)
+
+
+def test_a_multimodal_model_is_refused_as_one(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r'model_type "gemma3" is not supported \(no multimodal models;'):
+        read(tmp_path, "gemma3", text_config={"hidden_size": 64})
+
+
+def test_an_adapter_is_refused_as_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match=r"adapter_config\.json: adapters are not supported; merge"):
+        ModelConfig.from_hf(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +232,9 @@ def test_what_is_not_implemented_is_refused_by_name(tmp_path: Path, key: str, va
         {"hidden_act": "swish"},
         {"quantization_config": None},
         {"num_local_experts": 1},
+        {"partial_rotary_factor": 1.0},
+        {"auto_map": {"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.LlamaForCausalLM"}},
+        {"auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}},
         {"some_key_of_a_later_version": [1, {"a": 2}], "transformers_version": "9.9"},
     ],
 )

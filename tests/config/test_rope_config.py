@@ -109,5 +109,5 @@ def test_parameters_that_make_no_sense_are_named(scaling: object, named: str) ->
 
 @pytest.mark.parametrize("rope_type", ["mrope", "proportional", ""])
 def test_other_rope_types_are_refused_by_name(rope_type: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f'rope type "{rope_type}" is not supported'):
+    with pytest.raises(UnsupportedModelError, match=f'rope_scaling.rope_type "{rope_type}" is not supported '):
         rope(rope_scaling={"rope_type": rope_type, "factor": 2.0})

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import byte_model_config, byte_request, small_engine_config
-from transom.cache.stats import CacheStats, KindStats, TierStats
+from transom.cache.stats import CacheStats, ConvStateStats, KindStats, TierStats
 from transom.config.model_config import LayerKind
 from transom.engine.channel import (
     MAX_PAYLOAD_BYTES,
@@ -58,7 +58,14 @@ MESSAGES: list[Message] = [
     Heartbeat(
         EngineStats(
             SchedulerStats(1, 2, 3, 4, 5, 6, 7),
-            CacheStats(64, 1, 2, (TierStats("hot", 1, 2),), (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 3, 4),)),
+            CacheStats(
+                64,
+                1,
+                2,
+                (TierStats("hot", 1, 2),),
+                (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 3, 4),),
+                conv_states=ConvStateStats(1, 2, 3, 4, 5),
+            ),
             num_steps=1,
             step_seconds=0.25,
             num_failed=0,

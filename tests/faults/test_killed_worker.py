@@ -1,4 +1,4 @@
-"""kill -9 of a worker with cold blocks, again and again, at random moments: nothing wrong is said, found or left behind.
+"""kill -9 of a worker with cold blocks, again and again, at random moments: nothing wrong is said or found or left.
 
 Each worker finds what those before it have published, and says with it what one says that has everything in RAM.
 """

@@ -13,7 +13,15 @@ from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models, pre_tokenizers
 
 from tests.fakes import byte_model_config, small_engine_config
-from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierState, TierStats, TransferStats
+from transom.cache.stats import (
+    CacheStats,
+    ConvStateStats,
+    KindStats,
+    SequenceStats,
+    TierState,
+    TierStats,
+    TransferStats,
+)
 from transom.config.cache_options import resolve_cache
 from transom.config.model_config import GenerationDefaults, LayerKind
 from transom.config.registry_config import ModelEntry, ServerConfig
@@ -166,6 +174,15 @@ class RecitingEngine:
     def _scored(self, token: int, count: int, logprob: float) -> TokenLogprobs:
         rivals = ((token, logprob), *((rival, float("-inf")) for rival in range(1, 100) if rival != token))
         return TokenLogprobs(token, logprob, rivals[:count])
+
+
+class ConvolvingEngine(RecitingEngine):
+    """Of a model with convolutions."""
+
+    def stats(self) -> EngineStats | None:
+        stats = super().stats()
+        assert stats is not None
+        return replace(stats, cache=replace(stats.cache, conv_states=ConvStateStats(3, 2, 8, 20, 80)))
 
 
 def served_model(

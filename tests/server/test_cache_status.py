@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.server.asgi import ask
-from tests.server.served import REPORT, WINDOW, RecitingEngine, make_app, served_model
+from tests.server.served import REPORT, WINDOW, ConvolvingEngine, RecitingEngine, make_app, served_model
 from transom.engine import EngineState, EngineStats, EngineStatus
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
@@ -49,6 +49,7 @@ async def test_tiers_layers_and_requests_are_shown_as_the_engine_reports_them(pa
     assert shown["layers"] == [
         {"kind": "full_attention", "num_layers": 1, "hot_blocks": 2, "hot_blocks_total": 8, "cold_blocks": 3}
     ]
+    assert shown["conv_states"] is None
     assert shown["requests"] == [
         {
             "request_id": "cmpl-1-0-0",
@@ -59,6 +60,17 @@ async def test_tiers_layers_and_requests_are_shown_as_the_engine_reports_them(pa
             "evicted_tokens": 0,
         }
     ]
+
+
+async def test_states_of_convolutions_are_shown_where_a_model_has_some() -> None:
+    answer = await ask(make_app(ConvolvingEngine()), "GET", "/v1/models/tiny/cache")
+    assert answer.json()["conv_states"] == {
+        "num_layers": 3,
+        "sequences": 2,
+        "sequences_total": 8,
+        "used_bytes": 20,
+        "total_bytes": 80,
+    }
 
 
 async def test_budgets_and_the_strategy_of_the_model_are_shown() -> None:

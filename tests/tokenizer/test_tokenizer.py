@@ -188,3 +188,10 @@ def test_normalization_cannot_smuggle_in_a_special_token() -> None:
     assert end not in tokenizer.encode("＜end＞")
     assert end not in tokenizer.encode_marked("＜end＞", "\U000f0000")
     assert end in tokenizer.encode_marked("<end>", "\U000f0000")
+
+
+def test_tokens_beyond_a_models_vocabulary_are_named_by_their_ids() -> None:
+    num_tokens = BYTE_LEVEL.vocab_size
+    last_two = tuple(BYTE_LEVEL.id_to_token(token_id) for token_id in (num_tokens - 2, num_tokens - 1))
+    assert BYTE_LEVEL.tokens_beyond(num_tokens - 2) == last_two
+    assert BYTE_LEVEL.tokens_beyond(num_tokens) == ()

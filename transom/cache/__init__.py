@@ -6,12 +6,22 @@ from transom.cache.cold_file import Identify
 from transom.cache.layer_cache import PagedLayerCache
 from transom.cache.lost_block import LostBlockError
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.stats import CacheStats, KindStats, ReuseStats, SequenceStats, TierState, TierStats, TransferStats
+from transom.cache.stats import (
+    CacheStats,
+    ConvStateStats,
+    KindStats,
+    ReuseStats,
+    SequenceStats,
+    TierState,
+    TierStats,
+    TransferStats,
+)
 
 __all__ = [
     "BLOCK_SIZE",
     "CacheManager",
     "CacheStats",
+    "ConvStateStats",
     "Identify",
     "KindStats",
     "LostBlockError",

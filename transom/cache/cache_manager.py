@@ -306,6 +306,7 @@ class CacheManager:
             kinds=tuple(self._kind_stats(group) for group in self._groups),
             sequences=tuple(handle.stats() for handle in self._handles),
             reuse=self._reuse.stats(),
+            conv_states=self._conv_states.stats(),
         )
 
     def check_integrity(self) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from transom import kernels
 from transom.cache.sequence_cache import SequenceCache
+from transom.cache.stats import ConvStateStats
 from transom.config.kv_size import conv_state_bytes
 from transom.config.model_config import LayerKind, ModelConfig
 from transom.errors import EngineError
@@ -51,6 +52,14 @@ class ConvStates:
     def num_bytes(self) -> int:
         """All of it, used or not."""
         return self._states.nbytes
+
+    def stats(self) -> ConvStateStats | None:
+        """Who has states, and what they take; None of a model without convolutions."""
+        if not self._rows:
+            return None
+        num_used, num_total = len(self._places), len(self._states)
+        num_bytes_used = self._states.nbytes // num_total * num_used
+        return ConvStateStats(len(self._rows), num_used, num_total, num_bytes_used, self._states.nbytes)
 
     def begin(self, parts: Sequence[tuple[SequenceCache, int, int]]) -> ConvPass:
         """The convolutions of one pass over (handle, start, num_tokens); passes before it that were not committed are

@@ -109,6 +109,18 @@ class ReuseStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvStateStats:
+    """States of short convolutions. They lie beside the hot tier, within the same budget."""
+
+    num_layers: int
+    num_sequences_used: int
+    """Sequences that have a state: those that are being computed."""
+    num_sequences_total: int
+    num_bytes_used: int
+    num_bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheStats:
     """A snapshot. A block holds `block_size` tokens of all layers of one kind; a shared block counts once."""
 
@@ -122,6 +134,8 @@ class CacheStats:
     kinds: tuple[KindStats, ...]
     sequences: tuple[SequenceStats, ...] = ()
     reuse: ReuseStats = ReuseStats()
+    conv_states: ConvStateStats | None = None
+    """None of a model without convolutions."""
 
     @property
     def num_blocks_used(self) -> int:

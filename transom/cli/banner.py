@@ -11,6 +11,7 @@ from rich.table import Table
 
 from transom.config.engine_config import kv_bytes_per_token
 from transom.config.kv_size import conv_state_bytes
+from transom.config.model_config import LayerKind, ModelConfig
 from transom.registry import FailedModel, ServedModel
 
 _PROMPTS = {
@@ -68,7 +69,7 @@ def model_table(models: Iterable[ServedModel]) -> Table:
         table.add_row(
             served.id,
             f"{engine.context_window} tokens",
-            window_text(served.model_config.sliding_window),
+            window_text(served.model_config.sliding_window, count_full_attention(served.model_config)),
             engine.cache.strategy.value,
             "-" if report is None else f"{served.max_request_tokens(engine.cache)} tokens",
             kv_text(per_token, engine.kv_dtype, conv_state_bytes(served.model_config)),
@@ -88,9 +89,16 @@ def curl_line(model: str, url: str, *, needs_key: bool) -> str:
     return f"curl {url}/v1/completions -H 'content-type: application/json' {key}-d {shlex.quote(body)}"
 
 
-def window_text(sliding_window: int | None) -> str:
-    """The attention window in words."""
-    return "full" if sliding_window is None else f"{sliding_window} tokens"
+def window_text(sliding_window: int | None, num_full_layers: int) -> str:
+    """The attention window in words; where some layers attend to everything, it is that of the others."""
+    if sliding_window is None:
+        return "full"
+    return f"{sliding_window} tokens" + (" in sliding layers" if num_full_layers else "")
+
+
+def count_full_attention(config: ModelConfig) -> int:
+    """Layers that attend to the whole context."""
+    return config.layer_types.count(LayerKind.FULL_ATTENTION)
 
 
 def kv_text(bytes_per_token: int, kv_dtype: str, state_bytes: int) -> str:

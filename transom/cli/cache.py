@@ -83,6 +83,9 @@ def _plain(content: ColdContent) -> dict[str, Any]:
     return {**place, "directory": str(content.place.directory), **plain}
 
 
+_NO_DISK = ["-"] * len(_DISK_HEADINGS)
+
+
 def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
     table = plain_table("MODEL", "STRATEGY", "TIER", "STATE", "USED", "OF", *_DISK_HEADINGS)
     for answer in answers:
@@ -94,8 +97,11 @@ def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
                 tier["state"],
                 size_text(tier["used_bytes"]),
                 size_text(tier["total_bytes"]),
-                *(_disk_cells(tier) if tier["name"] == "cold" else ["-"] * len(_DISK_HEADINGS)),
+                *(_disk_cells(tier) if tier["name"] == "cold" else _NO_DISK),
             )
+        if states := answer.get("conv_states"):
+            sizes = size_text(states["used_bytes"]), size_text(states["total_bytes"])
+            table.add_row(answer["model"], "-", "conv states", "-", *sizes, *_NO_DISK)
     return table
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from transom.cli.banner import size_text, wide_console
+from transom.cli.banner import count_full_attention, size_text, wide_console, window_text
 from transom.cli.failure import EXIT_FAILED
-from transom.cli.model_check import ModelCheck, WeightFacts, check_model, check_report, ropes
+from transom.cli.model_check import ModelCheck, VocabularyFacts, WeightFacts, check_model, check_report, ropes
 from transom.cli.options import ModelOptions
 from transom.cli.sources import load_registry
+from transom.config.engine_config import resolve
 from transom.config.kv_size import conv_state_bytes, kv_bytes_per_token_by_kind
 from transom.config.model_config import LayerKind, ModelConfig
+from transom.config.registry_config import ModelEntry
 from transom.config.rope_config import RopeConfig
 from transom.tokenizer import Tokenizer
 
 _KV_DTYPE = "f16"  # what is served unless something else is asked for
 _SHOWN_TOKENS = 4
+_SHOWN_PROBLEMS = 12
 _KINDS = {
     LayerKind.FULL_ATTENTION: "full attention",
     LayerKind.SLIDING_ATTENTION: "sliding attention",
@@ -34,8 +36,9 @@ def show_check(model: str, *, as_json: bool) -> None:
 
     Raises ConfigError for what is no model at all.
     """
-    path = load_registry(ModelOptions(model=model)).models[0].path
-    check = check_model(path)
+    entry = load_registry(ModelOptions(model=model)).models[0]
+    check = check_model(entry.path)
+    _narrow(check, entry)
     if as_json:
         print(json.dumps(check_report(check, _KV_DTYPE), indent=2, ensure_ascii=False))
     else:
@@ -44,13 +47,18 @@ def show_check(model: str, *, as_json: bool) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
+def _narrow(check: ModelCheck, entry: ModelEntry) -> None:
+    """What the registry entry of a bundled model lowers."""
+    if check.model_config is not None and (entry.sliding_window or entry.max_position_embeddings):
+        with check.noting_problems():
+            check.model_config, _ = resolve(entry, check.model_config, num_threads=1)
+
+
 def _show(console: Console, check: ModelCheck) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    for name, value in _rows(check):
-        table.add_row(name, value)
-    console.print(table)
+    rows = list(_rows(check))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.print(f"{name:{width}}  {value}")
 
 
 def _rows(check: ModelCheck) -> Iterator[tuple[str, str]]:
@@ -60,15 +68,20 @@ def _rows(check: ModelCheck) -> Iterator[tuple[str, str]]:
     if check.weights is not None:
         yield "weights", _weights_text(check.weights)
     if check.tokenizer is not None:
-        yield from _tokenizer_rows(check.tokenizer)
+        yield "tokenizer", f"{check.tokenizer.kind}, {check.tokenizer.vocab_size} tokens"
+        if check.vocabulary is not None:
+            yield from _vocabulary_rows(check.vocabulary)
+        yield "special tokens", _special_tokens_text(check.tokenizer)
     if check.has_chat_template is not None:
         yield (
             "chat template",
             "yes" if check.has_chat_template else "no: messages are continued as paragraphs of a text",
         )
     yield "can be served", "yes" if check.can_be_served else "no"
-    for problem in check.problems:
+    for problem in check.problems[:_SHOWN_PROBLEMS]:
         yield "", problem
+    if len(check.problems) > _SHOWN_PROBLEMS:
+        yield "", f"and {len(check.problems) - _SHOWN_PROBLEMS} more problems, which --json lists"
 
 
 def _architecture_rows(config: ModelConfig) -> Iterator[tuple[str, str]]:
@@ -76,13 +89,14 @@ def _architecture_rows(config: ModelConfig) -> Iterator[tuple[str, str]]:
     counts = Counter(config.layer_types)
     yield "layers", ", ".join(f"{count} {_KINDS[kind]}" for kind, count in counts.items())
     if config.nope_layers:
-        yield "without positions", f"layers {', '.join(map(str, config.nope_layers))}"
+        layers = "layers" if len(config.nope_layers) > 1 else "layer"
+        yield "without positions", f"{layers} {', '.join(map(str, config.nope_layers))}, counted from 0"
     if config.experts is not None:
         experts = config.experts
         where = f"in {len(experts.layers)} layers"
         yield "experts", f"{experts.num_experts}, of which a token uses {experts.num_experts_per_tok}, {where}"
     yield "context window", f"{config.max_position_embeddings} tokens"
-    yield "attention window", _window_text(config)
+    yield "attention window", window_text(config.sliding_window, count_full_attention(config))
     for kind, rope in ropes(config).items():
         yield f"rope, {_KINDS[kind]}", _rope_text(rope, config.max_position_embeddings)
     heads = f"{config.num_attention_heads} of {config.head_dim} channels over {config.num_key_value_heads} for KV"
@@ -91,13 +105,6 @@ def _architecture_rows(config: ModelConfig) -> Iterator[tuple[str, str]]:
         yield f"KV, {_KINDS[kind]}", f"{size_text(size)} per token ({_KV_DTYPE})"
     if config.short_conv is not None:
         yield "convolution states", f"{size_text(conv_state_bytes(config))} per sequence"
-
-
-def _window_text(config: ModelConfig) -> str:
-    if config.sliding_window is None:
-        return "full"
-    in_all = set(config.layer_types) == {LayerKind.SLIDING_ATTENTION}
-    return f"{config.sliding_window} tokens" + ("" if in_all else " in sliding layers")
 
 
 def _rope_text(rope: RopeConfig, context_window: int) -> str:
@@ -120,9 +127,23 @@ def _weights_text(weights: WeightFacts) -> str:
     return f"{weights.num_parameters / 1e6:,.1f} million parameters, {size_text(weights.num_bytes)} ({types})"
 
 
-def _tokenizer_rows(tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    yield "tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size} tokens"
+def _vocabulary_rows(facts: VocabularyFacts) -> Iterator[tuple[str, str]]:
+    model = f"the model's {facts.vocab_size} ids"
+    if facts.num_ids_without_token:
+        yield "", f"no token for {facts.num_ids_without_token} of {model}: they add nothing to a text"
+    if facts.tokens_beyond:
+        beyond = f"{len(facts.tokens_beyond)} of them beyond {model}"
+        yield "", f"{beyond}: a text that needs one is refused ({_few(facts.tokens_beyond)})"
+    yield "an answer ends with", ", ".join(facts.end_tokens) or "nothing but its limit"
+
+
+def _special_tokens_text(tokenizer: Tokenizer) -> str:
     named = [f"{name.removesuffix('_token')} {token}" for name, token in tokenizer.named_tokens.items()]
     others = sorted(tokenizer.special_tokens.difference(tokenizer.named_tokens.values()))
-    shown = others[:_SHOWN_TOKENS] + ([f"{len(others) - _SHOWN_TOKENS} more"] if len(others) > _SHOWN_TOKENS else [])
-    yield "special tokens", ", ".join([*named, *shown]) or "none"
+    return "; ".join(filter(None, [", ".join(named), f"others: {_few(others)}" if others else ""])) or "none"
+
+
+def _few(tokens: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = [f"{len(tokens) - _SHOWN_TOKENS} more"] if len(tokens) > _SHOWN_TOKENS else []
+    return ", ".join([*tokens[:_SHOWN_TOKENS], *more])

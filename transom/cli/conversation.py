@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sys
 
-from transom.cli.banner import window_text
+from transom.cli.banner import count_full_attention, window_text
 from transom.cli.failure import say
 from transom.cli.responder import Responder
 from transom.engine import EngineState
@@ -47,7 +47,7 @@ def _greeting(responder: Responder) -> str:
     """What is spoken to, and how to stop it."""
     served = responder.served
     kind = "chat" if responder.is_chat else "completion"
-    window = window_text(served.model_config.sliding_window)
+    window = window_text(served.model_config.sliding_window, count_full_attention(served.model_config))
     text = (
         f"{served.id} ({kind}), context window {served.engine_config.context_window} tokens, "
         f"attention window {window}. Ctrl-C stops an answer, Ctrl-D leaves, /bye too."

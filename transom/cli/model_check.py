@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transom.config.kv_size import conv_state_bytes, kv_bytes_per_token_by_kind
-from transom.config.model_config import LayerKind, ModelConfig
+from transom.config.model_config import LayerKind, ModelConfig, refuse_adapter
 from transom.config.model_families import refusals
 from transom.config.rope_config import RopeConfig
 from transom.config.settings import Settings
@@ -24,7 +24,7 @@ from transom.tokenizer import Tokenizer
 from transom.weights.gguf import find_gguf
 from transom.weights.sources import SizedWeightSource, num_parameters, open_weights
 
-__all__ = ["ModelCheck", "WeightFacts", "check_model", "check_report", "ropes"]
+__all__ = ["ModelCheck", "VocabularyFacts", "WeightFacts", "check_model", "check_report", "ropes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,20 @@ class WeightFacts:
     bytes_by_type: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class VocabularyFacts:
+    """How the tokenizer's vocabulary fits the model's. Both misfits can be served, within limits."""
+
+    vocab_size: int
+    """Of the model."""
+    num_ids_without_token: int
+    """The model's that the tokenizer has no token for: padding, most often. They add nothing to a text."""
+    tokens_beyond: tuple[str, ...]
+    """The tokenizer's that the model has no embedding for. A text that needs one is refused."""
+    end_tokens: tuple[str, ...]
+    """What ends an answer."""
+
+
 @dataclass(slots=True)
 class ModelCheck:
     """What could be read of one model; None for what could not."""
@@ -45,6 +59,7 @@ class ModelCheck:
     model_config: ModelConfig | None = None
     weights: WeightFacts | None = None
     tokenizer: Tokenizer | None = None
+    vocabulary: VocabularyFacts | None = None
     has_chat_template: bool | None = None
     problems: list[str] = field(default_factory=list)
     """One line each. None: the model can be served."""
@@ -82,13 +97,26 @@ def check_model(path: Path) -> ModelCheck:
         check.tokenizer, template = read_text_files(path)
         check.has_chat_template = not template.is_default
         template.close()
+    if check.model_config is not None and check.tokenizer is not None:
+        check.vocabulary = _compare_vocabularies(check.model_config, check.tokenizer)
     return check
+
+
+def _compare_vocabularies(config: ModelConfig, tokenizer: Tokenizer) -> VocabularyFacts:
+    beyond = tokenizer.tokens_beyond(config.vocab_size)
+    return VocabularyFacts(
+        vocab_size=config.vocab_size,
+        num_ids_without_token=config.vocab_size - (tokenizer.vocab_size - len(beyond)),
+        tokens_beyond=beyond,
+        end_tokens=tuple(tokenizer.id_to_token(token_id) or f"id {token_id}" for token_id in config.eos_token_ids),
+    )
 
 
 def _read_config(check: ModelCheck) -> None:
     """Of a directory that is refused, every reason."""
     if check.file_format == "safetensors":
         with check.noting_problems():
+            refuse_adapter(check.path)
             for refusal in refusals(Settings.of_file(check.path / "config.json")):
                 check.note(str(refusal))
     with check.noting_problems():
@@ -115,6 +143,7 @@ def check_report(check: ModelCheck, kv_dtype: str) -> dict[str, Any]:
         **({} if check.model_config is None else _architecture(check.model_config, kv_dtype)),
         **({} if check.weights is None else _weights(check.weights)),
         "tokenizer": None if check.tokenizer is None else _tokenizer(check.tokenizer),
+        **({} if check.vocabulary is None else _vocabulary(check.vocabulary)),
         "has_chat_template": check.has_chat_template,
     }
 
@@ -176,4 +205,12 @@ def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         "named_tokens": dict(tokenizer.named_tokens),
         "num_special_tokens": len(tokenizer.special_tokens),
         "end_token_ids": sorted(tokenizer.end_token_ids),
+    }
+
+
+def _vocabulary(facts: VocabularyFacts) -> dict[str, Any]:
+    return {
+        "num_ids_without_token": facts.num_ids_without_token,
+        "num_tokens_beyond_vocabulary": len(facts.tokens_beyond),
+        "end_tokens": list(facts.end_tokens),
     }

@@ -7,14 +7,17 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import typer
 from rich.table import Table
 
-from transom.cli.banner import kv_text, size_text, wide_console, window_text
+from transom.cli.banner import count_full_attention, kv_text, size_text, wide_console, window_text
+from transom.cli.failure import EXIT_FAILED, say
 from transom.cli.options import ModelOptions
 from transom.cli.sources import load_registry
 from transom.config.engine_config import kv_bytes_per_token, resolve
 from transom.config.kv_size import conv_state_bytes
 from transom.config.registry_config import ModelEntry
+from transom.errors import TransomError
 from transom.registry.model_files import read_model_config
 from transom.weights.sources import num_parameters, open_weights, quantized_weights
 
@@ -27,6 +30,7 @@ class ModelRow:
     architecture: str
     context_window: int
     attention_window: int | None
+    num_full_attention_layers: int
     kv_bytes_per_token: int
     conv_state_bytes_per_sequence: int
     kv_dtype: str
@@ -40,12 +44,24 @@ class ModelRow:
 
 
 def list_models(config: Path | None, *, as_json: bool) -> None:
-    """Prints the list. Raises `ConfigError` for a registry or a model that cannot be read."""
-    rows = [_row(entry) for entry in load_registry(ModelOptions(config=config)).models]
+    """Prints the list, and on standard error a line for each model that cannot be read: then the command ends with 1.
+
+    Raises `ConfigError` for a registry that cannot be read.
+    """
+    rows, failures = [], []
+    for entry in load_registry(ModelOptions(config=config)).models:
+        try:
+            rows.append(_row(entry))
+        except (TransomError, OSError) as error:
+            failures.append(f"the model {entry.id} cannot be served: {' '.join(str(error).split())}")
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
+    elif rows:
         wide_console().print(_table(rows))
+    for failure in failures:
+        say(failure)
+    if failures:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _row(entry: ModelEntry) -> ModelRow:
@@ -56,6 +72,7 @@ def _row(entry: ModelEntry) -> ModelRow:
         architecture=model_config.model_type,
         context_window=engine_config.context_window,
         attention_window=model_config.sliding_window,
+        num_full_attention_layers=count_full_attention(model_config),
         kv_bytes_per_token=kv_bytes_per_token(model_config, engine_config.kv_dtype),
         conv_state_bytes_per_sequence=conv_state_bytes(model_config),
         kv_dtype=engine_config.kv_dtype,
@@ -87,7 +104,7 @@ def _table(rows: list[ModelRow]) -> Table:
             row.id,
             row.architecture,
             f"{row.context_window} tokens",
-            window_text(row.attention_window),
+            window_text(row.attention_window, row.num_full_attention_layers),
             kv_text(row.kv_bytes_per_token, row.kv_dtype, row.conv_state_bytes_per_sequence),
             row.quantization,
             size_text(row.weights_bytes),

@@ -105,14 +105,21 @@ def _require_same(config: ModelConfig, metadata: dict[str, Value]) -> None:
     factors = {"long_rope_factors": config.rope.long_factor, "short_rope_factors": config.rope.short_factor}
     found = gguf_model_config(GgufModel("the new file", metadata, shapes, config.dtype, **factors)).to_plain()
     for name, value in config.to_plain().items():
-        if name not in _SAID_ELSEWHERE and not _is_close(value, found[name]):
-            raise _unsupported(name, f"no keys for it: readers take {shown(found[name])} for {shown(value)}")
+        if name not in _SAID_ELSEWHERE:
+            _require_close(name, value, found[name])
+
+
+def _require_close(name: str, value: Any, found: Any) -> None:
+    """Of a part with fields of its own, what differs is named by the field."""
+    if isinstance(value, dict) and isinstance(found, dict) and value.keys() == found.keys():
+        for key in value:
+            _require_close(f"{name}.{key}", value[key], found[key])
+    elif not _is_close(value, found):
+        raise _unsupported(name, f"no keys for it: readers take {shown(found)} for {shown(value)}")
 
 
 def _is_close(first: Any, second: Any) -> bool:
     """Equal, but for what 32 bits lose."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(_is_close(first[key], second[key]) for key in first)
     if isinstance(first, float) and isinstance(second, float):
         return math.isclose(first, second, rel_tol=1e-6)
     return bool(first == second)

@@ -18,7 +18,15 @@ from transom.config.rope_config import RopeConfig, read_rope, settings_by_kind
 from transom.config.settings import Settings, shown
 from transom.errors import ConfigError, UnsupportedModelError
 
-__all__ = ["CHECKPOINT_DTYPES", "LEAST_NORM_EPS", "GenerationDefaults", "LayerKind", "ModelConfig", "RopeConfig"]
+__all__ = [
+    "CHECKPOINT_DTYPES",
+    "LEAST_NORM_EPS",
+    "GenerationDefaults",
+    "LayerKind",
+    "ModelConfig",
+    "RopeConfig",
+    "refuse_adapter",
+]
 
 # Bounds that no real model comes near. They keep hostile files from asking for absurd amounts of anything, and every
 # position and token id within int32.
@@ -87,6 +95,7 @@ class ModelConfig:
         sense, naming file, key, value and rule.
         """
         _require_directory(directory)
+        refuse_adapter(directory)
         settings = Settings.of_file(directory / "config.json")
         family = family_of(settings)
         num_hidden_layers = settings.integer("num_hidden_layers", low=1, high=_MAX_LAYERS)
@@ -176,6 +185,13 @@ class GenerationDefaults:
         )
 
 
+def refuse_adapter(directory: Path) -> None:
+    """Raises UnsupportedModelError for what PEFT writes: a model's difference from another one, or a model with one."""
+    path = directory / "adapter_config.json"
+    if path.exists():
+        raise UnsupportedModelError(f"{path}: adapters are not supported; merge this one into its base model")
+
+
 def _generation_settings(directory: Path) -> Settings:
     path = directory / "generation_config.json"
     return Settings.of_file(path) if path.exists() else Settings(str(path), {})
@@ -213,9 +229,16 @@ def _ropes(
     """The rope of the full layers, and that of the sliding ones where they have one of their own."""
 
     def rope(of: Settings, default_theta: float) -> RopeConfig:
-        return read_rope(
+        found = read_rope(
             of, head_dim=head_dim, max_position_embeddings=max_position_embeddings, default_theta=default_theta
         )
+        if found.rotary_dim != head_dim and not family.rotates_part_of_heads:
+            rotated = f"{found.rotary_dim} of {head_dim} channels of a head"
+            raise UnsupportedModelError(
+                f"{settings.source}: partial_rotary_factor is not supported "
+                f"(rotating {rotated} in a {settings.text('model_type')} model)"
+            )
+        return found
 
     if family.sliding_rope_theta is None:
         return rope(settings, family.rope_theta), None

@@ -69,6 +69,8 @@ class Family:
     tie_word_embeddings: bool = False
     own_keys: frozenset[str] = frozenset()
     """Keys of features that most families do not have, and this one has."""
+    rotates_part_of_heads: bool = False
+    """`partial_rotary_factor` counts."""
     features: Callable[[Settings, int], Features] = no_features
 
 
@@ -109,6 +111,7 @@ FAMILIES = {
         sliding_window=4096,
         attention_bias=None,
         attention_output_bias=None,
+        own_keys=frozenset({"use_qk_norm"}),
     ),
     "qwen3_moe": Family(
         "Qwen3MoeForCausalLM",
@@ -118,7 +121,7 @@ FAMILIES = {
         sliding_window=4096,
         attention_bias=None,
         attention_output_bias=None,
-        own_keys=frozenset({"num_experts", "num_local_experts", "moe_intermediate_size"}),
+        own_keys=frozenset({"num_experts", "num_local_experts", "moe_intermediate_size", "use_qk_norm"}),
         features=qwen3_moe_features,
     ),
     "mixtral": Family(
@@ -194,6 +197,7 @@ FAMILIES = {
         bos_token_id=1,
         eos_token_id=32000,
         rms_norm_eps=1e-5,
+        rotates_part_of_heads=True,
     ),
     "smollm3": Family(
         "SmolLM3ForCausalLM",
@@ -235,7 +239,6 @@ _NEUTRAL_FACTOR = (*_NEUTRAL, 1)
 _ACTIVATION_NAMES = {"silu": ("silu", "swish"), "gelu_pytorch_tanh": ("gelu_pytorch_tanh", "gelu_tanh")}
 _FOREIGN_FEATURES = {
     "attn_logit_softcapping": ("soft-capped attention scores", _NEUTRAL),
-    "auto_map": ("code inside the model directory is never run", _NEUTRAL),
     "attention_multiplier": ("scaled attention", _NEUTRAL),
     "clip_qkv": ("clipped attention inputs", _NEUTRAL),
     "compression_config": ("quantized weights", _NEUTRAL),
@@ -265,7 +268,8 @@ def family_of(settings: Settings) -> Family:
     model_type = settings.text("model_type")
     family = FAMILIES.get(model_type)
     if family is None:
-        raise _unsupported(settings, "model_type", f"supported: {', '.join(sorted(FAMILIES))}")
+        multimodal = "no multimodal models; " if settings.has("text_config") else ""
+        raise _unsupported(settings, "model_type", f"{multimodal}supported: {', '.join(sorted(FAMILIES))}")
     for refusal in _refusals(settings, family):
         raise refusal
     return family
@@ -279,9 +283,13 @@ def refusals(settings: Settings) -> list[UnsupportedModelError]:
 
 def _refusals(settings: Settings, family: Family) -> Iterator[UnsupportedModelError]:
     yield from _other_heads(settings, family)
+    yield from _other_code(settings, family)
     for key, (feature, neutral) in _FOREIGN_FEATURES.items():
         if key not in family.own_keys and settings.get(key) not in neutral:
             yield _unsupported(settings, key, f"{feature} in a {settings.text('model_type')} model")
+    for key, bias in (("attention_bias", family.attention_bias), ("mlp_bias", family.mlp_bias)):
+        if bias is False and settings.get(key) is True:
+            yield _unsupported(settings, key, f"biases in a {settings.text('model_type')} model")
     yield from _other_activations(settings, family)
 
 
@@ -297,6 +305,14 @@ def _other_heads(settings: Settings, family: Family) -> Iterator[UnsupportedMode
     architectures = settings.strings("architectures")
     if architectures and family.architecture.lower() not in (name.lower() for name in architectures):
         yield _unsupported(settings, "architectures", f"supported: {family.architecture}")
+
+
+def _other_code(settings: Settings, family: Family) -> Iterator[UnsupportedModelError]:
+    """Code inside the model's directory is never run. Files of Phi-3 name some, of the class that is built in here."""
+    auto_map = settings.get("auto_map")
+    name = auto_map.get("AutoModelForCausalLM", family.architecture) if isinstance(auto_map, dict) else auto_map
+    if name is not None and str(name).rpartition(".")[2] != family.architecture:
+        yield _unsupported(settings, "auto_map", "code inside the model's directory is never run")
 
 
 def _unsupported(settings: Settings, key: str, detail: str) -> UnsupportedModelError:

@@ -105,14 +105,15 @@ def _rope_type(parameters: Settings, settings: Settings) -> str:
     nested = [key for key, value in parameters.values.items() if isinstance(value, dict)]
     if nested:
         raise UnsupportedModelError(f"{settings.source}: a rope of its own per layer kind ({shown(nested)})")
-    rope_type = parameters.text("rope_type" if "rope_type" in parameters.values else "type", "default")
+    key = "rope_type" if "rope_type" in parameters.values else "type"
+    rope_type = parameters.text(key, "default")
     rope_type = _ALIASES.get(rope_type, rope_type)
     if rope_type == "yarn" and parameters.has("short_factor"):  # older files of Phi-3, too
         rope_type = "longrope"
     if rope_type not in ROPE_TYPES:
-        known = ", ".join(ROPE_TYPES)
         raise UnsupportedModelError(
-            f"{settings.source}: rope type {shown(rope_type)} is not supported; supported: {known}"
+            f"{settings.source}: {parameters.prefix}{key} {shown(rope_type)} is not supported "
+            f"(supported: {', '.join(ROPE_TYPES)})"
         )
     return rope_type
 

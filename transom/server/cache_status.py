@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.cache.stats import CacheStats, KindStats, SequenceStats, TierStats
+from transom.cache.stats import CacheStats, ConvStateStats, KindStats, SequenceStats, TierStats
 from transom.errors import ModelLoadingError
 from transom.registry import ServedModel
 from transom.server.answering import json_response
@@ -76,6 +76,7 @@ def _numbers(cache: CacheStats) -> dict[str, Any]:
         "num_tokens": cache.num_tokens,
         "tiers": [_tier(tier) for tier in cache.tiers],
         "layers": [_kind(kind) for kind in cache.kinds],
+        "conv_states": None if cache.conv_states is None else _conv_states(cache.conv_states),
         "requests": [_sequence(sequence) for sequence in cache.sequences],
     }
 
@@ -116,6 +117,17 @@ def _kind(kind: KindStats) -> dict[str, Any]:
         "hot_blocks": kind.num_blocks_used,
         "hot_blocks_total": kind.num_blocks_total,
         "cold_blocks": kind.num_cold_blocks,
+    }
+
+
+def _conv_states(states: ConvStateStats) -> dict[str, Any]:
+    """Short convolutions keep a state for each sequence, in `kv_cache_ram_bytes` beside the hot tier."""
+    return {
+        "num_layers": states.num_layers,
+        "sequences": states.num_sequences_used,
+        "sequences_total": states.num_sequences_total,
+        "used_bytes": states.num_bytes_used,
+        "total_bytes": states.num_bytes_total,
     }
 
 

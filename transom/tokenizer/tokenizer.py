@@ -123,6 +123,11 @@ class Tokenizer:
             raise IndexError(f"{token_id} is not a token id")
         return self._core.id_to_token(token_id)
 
+    def tokens_beyond(self, vocab_size: int) -> tuple[str, ...]:
+        """The entries, by their ids, that a model with so many embeddings does not know. Walks all of them."""
+        ids = ((token_id, token) for token, token_id in self._core.get_vocab().items() if token_id >= vocab_size)
+        return tuple(token for _, token in sorted(ids))
+
     @cached_property
     def _mixed(self) -> MixedEncoder:
         """A second copy of the tokenizer, made when the first text comes that spells a control token."""
