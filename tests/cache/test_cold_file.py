@@ -143,10 +143,10 @@ def test_leftovers_of_any_layout_are_removed_and_strangers_stay(tmp_path: Path) 
 def test_a_later_version_s_directory_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
-    (path / "format.json").write_bytes(b'{"format": "transom-cold", "version": 2}')
+    (path / "format.json").write_bytes(b'{"format": "transom-cold", "version": 3}')
     (path / FULL.file_name).write_bytes(b"precious")
     for _ in range(2):
-        with pytest.raises(ConfigError, match="version 2"):
+        with pytest.raises(ConfigError, match="version 3"):
             ColdDirectory(RealFileSystem(), path, [FULL], MODEL)
     assert (path / FULL.file_name).read_bytes() == b"precious"
 

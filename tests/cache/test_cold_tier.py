@@ -58,7 +58,7 @@ class Bench:
             arena=self.arena,
             file_system=file_system,
             clock=self.clock,
-        )
+        ).tier
 
     def block(self, index: int) -> Block:
         """A sealed block of the full layers in slots 2 * index and 2 * index + 1."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache.block import NO_SLOTS, Block, BlockState
+from transom.cache.block import BLOCK_SIZE, NO_SLOTS, Block, BlockState
 from transom.cache.layer_group import LayerGroup
 from transom.cache.reuse_data import ReuseData
 from transom.config.model_config import LayerKind
@@ -185,6 +185,20 @@ class BlockPool:
         self._num_lent -= len(slots)
         self._num_hot[group.kind] += 1
         return Block(group.kind, group.num_layers, slots, start)
+
+    def restore(self, kind: LayerKind, num_layers: int, index: int, cold_index: int) -> Block:
+        """A block, owned once, of an earlier run: its bytes are in the cold tier, at a place that is taken."""
+        self._num_cold[kind] += 1
+        self._num_cold_slots += num_layers
+        return Block(
+            kind,
+            num_layers,
+            NO_SLOTS,
+            index * BLOCK_SIZE,
+            sealed=True,
+            state=BlockState.COLD,
+            cold_index=cold_index,
+        )
 
     def hand_over(self, block: Block, to: Block) -> None:
         """The slots of a block that is owned once and in RAM alone become those of a cold one, which says the same."""

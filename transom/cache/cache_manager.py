@@ -17,6 +17,7 @@ from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.budget import Budget
 from transom.cache.chunking import Chunking
+from transom.cache.cold_file import Identify
 from transom.cache.cold_setup import open_cold_tier
 from transom.cache.cold_tier import ColdTier, NoColdTier
 from transom.cache.conv_states import ConvStates
@@ -27,8 +28,10 @@ from transom.cache.layer_cache import BatchPart, LayerRows, PagedLayerCache
 from transom.cache.layer_group import LayerGroup, layer_groups
 from transom.cache.prefix_index import PrefixIndex
 from transom.cache.prefix_key import KeyChain
+from transom.cache.prefix_record import NoPrefixStore, PrefixStore
 from transom.cache.prefix_reuse import PrefixReuse
 from transom.cache.promotion import Promotion
+from transom.cache.publishing import Publishing
 from transom.cache.reuse_room import ReuseRoom
 from transom.cache.sequence_cache import SequenceCache, TokenIds
 from transom.cache.staging_ring import StagingRing, num_staging_slots
@@ -53,11 +56,12 @@ class CacheManager:
         model_config: ModelConfig,
         engine_config: EngineConfig,
         *,
-        fingerprint: bytes = b"",
+        identify: Identify | None = None,
         file_system: FileSystem | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fingerprint`: of the model and of whatever else keys and values depend on; only what has the same is reused.
+        """`identify` says what model and rules make the keys and values: those of the same may outlive this cache, in a
+        cold tier. None: nothing does, and nobody needs to know.
 
         `file_system` None is the real one; `clock` is monotonic, in seconds.
         """
@@ -70,8 +74,10 @@ class CacheManager:
         budget = _ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
         self._hot_tier = HotTier(layout, budget.num_slots)
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
+        prefix_store: PrefixStore = NoPrefixStore()
+        identity = b""
         if engine_config.has_cold_tier and engine_config.ssd_path is not None:
-            self._cold_tier = open_cold_tier(
+            opened = open_cold_tier(
                 model_config,
                 engine_config,
                 engine_config.ssd_path,
@@ -80,11 +86,13 @@ class CacheManager:
                 arena=self._hot_tier.arena,
                 file_system=file_system or RealFileSystem(),
                 clock=clock,
+                identify=identify if engine_config.enable_prefix_cache else None,
             )
+            self._cold_tier, prefix_store, identity = opened.tier, opened.prefix_store, opened.identity or b""
         self._budget = replace(budget, num_cold_slots=self._cold_tier.num_slots)
         self._pool = BlockPool(budget.num_hot_slots, self._cold_tier)
         self._ring = StagingRing(self._cold_tier, budget.num_hot_slots, budget.num_staging_slots, layout.slot_bytes)
-        index = PrefixIndex(self._pool)
+        index = PrefixIndex(self._pool, Publishing(prefix_store, self._cold_tier))
         room = ReuseRoom(self._pool, index, _max_reuse_slots(engine_config, layout.slot_bytes))
         self._demotion = Demotion(self._pool, self._cold_tier, room, budget.max_hot_blocks)
         self._promotion = Promotion(self._pool, self._cold_tier, room, layout.slot_bytes, budget.max_hot_blocks)
@@ -101,8 +109,11 @@ class CacheManager:
             has_convolutions=self._conv_states.num_bytes > 0,
         )
         self._index = index
-        self._fingerprint = fingerprint if engine_config.enable_prefix_cache else None
+        self._identity = identity if engine_config.enable_prefix_cache else None
         self._handles: dict[SequenceCache, None] = {}
+        self._prefix_store = prefix_store
+        index.restore(prefix_store.load())
+        room.keep_within_cap()
 
     @property
     def budget(self) -> Budget:
@@ -142,7 +153,7 @@ class CacheManager:
             token_ids,
             strategy,
             name,
-            chain=None if self._fingerprint is None else KeyChain(self._fingerprint, salt, token_ids),
+            chain=None if self._identity is None else KeyChain(self._identity, salt, token_ids),
             may_hit=may_hit and strategy.capacity_blocks is None,  # which attention decides that nobody has measured
             trusts_cold_tier=trusts_cold_tier,
         )
@@ -264,8 +275,15 @@ class CacheManager:
             drop_lost=self._reuse.drop_lost,
         )
 
+    def flush(self, seconds: float) -> bool:
+        """Waits until what is published so far would survive anything; False: it does not yet, or never will."""
+        self._demotion.take_in_writes()
+        return self._prefix_store.flush(seconds)
+
     def shut_down(self) -> None:
-        """Ends the cold tier: its files are removed, its directory is free for others. Idempotent; the last call."""
+        """Ends the cold tier: its directory is free for others, with what is published in it. Idempotent; the last
+        call."""
+        self._demotion.take_in_writes()
         self._cold_tier.close()
 
     def stats(self) -> CacheStats:

@@ -142,7 +142,7 @@ class Demotion:
     def _reclaim(self, ended: Iterable[Block]) -> None:
         for block in ended:
             self._pool.reclaim(block)
-            self._pool.reuse.note_state(block)
+            self._reuse_room.note_written(block)
 
 
 def _movable(tables: Tables) -> Iterator[tuple[BlockTable, Block]]:

@@ -143,6 +143,7 @@ class PrefixReuse:
         for table, copy in zip(handle.tables, copies, strict=False):
             table.append(copy)
         handle.begin(hit.num_tokens, len(hit.nodes) * BLOCK_SIZE)
+        self._index.note_used(hit.nodes)
         self._counters.count_hit(hit.num_tokens, is_cold.count(False), is_cold.count(True))
         return True
 

@@ -60,6 +60,11 @@ class ReuseRoom:
         for block in _enough(itertools.chain(reuse.cold_blocks(), copied), num_slots):
             self._evict(block)
 
+    def note_written(self, block: Block) -> None:
+        """The write of a block, of whomever, is over."""
+        self._pool.reuse.note_state(block)
+        self._index.note_written(block)
+
     def keep_within_cap(self) -> None:
         """Forgets what is more than the cold tier may hold of reuse data."""
         if self._max_cold_slots is not None and self.num_placed_slots > self._max_cold_slots:

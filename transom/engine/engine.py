@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from transom.cache import CacheManager, LostBlockError
+from transom.cache import CacheManager, Identify, LostBlockError
 from transom.cache.file_system import FileSystem
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
@@ -54,9 +54,11 @@ class Engine:
         engine_config: EngineConfig,
         *,
         file_system: FileSystem | None = None,
+        identify: Identify | None = None,
     ) -> Engine:
-        """An engine with a cache and a scheduler of its own. Raises ConfigError as `CacheManager` does."""
-        cache = CacheManager(model_config, engine_config, file_system=file_system)
+        """An engine with a cache and a scheduler of its own; `identify` as `CacheManager` has it, which raises
+        ConfigError."""
+        cache = CacheManager(model_config, engine_config, identify=identify, file_system=file_system)
         scheduler = Scheduler(
             cache,
             eos_token_ids=model_config.eos_token_ids,
