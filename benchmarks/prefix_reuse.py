@@ -9,8 +9,8 @@ holds a quarter of it. `slow-disk`: the same request over a disk that gives so m
 answered with what is on it, and by then the engine knows how slow it is, so that the second is computed.
 
 MODEL is a directory or a GGUF file. The cold tier is under `--directory`, read with O_DIRECT where that is possible.
-All sides take turns in one process, in this order; medians count. The time of a request is that from `Engine.add` to its
-first token; what a restart takes before that is said beside it.
+All sides take turns in one process, in this order; medians count. The time of a request is that from `Engine.add` to
+its first token; what a restart takes before that is said beside it.
 """
 
 from __future__ import annotations
