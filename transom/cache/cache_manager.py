@@ -25,7 +25,8 @@ from transom.cache.demotion import Demotion
 from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.hot_tier import HotTier
 from transom.cache.layer_cache import BatchPart, LayerRows, PagedLayerCache
-from transom.cache.layer_group import LayerGroup, layer_groups
+from transom.cache.layer_group import LayerGroup, layer_groups, snapshot_group
+from transom.cache.load_or_recompute import LoadOrRecompute
 from transom.cache.prefix_index import PrefixIndex
 from transom.cache.prefix_key import KeyChain
 from transom.cache.prefix_record import NoPrefixStore, PrefixStore
@@ -33,6 +34,7 @@ from transom.cache.prefix_reuse import PrefixReuse
 from transom.cache.promotion import Promotion
 from transom.cache.publishing import Publishing
 from transom.cache.reuse_room import ReuseRoom
+from transom.cache.reuse_writer import ReuseWriter
 from transom.cache.sequence_cache import SequenceCache, TokenIds
 from transom.cache.staging_ring import StagingRing, num_staging_slots
 from transom.cache.stats import CacheStats, KindStats, TierState, TierStats
@@ -42,6 +44,9 @@ from transom.config.engine_config import EngineConfig
 from transom.config.kv_size import cold_slot_bytes
 from transom.config.model_config import ModelConfig
 from transom.request import CacheOptions
+
+_FLUSH_SECONDS = 2.0
+"""How long a shutdown goes on writing what the next run may want."""
 
 
 class CacheManager:
@@ -73,6 +78,7 @@ class CacheManager:
         self._conv_states = ConvStates(model_config, engine_config.max_num_seqs)
         budget = _ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
         self._hot_tier = HotTier(layout, budget.num_slots)
+        snapshots = snapshot_group(model_config, layout.slot_bytes) if engine_config.enable_prefix_cache else None
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
         prefix_store: PrefixStore = NoPrefixStore()
         identity = b""
@@ -81,7 +87,7 @@ class CacheManager:
                 model_config,
                 engine_config,
                 engine_config.ssd_path,
-                groups=self._groups,
+                groups=self._groups if snapshots is None else (*self._groups, snapshots),
                 slot_bytes=layout.slot_bytes,
                 arena=self._hot_tier.arena,
                 file_system=file_system or RealFileSystem(),
@@ -97,6 +103,8 @@ class CacheManager:
         self._demotion = Demotion(self._pool, self._cold_tier, room, budget.max_hot_blocks)
         self._promotion = Promotion(self._pool, self._cold_tier, room, layout.slot_bytes, budget.max_hot_blocks)
         self._chunking = Chunking(self._budget, self._demotion)
+        self._rates = LoadOrRecompute(clock, self._cold_tier.read_totals)
+        self._writer = ReuseWriter(self._cold_tier, room, layout.slot_bytes)
         self._reuse = PrefixReuse(
             self._groups,
             pool=self._pool,
@@ -106,12 +114,16 @@ class CacheManager:
             demotion=self._demotion,
             room=room,
             max_hot_blocks=budget.max_hot_blocks,
-            has_convolutions=self._conv_states.num_bytes > 0,
+            snapshot_group=snapshots,
+            conv_states=self._conv_states,
+            rates=self._rates,
+            writer=self._writer,
         )
         self._index = index
         self._identity = identity if engine_config.enable_prefix_cache else None
         self._handles: dict[SequenceCache, None] = {}
         self._prefix_store = prefix_store
+        self._keeps_blocks = not isinstance(prefix_store, NoPrefixStore)
         index.restore(prefix_store.load())
         room.keep_within_cap()
 
@@ -228,10 +240,11 @@ class CacheManager:
                 f"cannot commit {num_tokens} tokens: {handle.num_computed_tokens} are committed, "
                 f"{handle.num_reserved_tokens} are reserved"
             )
+        self._rates.end_pass()
         self._conv_states.commit(handle, num_tokens)
         for table in handle.tables:
             table.seal(handle.num_computed_tokens, num_tokens)
-        self._reuse.publish(handle, num_tokens)
+        self._reuse.publish(handle, num_tokens, self._conv_states.take_border(handle))
         for table in handle.tables:
             table.drop_invisible(self._pool, num_tokens)
         handle.num_computed_tokens = num_tokens
@@ -262,7 +275,10 @@ class CacheManager:
         self._demotion.take_in_writes()
         self._promotion.take_in()
         num_needed_slots = self._chunking.write_ahead(parts, self._tables())
-        if not any(handle.needs_rounds for handle, _, _ in parts):
+        self._writer.write_some()
+        is_in_ram = not any(handle.needs_rounds for handle, _, _ in parts)
+        self._rates.begin_pass(sum(num_tokens for _, _, num_tokens in parts) if is_in_ram else 0)
+        if is_in_ram:
             return PagedLayerCache(self._hot_tier, self._rows, parts, self._conv_states.begin(parts))
         num_spare_slots = self._pool.num_free_slots + self._pool.reuse.num_hot_slots - num_needed_slots
         self._promotion.begin([table for handle, _, _ in parts for table in handle.tables], num_spare_slots)
@@ -275,14 +291,22 @@ class CacheManager:
             drop_lost=self._reuse.drop_lost,
         )
 
-    def flush(self, seconds: float) -> bool:
-        """Waits until what is published so far would survive anything; False: it does not yet, or never will."""
+    def tend(self) -> None:
+        """Between requests: goes on writing what later ones may want. Quick."""
         self._demotion.take_in_writes()
+        self._writer.write_some(is_idle=True)
+
+    def flush(self, seconds: float) -> bool:
+        """Waits until what is worth it is written and would survive anything; False: it does not yet, or never will."""
+        self._writer.flush(seconds, self._demotion.take_in_writes)
         return self._prefix_store.flush(seconds)
 
     def shut_down(self) -> None:
         """Ends the cold tier: its directory is free for others, with what is published in it. Idempotent; the last
         call."""
+        if self._keeps_blocks:
+            self._writer.flush(_FLUSH_SECONDS, self._demotion.take_in_writes)
+            self._keeps_blocks = False
         self._demotion.take_in_writes()
         self._cold_tier.close()
 

@@ -131,6 +131,15 @@ class ColdTier:
         """Slots' worth of blocks that have a place here, those included whose write is not over."""
         return sum(store.num_used * store.num_layers for store in self._stores.values())
 
+    @property
+    def num_writing_slots(self) -> int:
+        """Slots on their way here."""
+        return sum(write.checksums[..., 0].size for write in self._writes)
+
+    def read_totals(self) -> tuple[int, float]:
+        """Bytes that were read so far, and the time that the disk worked on them in seconds."""
+        return self._counters.num_bytes_read, self._counters.read_seconds
+
     def write(self, blocks: Sequence[Block], run: Run) -> int:
         """Starts to write sealed, dirty blocks of one kind and one sequence, in order; how many of them it took.
 
@@ -270,7 +279,7 @@ class ColdTier:
         """What the directory may still grow by, if so many slots are written."""
         promised = self._num_promised_bytes()  # first: what is written between the two measurements counts twice
         under_way = sum(write.num_new_bytes for write in self._writes)
-        num_slots += sum(write.checksums[..., 0].size for write in self._writes)
+        num_slots += self.num_writing_slots
         num_bytes = self._measured_bytes() + promised + under_way + metadata_bytes(num_slots)
         return max(0, self._max_bytes - num_bytes)
 
@@ -385,6 +394,7 @@ class NoColdTier:
     num_slots = 0
     num_free_slots = 0
     num_placed_slots = 0
+    num_writing_slots = 0
     generation = 0
     state = TierState.ON
     takes_blocks = True
@@ -394,6 +404,9 @@ class NoColdTier:
 
     def close(self) -> None:
         """There is nothing."""
+
+    def read_totals(self) -> tuple[int, float]:
+        return 0, 0.0
 
     def read(
         self, kind: LayerKind, _row: int, _cold_indices: NDArray[np.int64], _arena_slots: NDArray[np.int32]
