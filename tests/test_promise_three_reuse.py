@@ -153,8 +153,8 @@ def test_hits_on_ssd_change_no_bit(case: Case, fresh: Harness, first: Text, seco
         check(harness, Text(fresh, random_tokens(fresh, 600, seed=2)), 0)  # takes all of RAM
         harness.cache.flush(5.0)
         assert harness.cache.stats().reuse.num_cold_blocks == 0
-        check(harness, first, LENGTH // 64 * 64)
         is_hybrid = case.family == "lfm2"  # whose passes end where the room demands
+        check(harness, first, None if is_hybrid else LENGTH // 64 * 64)
         check(harness, second, None if is_hybrid else 448)
         check(harness, second, None if is_hybrid else 448 - 1, length=448)
         assert harness.cache.stats().reuse.num_cold_blocks > 0
