@@ -21,7 +21,7 @@ from transom.models import arithmetic_version
 from transom.weights.fingerprint import fingerprint
 from transom.weights.mapped_file import MappedFile
 
-__all__ = ["ModelIdentity"]
+__all__ = ["ModelIdentity", "numpy_digest"]
 
 _PROBES = np.linspace(0.0, 50_000.0, 4096)
 """Angles, as rotary embeddings have them."""
@@ -49,12 +49,12 @@ class ModelIdentity:
             "quantization": self.engine_config.quantization,
             "kernels": kernels.ARITHMETIC_VERSION,
             "family": arithmetic_version(self.model_config.model_type),
-            "numpy": _numpy_digest(),
+            "numpy": numpy_digest(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
 
 
-def _numpy_digest() -> str:
+def numpy_digest() -> str:
     """Tables of sines and factors come from NumPy, which may round otherwise in another version or machine."""
     results = [
         np.sin(_PROBES),
