@@ -53,8 +53,8 @@ def test_short_passes_and_those_without_an_end_say_nothing() -> None:
 
 
 def test_a_rate_follows_what_was_measured_last() -> None:
+    assert MeasuredRate().per_second is None
     rate = MeasuredRate()
-    assert rate.per_second is None
     for _ in range(20):
         rate.add(100, 1.0)
     assert rate.per_second == 100

@@ -17,12 +17,13 @@ from transom.cache.block import BLOCK_SIZE, Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable, clear, clear_block
 from transom.cache.cold_fetch import ColdFetch
-from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdTier
 from transom.cache.conv_states import ConvStates
 from transom.cache.demotion import Demotion
 from transom.cache.hot_tier import HotTier
 from transom.cache.layer_group import LayerGroup
 from transom.cache.load_or_recompute import LoadOrRecompute
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_hit import Hit, HitFinder
 from transom.cache.prefix_index import PrefixIndex, PrefixNode
 from transom.cache.prefix_key import tenant_tag

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 
 from transom.cache.block import Block, BlockState
 from transom.cache.cold_store import Run
-from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdTier
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_index import PrefixNode
 from transom.cache.reuse_room import ReuseRoom
 from transom.config.model_config import LayerKind
