@@ -16,8 +16,9 @@ from transom.cache import CacheManager, LostBlockError
 from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
-from transom.cache.cold_tier import TIMED_OUT, ColdRead, NoColdTier
+from transom.cache.cold_tier import TIMED_OUT, ColdRead
 from transom.cache.layer_group import LayerGroup
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_index import PrefixIndex
 from transom.cache.prefix_record import NoPrefixStore
 from transom.cache.promotion import Promotion

@@ -169,6 +169,13 @@ class BlockPool:
         for holder in block.holders:
             holder.note_demoted(block)
 
+    def give_up_place(self, block: Block) -> None:
+        """A block that is in both tiers is in RAM alone from now on."""
+        assert block.state is BlockState.CLEAN, f"a block that is {block.state.value} cannot leave the cold tier"
+        self._cold_places.forget(block)
+        block.state = BlockState.DIRTY
+        self.reuse.note_state(block)
+
     def lend(self, num_slots: int) -> NDArray[np.int32]:
         """Slots, [num_slots], for cold blocks to come back into; each ends with `promote` or `take_back`."""
         self._num_lent += num_slots

@@ -23,7 +23,7 @@ from transom.cache.prefix_record import NoPrefixStore, PrefixStore
 from transom.cache.prefix_store import SqlitePrefixStore
 from transom.cache.record_format import record_bytes
 from transom.config.engine_config import EngineConfig
-from transom.config.model_config import ModelConfig
+from transom.config.model_config import LayerKind, ModelConfig
 from transom.errors import ConfigError
 
 _PAGE = 4096
@@ -137,7 +137,7 @@ def _num_slots(files: ColdDirectory, max_bytes: int) -> int:
     stride = layouts[0].stride
     candidates = range(max(0, room) // stride + 1)
     num_slots = bisect_right(candidates, room, key=lambda count: _bytes_of_slots(files, count)) - 1
-    block_slots = sum(layout.num_rows for layout in layouts)
+    block_slots = sum(layout.num_rows for layout in layouts if layout.kind is not LayerKind.SHORT_CONV)
     if num_slots < block_slots:
         raise ConfigError(
             f"max_ssd_mb is {max_bytes / _MIB:g} MiB, but one block takes {block_slots * stride} bytes beside the "

@@ -131,6 +131,15 @@ class ColdTier:
         """Slots' worth of blocks that have a place here, those included whose write is not over."""
         return sum(store.num_used * store.num_layers for store in self._stores.values())
 
+    @property
+    def num_writing_slots(self) -> int:
+        """Slots on their way here."""
+        return sum(write.checksums[..., 0].size for write in self._writes)
+
+    def read_totals(self) -> tuple[int, float]:
+        """Bytes that were read so far, and the time that the disk worked on them in seconds."""
+        return self._counters.num_bytes_read, self._counters.read_seconds
+
     def write(self, blocks: Sequence[Block], run: Run) -> int:
         """Starts to write sealed, dirty blocks of one kind and one sequence, in order; how many of them it took.
 
@@ -270,7 +279,7 @@ class ColdTier:
         """What the directory may still grow by, if so many slots are written."""
         promised = self._num_promised_bytes()  # first: what is written between the two measurements counts twice
         under_way = sum(write.num_new_bytes for write in self._writes)
-        num_slots += sum(write.checksums[..., 0].size for write in self._writes)
+        num_slots += self.num_writing_slots
         num_bytes = self._measured_bytes() + promised + under_way + metadata_bytes(num_slots)
         return max(0, self._max_bytes - num_bytes)
 
@@ -377,56 +386,3 @@ class ColdTier:
         self._counters.num_write_errors += 1
         self._gate.note(error)
         logger.warning("the cold tier could not be written (error %d), it is %s", error, self._gate.state.value)
-
-
-class NoColdTier:
-    """Where nothing may leave RAM."""
-
-    num_slots = 0
-    num_free_slots = 0
-    num_placed_slots = 0
-    generation = 0
-    state = TierState.ON
-    takes_blocks = True
-
-    def tiers(self, _num_bytes_reuse: int = 0) -> tuple[TierStats, ...]:
-        return ()
-
-    def close(self) -> None:
-        """There is nothing."""
-
-    def read(
-        self, kind: LayerKind, _row: int, _cold_indices: NDArray[np.int64], _arena_slots: NDArray[np.int32]
-    ) -> ColdRead:
-        raise KeyError(kind)
-
-    def finish_read(self, read: ColdRead, _wanted: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
-        raise KeyError(read.kind)
-
-    def checksums(self, kind: LayerKind, _cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
-        raise KeyError(kind)
-
-    def is_over(self, read: ColdRead) -> bool:
-        raise KeyError(read.kind)
-
-    def wait_for_read(self, read: ColdRead) -> bool:
-        raise KeyError(read.kind)
-
-    def write(self, _blocks: Sequence[Block], _run: Run) -> int:
-        """Takes none."""
-        return 0
-
-    def poll(self) -> list[Block]:
-        return []
-
-    def wait(self) -> list[Block]:
-        return []
-
-    def forget(self, _block: Block) -> bool:
-        return True
-
-    def trim(self) -> None:
-        """There is nothing."""
-
-    def check_integrity(self, blocks: Sequence[Block]) -> None:
-        assert all(block.state is BlockState.DIRTY for block in blocks), "a block is said to be in a tier that is not"

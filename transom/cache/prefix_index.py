@@ -75,6 +75,10 @@ class PrefixIndex:
         if block.is_indexed:
             self._publishing.note_block(self._node_of[block], block)
 
+    def note_leaving(self, block: Block) -> None:
+        """A block of the index gives up its place in the cold tier, and stays in RAM."""
+        self._publishing.note_dropped(self._node_of[block], block)
+
     def note_used(self, nodes: Sequence[PrefixNode]) -> None:
         """A sequence began with these nodes, in order of position."""
         self._publishing.note_used(nodes)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transom.cache.block import Block, BlockState
-from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdTier
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_record import BlockRecord, PrefixStore
 
 if TYPE_CHECKING:

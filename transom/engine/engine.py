@@ -142,6 +142,7 @@ class Engine:
 
     def _rest(self) -> list[RequestOutput]:
         """Nothing can be computed. If somebody waits for the disk nevertheless, a moment passes."""
+        self._cache.tend()
         failed = self._take_failed()
         if self.has_work() and not failed:
             self._sleep(_REST_SECONDS)
