@@ -48,7 +48,7 @@ class ConvStates:
         self._current = [0] * num_sequences
         self._computed: dict[SequenceCache, int] = {}
         """Up to which position the pass under way has computed its other copy."""
-        self._borders: dict[SequenceCache, Floats] = {}
+        self._borders: dict[SequenceCache, tuple[int, Floats]] = {}
         assert self._states.nbytes == num_sequences * conv_state_bytes(model_config), "the arithmetic is wrong"
 
     @property
@@ -73,7 +73,7 @@ class ConvStates:
             self._place(handle)
             self._computed[handle] = start + num_tokens
         self._borders = {
-            handle: np.empty(self._states.shape[2:], np.float32)
+            handle: (_last_border(start, num_tokens), np.empty(self._states.shape[2:], np.float32))
             for handle, start, num_tokens in parts
             if handle.chain is not None and _last_border(start, num_tokens) > start
         }
@@ -85,8 +85,8 @@ class ConvStates:
             np.array([self._current[place] for place in places]),
             [num_tokens for _, _, num_tokens in parts],
             [
-                (number, _last_border(start, num_tokens) - start, self._borders[handle])
-                for number, (handle, start, num_tokens) in enumerate(parts)
+                (number, self._borders[handle][0] - start, self._borders[handle][1])
+                for number, (handle, start, _) in enumerate(parts)
                 if handle in self._borders
             ],
         )
@@ -97,10 +97,11 @@ class ConvStates:
         own = self._states[place, self._current[place]]
         own[...] = state[: own.nbytes].view(np.float32).reshape(own.shape)
 
-    def take_border(self, handle: SequenceCache) -> NDArray[np.uint8] | None:
-        """What the last pass noted, as bytes [any]; once. None: it crossed no border, or there are no convolutions."""
-        state = self._borders.pop(handle, None)
-        return None if state is None else state.reshape(-1).view(np.uint8)
+    def take_border(self, handle: SequenceCache) -> tuple[int, NDArray[np.uint8]] | None:
+        """The position at which the last pass noted a state, and its bytes [any]; once. None: it crossed no border, or
+        there are no convolutions."""
+        position, state = self._borders.pop(handle, (0, None))
+        return None if state is None else (position, state.reshape(-1).view(np.uint8))
 
     def commit(self, handle: SequenceCache, num_tokens: int) -> None:
         """The pass up to position `num_tokens` counts. Raises ValueError for a part of a pass."""
