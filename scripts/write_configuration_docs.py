@@ -209,8 +209,7 @@ def _is_number(value: object) -> bool:
 
 
 def _not_supported() -> str:
-    lines = [_unsupported_row("", line) for line in not_supported.OF_THE_FILE]
-    lines += [_unsupported_row("models[].", line) for line in not_supported.OF_AN_ENTRY]
+    lines = [_unsupported_row("models[].", line) for line in not_supported.OF_AN_ENTRY]
     return (
         "## Not supported yet\n\nThese settings are checked like all others, and then refused by name at start: nothing"
         " is accepted and ignored.\n\n| key | refused value | what there is |\n|---|---|---|\n"

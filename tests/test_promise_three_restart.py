@@ -32,6 +32,7 @@ CASES = {
     "full q8_0": Case(0, "q8_0", 0, architecture=(LONG,)),
     "sliding": Case(0, "f32", 0, architecture=(LONG, ("layer_types", (SLIDING, SLIDING)), ("sliding_window", 300))),
     "mixed": Case(0, "f32", 0, architecture=(LONG, ("layer_types", (FULL, SLIDING)), ("sliding_window", 200))),
+    "hybrid": Case(0, "f16", 0, family="lfm2", architecture=(LONG,)),
     "gemma3": Case(0, "q8_0", 0, family="gemma3_text", architecture=(LONG, ("sliding_window", 100))),
 }
 OFTEN_ENOUGH = ("full q8_0", "gemma3")
@@ -50,7 +51,7 @@ def server(case: Case, directory: Path, **limits: Any) -> Iterator[Harness]:
     plain = harness_of(case, directory)
     kv_bytes = plain.cache.budget.peak_bytes(LENGTH)
     limits = {
-        "kv_cache_ram_bytes": kv_bytes * 2 // 5,
+        "kv_cache_ram_bytes": kv_bytes * 2 // 5 + plain.cache.budget.state_bytes,
         "max_ssd_bytes": 8 * kv_bytes + MIB,
         "ssd_path": directory / "cold",
         "enable_prefix_cache": True,
@@ -108,7 +109,7 @@ def test_hits_after_a_restart_and_after_a_kill_change_no_bit(name: str, tmp_path
 
 def check_hit(harness: Harness, text: Text) -> None:
     found, logits = compute(harness, text.tokens)
-    assert found >= 448
+    assert found >= 256  # at least: convolutions leave what they remember at the ends of passes alone
     assert same_bits(logits, text.logits[found:])
 
 

@@ -10,6 +10,7 @@
     │   ├── BudgetExceededError          the request can never fit the KV budgets
     │   ├── TemplateError                the chat template refused the messages
     │   └── ModelNotFoundError           no served model has this name
+    ├── QuotaExceededError           the caller has used up its share; carries limit, scope and `retry_after_seconds`
     ├── UnavailableError             the server's side, passing; carries `retry_after_seconds`
     │   ├── ModelLoadingError
     │   ├── QueueFullError
@@ -98,6 +99,21 @@ class ModelNotFoundError(RequestError):
             param="model",
             code="model_not_found",
         )
+
+
+class QuotaExceededError(TransomError):
+    """A request would break a limit of its key's quota; the same request fits `retry_after_seconds` later.
+
+    `limit` is the setting that says so and `scope` whose it is (`tier gold`, `model tiny`). `is_daily`: no program
+    should wait for it.
+    """
+
+    def __init__(self, message: str, *, limit: str, scope: str, retry_after_seconds: float, is_daily: bool) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.scope = scope
+        self.retry_after_seconds = retry_after_seconds
+        self.is_daily = is_daily
 
 
 class UnavailableError(TransomError):

@@ -72,7 +72,7 @@ class FinishReason(StrEnum):
     """Why a sequence ended."""
 
     STOP = "stop"
-    """An end-of-sequence or stop token was sampled (it is the last token of the output)."""
+    """An end-of-sequence or stop token was sampled (it is the last token of the output), or the grammar is complete."""
     LENGTH = "length"
     """`max_tokens` tokens were generated."""
     ABORT = "abort"
@@ -83,6 +83,16 @@ class FinishReason(StrEnum):
 
 _FIXED_COST = 256
 _BIAS_COST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """The form that the generated text must have, known to compile (`transom.grammar.compiler`)."""
+
+    source: str
+    """In the language of the `llguidance` library."""
+    num_bytes: int = 0
+    """What it takes when it is compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,8 @@ class SamplingParams:
     """No stop or end-of-sequence token is sampled before so many tokens."""
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: GrammarSpec | None = None
+    """The text ends, whatever `min_tokens` and `ignore_eos` say, when it admits nothing more."""
 
     def __post_init__(self) -> None:
         if self.allowed_token_ids is not None:
@@ -172,6 +184,8 @@ class Request:
         """What keeping this request costs, as the number of packed tokens (4 bytes) that would take as much memory."""
         sampling = self.sampling
         listed = len(self.prompt_token_ids) + len(sampling.allowed_token_ids or ())
+        if sampling.grammar is not None:
+            listed += len(sampling.grammar.source) // 4
         return listed + _BIAS_COST * len(sampling.logit_bias) + _FIXED_COST
 
 
@@ -192,6 +206,8 @@ class SampledToken:
     token_id: int
     logprobs: TokenLogprobs | None = None
     """Present when the request asked for `logprobs`."""
+    completes_grammar: bool = False
+    """The request's grammar admits nothing after this token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +239,8 @@ class RequestOutput:
     """One per prompt token (the first is None), in the first output that carries tokens, when asked for."""
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
-    """The token that ended the sequence, when `finish_reason` is STOP."""
+    """The token that ended the sequence and is no part of its text, when `finish_reason` is STOP. None: the text is
+    complete by the request's grammar."""
     usage: Usage | None = None
     """Present with `finish_reason`."""
     error: str | None = None

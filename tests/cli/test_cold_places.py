@@ -12,7 +12,8 @@ import pytest
 
 from transom.cache.cold_file import ColdDirectory, ColdLayout
 from transom.cache.file_system import RealFileSystem
-from transom.cli.cold_places import ColdPlace, find_places, inspect, purge
+from transom.cli.cold_places import ColdPlace, find_leftovers, find_places, inspect, purge, remove, unclaimed_bytes
+from transom.config.registry_config import RegistryConfig
 from transom.errors import ConfigError
 
 LAYOUT = ColdLayout("full_attention", num_rows=2, capacity=8, slot_bytes=5000)
@@ -160,3 +161,48 @@ def test_places_come_from_the_registry_or_from_what_servers_made(tmp_path: Path)
     assert [found.model for found in find_places(None, tmp_path / "cold", None)] == ["a"]
     with pytest.raises(ConfigError, match="is not a directory"):
         find_places(None, tmp_path / "nothing", None)
+
+
+def registry_of(tmp_path: Path, **tiers: Any) -> Path:
+    """A registry file with one model, `kept`, and its cold tier."""
+    path = tmp_path / "config.json"
+    tiers = {"ssd_path": "cold", "max_ssd_mb": 1, **tiers}
+    path.write_text(json.dumps({"models": [{"id": "kept", "path": "kept", "tier_config": tiers}]}))
+    return path
+
+
+def test_what_a_removed_model_has_left_is_found_counted_and_removed(tmp_path: Path) -> None:
+    for name in ("kept", "removed"):
+        crashed(tmp_path / "cold" / name)
+    (tmp_path / "cold" / "not ours").mkdir()
+    config = registry_of(tmp_path)
+    [leftover] = find_leftovers(config)
+    assert (leftover.model, leftover.max_bytes) == ("removed", None)
+    num_bytes = inspect(leftover).physical_bytes
+    assert unclaimed_bytes(RegistryConfig.load(config).models) == num_bytes > 20_000
+    assert 20_000 <= remove(leftover) <= num_bytes
+    assert sorted(path.name for path in (tmp_path / "cold").iterdir()) == ["kept", "not ours"]
+    assert find_leftovers(config) == ()
+
+
+def test_what_another_server_uses_is_no_leftover(tmp_path: Path) -> None:
+    with running(tmp_path / "cold" / "other"):
+        assert find_leftovers(registry_of(tmp_path)) == ()
+    assert len(find_leftovers(registry_of(tmp_path))) == 1
+
+
+def test_a_model_without_its_cold_tier_claims_nothing_of_what_it_has_left(tmp_path: Path) -> None:
+    crashed(tmp_path / "cold" / "kept")
+    config = registry_of(tmp_path, enable_tiering=False)
+    assert find_leftovers(config) == ()
+    assert unclaimed_bytes(RegistryConfig.load(config).models) > 20_000
+    assert unclaimed_bytes(RegistryConfig.load(registry_of(tmp_path)).models) == 0
+
+
+def test_a_directory_with_other_files_is_emptied_and_stays(tmp_path: Path) -> None:
+    crashed(tmp_path / "cold" / "removed")
+    (tmp_path / "cold" / "removed" / "notes").write_text("mine")
+    [leftover] = find_leftovers(registry_of(tmp_path))
+    remove(leftover)
+    assert "notes" in {path.name for path in leftover.directory.iterdir()}
+    assert len(find_leftovers(registry_of(tmp_path))) == 1

@@ -186,7 +186,6 @@ def test_a_small_context_does_not_trip_over_a_default_nobody_wrote(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"resource_quota": {}}, "resource_quota is set"),
         ({"tier_config": {"enable_distributed": True}}, "tier_config.enable_distributed is true"),
     ],
 )
@@ -197,9 +196,26 @@ def test_what_does_not_exist_yet_is_refused_in_one_line(tmp_path: Path, changes:
     assert "\n" not in str(caught.value)
 
 
-def test_what_does_not_exist_yet_beside_the_models_is_refused_too(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not supported yet"):
-        load(tmp_path, {"models": [MODEL], "quota_tiers": {"default": {}}})
+def test_all_fields_of_quotas_are_accepted(tmp_path: Path) -> None:
+    quota = {
+        "max_tokens_per_second": 1000.0,
+        "max_tokens_per_hour": 1,
+        "max_tokens_per_day": 1,
+        "max_requests_per_second": 0.5,
+        "max_requests_per_hour": 1,
+        "max_requests_per_day": 1,
+        "max_concurrent_requests": 1,
+    }
+    registry = load(tmp_path, {"models": [{**MODEL, "resource_quota": quota}], "quota_tiers": {"a": quota, "b": {}}})
+    assert registry.models[0].resource_quota == registry.quota_tiers["a"]
+    assert registry.quota_tiers["a"].model_dump() == quota
+    assert [registry.quota_tiers[name].limits_something for name in "ab"] == [True, False]
+
+
+def test_the_state_lies_beside_the_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+    assert load(tmp_path, {"models": [MODEL]}).server.state_path == tmp_path / "transom-state"
+    registry = load(tmp_path, {"models": [MODEL], "server": {"state_path": "/var/lib/transom"}})
+    assert registry.server.state_path == Path("/var/lib/transom")
 
 
 def test_the_keys_file_lies_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,11 @@ def test_token_ids_outside_the_vocabulary_are_refused(request_: Request, param: 
     assert not engine.has_work()
 
 
+def test_the_id_that_is_outside_the_vocabulary_is_named() -> None:
+    with pytest.raises(RequestError, match=r"prompt holds the token id 300; the model's are 0 to 255\."):
+        make_engine().add(Request("r", (1, 300, 400), byte_request().sampling))
+
+
 def test_a_request_that_can_never_fit_is_refused_with_the_numbers() -> None:
     with pytest.raises(BudgetExceededError, match="129"):
         make_engine(num_blocks=2).add(byte_request("a", max_tokens=128))

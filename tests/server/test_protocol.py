@@ -97,10 +97,7 @@ MESSAGES: list[Any] = [
     [{"role": "user", "content": "x"}] * 2049,
 ]
 COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
-    ("structured_outputs", {"json": {}}),
-    ("guided_json", {}),
-    ("grammar", "root ::= x"),
-    ("json_schema", {}),
+    ("guided_decoding_backend", "outlines"),
     ("prompt_embeds", "x"),
     ("prompt_logprobs", 0),
     ("prompt_logprobs", -1),
@@ -124,8 +121,6 @@ CHAT_UNSUPPORTED: list[tuple[str, Any]] = [
     ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ("functions", [{"name": "f"}]),
     ("function_call", {"name": "f"}),
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
     ("modalities", ["text", "audio"]),
     ("audio", {}),
     ("prediction", {"type": "content", "content": "x"}),

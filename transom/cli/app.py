@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from transom.cli import options
+from transom.cli.admin_app import add_admin_commands
 from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
@@ -76,6 +77,7 @@ def serve(
     allow_unknown_fields: options.AllowUnknownFields = False,
     ping_interval: options.PingInterval = 10.0,
     shutdown_timeout: options.ShutdownTimeout = 30.0,
+    admin_socket: options.AdminSocket = None,
     log_level: options.Level = LogLevel.WARNING,
     print_config: options.PrintConfig = False,
 ) -> None:
@@ -111,6 +113,7 @@ def serve(
         allow_unknown_fields=allow_unknown_fields,
         ping_interval=ping_interval,
         shutdown_timeout=shutdown_timeout,
+        admin_socket=admin_socket and admin_socket.absolute(),
     )
     with told_in_one_line(partial(in_flags, options=model_options)):
         from transom.cli.serve import show_settings, start_server
@@ -184,6 +187,19 @@ def models(
 
 
 @app.command()
+def quota(
+    key: Annotated[str | None, typer.Argument(help="Name of one key; nothing: all.", show_default=False)] = None,
+    config: options.Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what each API key has used of its quotas, beside a running server or without one."""
+    with told_in_one_line():
+        from transom.cli.quota import show_quotas
+
+        show_quotas(config, key, as_json=as_json)
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Directory of a Hugging Face model, or a GGUF file.")],
     target: Annotated[Path, typer.Argument(metavar="DST.gguf", help="The file to write.")],
@@ -215,6 +231,8 @@ def check(
 
         show_check(model, as_json=as_json)
 
+
+add_admin_commands(app)
 
 _SECRET = frozenset({"api_key"})
 

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from transom.cli.banner import size_text, wide_console
-from transom.cli.cold_places import ColdContent, ColdPlace, find_places, inspect, purge
+from transom.cli.cold_places import ColdContent, ColdPlace, find_leftovers, find_places, inspect, purge, remove
 from transom.cli.failure import EXIT_FAILED, say
 from transom.cli.server_client import NoServerError, ServerClient
 from transom.cli.tables import plain_table
@@ -25,17 +25,19 @@ def show_stats(
     client: ServerClient, config: Path | None, ssd_path: Path | None, model: str | None, *, as_json: bool
 ) -> None:
     """As the running server says or, where none runs, as the directories show."""
+    leftovers = [inspect(place) for place in find_leftovers(config)] if ssd_path is None and model is None else []
     try:
-        _show_server(client, model, as_json=as_json)
+        _show_server(client, model, leftovers, as_json=as_json)
     except NoServerError as error:
         say(f"{error}; this is what lies in the directories")
-        _show_directories([inspect(place) for place in find_places(config, ssd_path, model)], as_json=as_json)
+        contents = [inspect(place) for place in find_places(config, ssd_path, model)]
+        _show_directories(contents, leftovers, as_json=as_json)
 
 
 def verify_all(places: Sequence[ColdPlace], *, as_json: bool) -> None:
     """One line for each problem on standard error, and exit code 1 if there is any."""
     contents = [inspect(place, read_blocks=True) for place in places]
-    _show_directories(contents, as_json=as_json)
+    _show_directories(contents, [], as_json=as_json)
     problems = [problem for content in contents for problem in content.problems]
     for problem in problems:
         say(problem)
@@ -51,25 +53,48 @@ def purge_all(places: Sequence[ColdPlace], tenant: str | None = None) -> None:
         print(f"{place.model}: {size_text(purge(place, tenant))} given back ({place.directory})")
 
 
-def _show_server(client: ServerClient, model: str | None, *, as_json: bool) -> None:
+def remove_leftovers(places: Sequence[ColdPlace]) -> None:
+    """What models that are no longer served have left, with their directories."""
+    if not places:
+        print("Nothing is left of models that are no longer served.")
+    for place in places:
+        print(f"{place.model}: {size_text(remove(place))} given back ({place.directory})")
+
+
+def _show_server(client: ServerClient, model: str | None, leftovers: Sequence[ColdContent], *, as_json: bool) -> None:
     answers = [client.cache(each) for each in ([model] if model else client.loaded_model_ids())]
     if as_json:
-        print(json.dumps(answers, indent=2))
+        print(json.dumps([*answers, *map(_plain_leftover, leftovers)], indent=2))
         return
     console = wide_console()
     console.print(_tier_table(answers))
     if any(answer["requests"] for answer in answers):
         console.print()
         console.print(_request_table(answers))
+    _show_leftovers(leftovers)
 
 
-def _show_directories(contents: Sequence[ColdContent], *, as_json: bool) -> None:
+def _show_directories(contents: Sequence[ColdContent], leftovers: Sequence[ColdContent], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([_plain(content) for content in contents], indent=2))
-    elif contents:
+        print(json.dumps([*map(_plain, contents), *map(_plain_leftover, leftovers)], indent=2))
+        return
+    if contents:
         wide_console().print(_directory_table(contents))
-    else:
+    elif not leftovers:
         print(_NOWHERE)
+    _show_leftovers(leftovers)
+
+
+def _show_leftovers(leftovers: Sequence[ColdContent]) -> None:
+    if not leftovers:
+        return
+    num_bytes = sum(content.physical_bytes for content in leftovers)
+    print(f"\nLeft by models that are no longer served, {size_text(num_bytes)} (transom cache purge --leftovers):")
+    wide_console().print(_directory_table(leftovers))
+
+
+def _plain_leftover(content: ColdContent) -> dict[str, Any]:
+    return {"object": "cache.leftover", **_plain(content)}
 
 
 def _plain(content: ColdContent) -> dict[str, Any]:

@@ -67,10 +67,19 @@ def purge(
     ] = None,
     config: options.Config = None,
     ssd_path: _Directory = None,
+    leftovers: Annotated[
+        bool, typer.Option("--leftovers", help="Instead: what models that --config no longer names have left.")
+    ] = False,
 ) -> None:
     """Remove keys and values that servers left for their next run, of models that no server uses."""
     with told_in_one_line():
-        from transom.cli.cache import purge_all
-        from transom.cli.cold_places import find_places
+        from transom.cli.cache import purge_all, remove_leftovers
+        from transom.cli.cold_places import find_leftovers, find_places
+        from transom.errors import ConfigError
 
+        if leftovers:
+            if config is None or (model, ssd_path, tenant) != (None, None, None):
+                raise ConfigError("--leftovers needs --config FILE, and neither a model nor --ssd-path nor --tenant")
+            remove_leftovers(find_leftovers(config))
+            return
         purge_all(find_places(config, ssd_path, model), tenant)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from transom.cli.options import ModelOptions
 from transom.cli.published import Published, count_wrong_blocks, read_published, remove_tenant
 from transom.cli.sources import load_registry
 from transom.config.engine_config import MIB
+from transom.config.registry_config import ModelEntry
 from transom.errors import ConfigError
 
 LOCK_NAME = "lock"
@@ -66,6 +67,25 @@ def find_places(config: Path | None, ssd_path: Path | None, model: str | None) -
         known = ", ".join(place.model for place in places) or "none"
         raise ConfigError(f"no cold tier of a model {model} is known (models with one: {known})")
     return chosen
+
+
+def find_leftovers(config: Path | None) -> tuple[ColdPlace, ...]:
+    """What models that a registry file names no longer have left beside its cold tiers; nothing that a server uses."""
+    entries = load_registry(ModelOptions(config=config)).models
+    named = {entry.tier_config.ssd_path / entry.id for entry in entries if entry.tier_config.ssd_path is not None}
+    return tuple(place for place in _idle_places_beside(entries) if place.directory not in named)
+
+
+def unclaimed_bytes(entries: Iterable[ModelEntry]) -> int:
+    """Physical bytes beside the cold tiers of `entries` that belong to none of them, nor to a running server."""
+    entries = tuple(entries)
+    claimed = {
+        tiers.ssd_path / entry.id
+        for entry in entries
+        if (tiers := entry.tier_config).ssd_path is not None and tiers.enable_tiering and tiers.max_ssd_mb > 0
+    }
+    places = (place for place in _idle_places_beside(entries) if place.directory not in claimed)
+    return sum(RealFileSystem().physical_bytes(place.directory) for place in places)
 
 
 def inspect(place: ColdPlace, *, read_blocks: bool = False) -> ColdContent:
@@ -122,6 +142,22 @@ def purge(place: ColdPlace, tenant: str | None = None) -> int:
         return max(0, before - file_system.physical_bytes(place.directory))
     finally:
         locked.close()
+
+
+def remove(place: ColdPlace) -> int:
+    """As `purge`, and removes the directory itself unless somebody else's files lie there."""
+    freed = purge(place)
+    if [entry.name for entry in place.directory.iterdir()] == [LOCK_NAME]:
+        (place.directory / LOCK_NAME).unlink()
+        place.directory.rmdir()
+    return freed
+
+
+def _idle_places_beside(entries: Iterable[ModelEntry]) -> Iterator[ColdPlace]:
+    """All directories below the entries' `ssd_path` that some server has made, and none uses now."""
+    for ssd_path in sorted({path for entry in entries if (path := entry.tier_config.ssd_path) is not None}):
+        if ssd_path.is_dir():
+            yield from (place for place in _below(ssd_path) if not _is_locked(place.directory))
 
 
 def _of_registry(config: Path | None) -> tuple[ColdPlace, ...]:

@@ -94,6 +94,7 @@ class ServeOptions:
     allow_unknown_fields: bool = False
     ping_interval: float = 10.0
     shutdown_timeout: float = 30.0
+    admin_socket: Path | None = None
 
 
 def _model_decides(value: int | None) -> int | None:
@@ -262,7 +263,23 @@ PingInterval = Annotated[
 ]
 ShutdownTimeout = Annotated[
     float,
-    typer.Option(min=0, envvar="TRANSOM_SHUTDOWN_TIMEOUT", help="Seconds that running answers get at the end."),
+    typer.Option(
+        "--shutdown-timeout",
+        "--drain-seconds",
+        min=0,
+        envvar="TRANSOM_SHUTDOWN_TIMEOUT",
+        help="Seconds that running answers get at the end.",
+    ),
+]
+AdminSocket = Annotated[
+    Path | None,
+    typer.Option(
+        "--admin-socket",
+        parser=directory,
+        metavar="<path>",
+        envvar="TRANSOM_ADMIN_SOCKET",
+        help="Unix socket for ps, load, unload and drain [the registry's].",
+    ),
 ]
 Level = Annotated[LogLevel, typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the settings and where they come from.")]

@@ -8,21 +8,28 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from transom.cli.banner import show_banner, show_failures, wide_console
+from transom.cli.cold_places import unclaimed_bytes
 from transom.cli.failure import EXIT_FAILED, even_unheard, say
 from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
+from transom.config.total_budgets import check_total_ssd
+from transom.quotas import QuotaLedger, Quotas, QuotaStore, steady_wall_clock
 from transom.registry import ModelRegistry
+from transom.server.admin import create_admin_app
+from transom.server.admin_socket import admin_listener
 from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
-from transom.server.serving import bind, serve
+from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings, as_address, is_loopback
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -34,10 +41,16 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
-    with bind(settings.host, settings.port) as listener:
+    _check_total_ssd(registry_config)
+    admin_path = serve_options.admin_socket or registry_config.server.admin_socket
+    with (
+        bind(settings.host, settings.port) as listener,
+        _admin_listener(admin_path) as admin,
+        closing(_quota_ledger(registry_config)) as quotas,
+    ):
         registry = _prepare(registry_config, model_options)
         reworded = partial(in_flags, options=model_options)
-        if not asyncio.run(_run(registry, settings, listener, reworded)):
+        if not asyncio.run(_run(registry, settings, quotas, listener, admin, reworded)):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -72,12 +85,36 @@ def _prepare(config: RegistryConfig, options: ModelOptions) -> ModelRegistry:
     )
 
 
+def _check_total_ssd(config: RegistryConfig) -> None:
+    """What removed models have left counts, too. Raises `ConfigError`."""
+    if (max_total_ssd_mb := config.server.max_total_ssd_mb) is not None:
+        check_total_ssd(config.models, max_total_ssd_mb, unclaimed_bytes(config.models))
+
+
+def _admin_listener(path: Path | None) -> AbstractContextManager[socket.socket | None]:
+    """None where nobody asked for one."""
+    return nullcontext() if path is None else admin_listener(path)
+
+
+def _quota_ledger(config: RegistryConfig) -> QuotaLedger:
+    """Nothing is written where nothing is limited."""
+    quotas, clock = Quotas.of(config), steady_wall_clock()
+    if quotas.is_empty or config.server.state_path is None:
+        return QuotaLedger(quotas, clock=clock)
+    return QuotaLedger(quotas, QuotaStore(config.server.state_path, clock), clock)
+
+
 async def _run(
-    registry: ModelRegistry, settings: ServerSettings, listener: socket.socket, reworded: Callable[[str], str]
+    registry: ModelRegistry,
+    settings: ServerSettings,
+    quotas: QuotaLedger,
+    listener: socket.socket,
+    admin: socket.socket | None,
+    reworded: Callable[[str], str],
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
     lifecycle = Lifecycle()
-    app = create_app(registry, settings, lifecycle)
+    app = create_app(registry, settings, lifecycle, quotas)
     outcome: list[bool] = []
 
     async def load_models() -> bool:
@@ -90,7 +127,8 @@ async def _run(
 
     ending = asyncio.create_task(_say_ending(lifecycle, settings.drain_timeout))
     try:
-        await serve(app, listener, settings, lifecycle, load_models)
+        async with serving_beside(create_admin_app(registry, lifecycle), admin):
+            await serve(app, listener, settings, lifecycle, load_models)
     finally:
         ending.cancel()
         await registry.close()

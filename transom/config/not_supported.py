@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OF_AN_ENTRY", "OF_THE_FILE", "Unsupported", "all_unsupported"]
+__all__ = ["OF_AN_ENTRY", "Unsupported", "all_unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +25,7 @@ class Unsupported:
     """What there is."""
 
 
-OF_THE_FILE = (
-    Unsupported(
-        "quota_tiers",
-        "anything but {}",
-        lambda registry: bool(registry.quota_tiers),
-        "no quotas are kept",
-    ),
-)
-
 OF_AN_ENTRY = (
-    Unsupported(
-        "resource_quota",
-        "anything but null",
-        lambda entry: entry.resource_quota is not None,
-        "no quotas are kept",
-    ),
     Unsupported(
         "tier_config.enable_distributed",
         "true",

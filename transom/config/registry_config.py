@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from transom.config.json_file import read_json_object
-from transom.config.not_supported import OF_AN_ENTRY, OF_THE_FILE, all_unsupported
+from transom.config.not_supported import OF_AN_ENTRY, all_unsupported
 from transom.config.registry_errors import describe
 from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
@@ -35,6 +35,7 @@ __all__ = [
 DEFAULT_TIER = "default"
 """The quota tier of callers who are given no other; may be absent, which means no limits."""
 
+_STATE = "transom-state"
 _MAX_ID_CHARACTERS = 128
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
 _ALIAS = re.compile(r"[!-~]{1,256}\Z")
@@ -107,10 +108,17 @@ class ServerConfig(_Section):
     """A request waits so long for its model to be loaded; then it is refused (503)."""
     max_waiting_for_load: Annotated[int, Field(ge=0)] = 256
     """Requests to all models that may wait for a load; more are refused (503)."""
+    state_path: PathSetting | None = None
+    """Directory for what the server must remember across restarts: the use of quotas. Relative to the registry file;
+    null: `transom-state` beside it. Made only when there are quotas, and used by one server at a time."""
 
     def placed_in(self, directory: Path) -> Self:
         """The section with its relative paths taken from `directory`."""
-        paths = {"api_keys_file": self.api_keys_file, "admin_socket": self.admin_socket}
+        paths = {
+            "api_keys_file": self.api_keys_file,
+            "admin_socket": self.admin_socket,
+            "state_path": self.state_path or Path(_STATE),
+        }
         return self.model_copy(update={key: directory / path for key, path in paths.items() if path is not None})
 
 
@@ -178,16 +186,30 @@ class CacheConfig(_Section):
 
 
 class ResourceQuota(_Section):
-    """What one caller may use; absent: without limit."""
+    """What one API key may use; absent: without limit. Windows slide: what was used counts for a second, an hour, a day
+    from when it was used. A request counts with its prompt and `max_tokens` while it runs, and with the tokens that it
+    had, cached ones included, when it is over. One that asks for more than a whole limit runs when nothing else counts,
+    and then counts for longer, in proportion."""
 
     max_tokens_per_second: Rate | None = None
-    """Tokens per second."""
+    """Tokens within a second."""
     max_tokens_per_hour: Count | None = None
     """Tokens within an hour."""
     max_tokens_per_day: Count | None = None
     """Tokens within a day."""
+    max_requests_per_second: Rate | None = None
+    """Requests within a second; 0.5 is one in two seconds."""
     max_requests_per_hour: Count | None = None
     """Requests within an hour."""
+    max_requests_per_day: Count | None = None
+    """Requests within a day."""
+    max_concurrent_requests: Count | None = None
+    """Requests that are waiting or running at the same time."""
+
+    @property
+    def limits_something(self) -> bool:
+        """Any of the limits is set."""
+        return any(value is not None for value in self.model_dump().values())
 
 
 class ModelEntry(_Section):
@@ -219,7 +241,7 @@ class ModelEntry(_Section):
     cache: CacheConfig = CacheConfig()
     """Cache strategy."""
     resource_quota: ResourceQuota | None = None
-    """Quota of each caller of this model."""
+    """What each API key may use of this model, beside the quota of its tier."""
 
     @model_validator(mode="after")
     def _windows_fit_the_context(self) -> Self:
@@ -288,7 +310,8 @@ class RegistryConfig(_Section):
     models: Annotated[tuple[ModelEntry, ...], Field(strict=False)]
     """Served models, at least one."""
     quota_tiers: dict[str, ResourceQuota] = {}
-    """Quotas by name, for groups of callers."""
+    """Quotas by name: what a key of that tier may use of all models together. `default` is the tier of keys that name
+    none, of `--api-key`, and of everybody where no key is asked for."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -323,9 +346,11 @@ class RegistryConfig(_Section):
         return registry.model_copy(update={"models": models, "server": registry.server.placed_in(directory)})
 
     def _refuse_unsupported(self, path: Path) -> None:
-        problems = list(all_unsupported(self, OF_THE_FILE))
-        for index, entry in enumerate(self.models):
-            problems += [f"models[{index}].{unsupported}" for unsupported in all_unsupported(entry, OF_AN_ENTRY)]
+        problems = [
+            f"models[{index}].{unsupported}"
+            for index, entry in enumerate(self.models)
+            for unsupported in all_unsupported(entry, OF_AN_ENTRY)
+        ]
         if problems:
             raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
 

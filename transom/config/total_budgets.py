@@ -28,8 +28,8 @@ def check_total_ssd(entries: Iterable[ModelEntry], max_total_ssd_mb: int | None,
     problem = f"server.max_total_ssd_mb is {max_total_ssd_mb}, but the models' max_ssd_mb come to {claimed} ({named})"
     if leftover_bytes:
         problem += (
-            f", and models that are no longer served have left {-(-leftover_bytes // _MIB)} MiB: "
-            "transom cache stats shows them, transom cache purge --leftovers removes them"
+            f", and models without a cold tier have left {-(-leftover_bytes // _MIB)} MiB beside them: "
+            "transom cache stats shows that, transom cache purge --leftovers removes it"
         )
     raise ConfigError(problem)
 

@@ -13,6 +13,7 @@ from transom.cache import CacheManager, Identify, LostBlockError
 from transom.cache.file_system import FileSystem
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
+from transom.engine.grammars import Grammars
 from transom.engine.model_runner import ModelRunner, StepResult
 from transom.engine.reports import EngineStats
 from transom.errors import RequestError
@@ -33,6 +34,7 @@ class Engine:
         runner: ModelRunner,
         cache: CacheManager,
         vocab_size: int,
+        grammars: Grammars | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -40,6 +42,7 @@ class Engine:
         self._runner = runner
         self._cache = cache
         self._vocab_size = vocab_size
+        self._grammars = grammars
         self._clock = clock
         self._sleep = sleep
         self._num_steps = 0
@@ -55,9 +58,12 @@ class Engine:
         *,
         file_system: FileSystem | None = None,
         identify: Identify | None = None,
+        grammars: Grammars | None = None,
     ) -> Engine:
-        """An engine with a cache and a scheduler of its own; `identify` as `CacheManager` has it, which raises
-        ConfigError."""
+        """An engine with a cache and a scheduler of its own; `identify` as `CacheManager` has it. Raises ConfigError.
+
+        Without `grammars` requests that have one are refused.
+        """
         cache = CacheManager(model_config, engine_config, identify=identify, file_system=file_system)
         scheduler = Scheduler(
             cache,
@@ -66,14 +72,20 @@ class Engine:
             max_num_batched_tokens=engine_config.max_num_batched_tokens,
             max_num_waiting=engine_config.max_num_waiting,
             max_waiting_tokens=engine_config.waiting_token_limit,
+            is_ready=lambda request: grammars is None or grammars.is_ready(request.sampling.grammar),
         )
-        runner = ModelRunner(model, cache, model_config.eos_token_ids)
-        return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=model_config.vocab_size)
+        runner = ModelRunner(model, cache, model_config.eos_token_ids, grammars)
+        vocab_size = model_config.vocab_size
+        return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=vocab_size, grammars=grammars)
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError (also BudgetExceededError) or QueueFullError; nothing is kept then."""
         _check_token_ids(request, self._vocab_size)
+        if request.sampling.grammar is not None and self._grammars is None:
+            raise RequestError("This engine knows no grammars.", param="grammar")
         self._scheduler.add(request)
+        if self._grammars is not None:
+            self._grammars.prepare(request.sampling.grammar)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """Ends a request, whose blocks are free when this returns; its last output, or None if there is none such."""
@@ -162,4 +174,7 @@ def _check_token_ids(request: Request, vocab_size: int) -> None:
     )
     for param, token_ids in named:
         if not 0 <= min(token_ids, default=0) <= max(token_ids, default=0) < vocab_size:
-            raise RequestError(f"{param} holds a token id outside 0..{vocab_size - 1}.", param=param)
+            wrong = next(token_id for token_id in token_ids if not 0 <= token_id < vocab_size)
+            raise RequestError(
+                f"{param} holds the token id {wrong}; the model's are 0 to {vocab_size - 1}.", param=param
+            )

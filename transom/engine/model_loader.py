@@ -10,16 +10,23 @@ import logging
 import os
 import time
 from collections import Counter
+from pathlib import Path
+
+from llguidance import LLTokenizer
 
 from transom import kernels
 from transom.config.engine_config import EngineConfig, check_memory, workspace_bytes
 from transom.config.model_config import ModelConfig
 from transom.engine.engine import Engine
+from transom.engine.grammars import Grammars
 from transom.engine.loading_priority import at_low_priority
 from transom.engine.model_identity import ModelIdentity
 from transom.engine.reports import LoadReport
 from transom.errors import ConfigError, WeightsError
+from transom.grammar.vocabulary import Vocabulary, make_tokenizer
 from transom.models import build, misfits
+from transom.tokenizer import Tokenizer
+from transom.weights.gguf import find_gguf, open_gguf
 from transom.weights.loader import WeightLoader
 from transom.weights.quantization import QuantizedSource
 from transom.weights.sources import num_parameters, open_weights, quantized_weights
@@ -47,7 +54,8 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         def identify(remembered: bytes | None) -> tuple[bytes, bytes]:
             return at_low_priority(lambda: identity(remembered), engine_config.num_threads)
 
-        engine = Engine.of(model, model_config, engine_config, identify=identify)
+        grammars = Grammars(lambda: _grammar_tokenizer(engine_config.model_path, model_config.vocab_size))
+        engine = Engine.of(model, model_config, engine_config, identify=identify, grammars=grammars)
     except MemoryError as error:
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"
@@ -62,6 +70,18 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         process_id=os.getpid(),
         max_sequence_tokens=engine.max_sequence_tokens(engine_config.context_window),
         num_parameters=num_parameters(weights),
+    )
+
+
+def _grammar_tokenizer(model_path: Path, vocab_size: int) -> LLTokenizer:
+    """What grammars know of the model's tokens. Blocks for about a second; only who uses grammars pays for it."""
+    gguf_path = find_gguf(model_path)
+    if gguf_path is None:
+        tokenizer = Tokenizer.from_directory(model_path)
+    else:
+        tokenizer = Tokenizer.from_gguf(open_gguf(gguf_path).metadata)
+    return make_tokenizer(
+        Vocabulary.of(tokenizer, vocab_size), lambda text: tokenizer.encode(text, add_special_tokens=False)
     )
 
 

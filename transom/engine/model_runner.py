@@ -7,14 +7,16 @@ sequences of a failed step are simply computed again, one by one, with the same 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache import LostBlockError, SequenceCache
+from transom.engine.grammars import Grammars, NextTokens
 from transom.errors import EngineError
 from transom.layers.forward_batch import ForwardBatch, LayerCache
 from transom.models import Model
@@ -46,13 +48,21 @@ class StepResult:
     """Requests whose computation failed, with a message that is fit to be shown."""
 
 
-class ModelRunner:
-    """Owns nothing: the model and the cache are shared with whoever made them. One call at a time, blocking."""
+Allowed = Mapping[str, Future[NextTokens]]
+"""What sequences under a grammar may be given next, by request id."""
 
-    def __init__(self, model: Model, cache: LayerCacheSource, eos_token_ids: Iterable[int]) -> None:
+
+class ModelRunner:
+    """Owns nothing: model, cache and grammars are shared with whoever made them. One call at a time, blocking."""
+
+    def __init__(
+        self, model: Model, cache: LayerCacheSource, eos_token_ids: Iterable[int], grammars: Grammars | None = None
+    ) -> None:
+        """Without `grammars` no request may have one."""
         self._model = model
         self._cache = cache
         self._eos_token_ids = tuple(eos_token_ids)
+        self._grammars = grammars
 
     def run(self, output: SchedulerOutput) -> StepResult:
         """Computes every scheduled token, samples where a sequence is complete. Raises nothing of a request's own.
@@ -60,9 +70,18 @@ class ModelRunner:
         Raises LostBlockError when the cache has lost KV: the sequences it names cannot go on, the step is void.
         """
         result = StepResult()
+        allowed = self._begin_grammars(output.scheduled)
         for scheduled, logits in self._compute(output.scheduled, result):
-            self._finish(scheduled, logits, result)
+            self._finish(scheduled, logits, allowed, result)
         return result
+
+    def _begin_grammars(self, scheduled: Sequence[ScheduledSequence]) -> Allowed:
+        """They are computed while the model is."""
+        return {
+            each.sequence.request_id: self._grammars.begin(each.sequence, self._end_token_ids(each))
+            for each in scheduled
+            if self._grammars is not None and each.needs_sample and each.sequence.sampling.grammar is not None
+        }
 
     def _compute(
         self, scheduled: Sequence[ScheduledSequence], result: StepResult
@@ -85,29 +104,46 @@ class ModelRunner:
         logits = self._model.forward(batch)  # [R, V]
         return np.split(logits, np.cumsum([_num_logit_rows(each) for each in scheduled])[:-1])
 
-    def _finish(self, scheduled: ScheduledSequence, logits: NDArray[np.float32], result: StepResult) -> None:
+    def _finish(
+        self, scheduled: ScheduledSequence, logits: NDArray[np.float32], allowed: Allowed, result: StepResult
+    ) -> None:
         """Turns one sequence's rows into what it asked for."""
         request_id = scheduled.sequence.request_id
         try:
             if scheduled.num_prompt_logprob_rows:
                 result.prompt_logprobs[request_id] = _prompt_logprobs(scheduled, logits)
             if scheduled.needs_sample:
-                result.sampled[request_id] = self._sample(scheduled, logits[-1])
+                result.sampled[request_id] = self._sample_allowed(scheduled, logits[-1], allowed)
         except Exception as error:
             logger.exception("sampling for request %s failed", request_id)
             _fail(scheduled, error, result)
 
-    def _sample(self, scheduled: ScheduledSequence, row: NDArray[np.float32]) -> SampledToken:
+    def _sample_allowed(self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: Allowed) -> SampledToken:
         sequence = scheduled.sequence
-        eos_token_ids = () if sequence.sampling.ignore_eos else self._eos_token_ids
+        if self._grammars is None or sequence.request_id not in allowed:
+            return self._sample(scheduled, row, None)
+        following = allowed[sequence.request_id].result()
+        sampled = self._sample(scheduled, row, following.tokens)
+        is_complete = self._grammars.take(sequence, sampled.token_id, following)
+        return replace(sampled, completes_grammar=is_complete)
+
+    def _sample(
+        self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: NDArray[np.bool_] | None
+    ) -> SampledToken:
+        sequence = scheduled.sequence
         return sample(
             row,
             sequence.sampling,
             token_ids=sequence.token_ids,
             num_prompt_tokens=sequence.num_prompt_tokens,
             seed=sequence.seed,
-            end_token_ids=eos_token_ids + sequence.sampling.stop_token_ids,
+            end_token_ids=self._end_token_ids(scheduled),
+            allowed=allowed,
         )
+
+    def _end_token_ids(self, scheduled: ScheduledSequence) -> tuple[int, ...]:
+        sampling = scheduled.sequence.sampling
+        return (() if sampling.ignore_eos else self._eos_token_ids) + sampling.stop_token_ids
 
 
 def forward_batch(scheduled: Sequence[ScheduledSequence], cache: LayerCache) -> ForwardBatch:

@@ -5,16 +5,21 @@ Knows no HTTP, no tensors, and of the engine only that it generates tokens.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
 
 from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.errors import ContextLengthExceededError, RequestError
+from transom.grammar.compiler import GrammarCompiler
+from transom.grammar.structure import Structure
+from transom.grammar.vocabulary import Vocabulary
 from transom.llm.generation_request import GenerationRequest, TextDelta
 from transom.llm.text_stream import TextStream
-from transom.request import CacheStrategy, Request, RequestOutput, Usage
+from transom.request import CacheStrategy, GrammarSpec, Request, RequestOutput, Usage
 from transom.tokenizer import ChatTemplate, RenderedChat, Tokenizer
 
 TEMPLATE_VARIABLES = frozenset({"date_string", "enable_thinking", "reasoning_effort", "thinking", "thinking_budget"})
@@ -37,7 +42,7 @@ class LLM:
     """A model that reads and writes text. `generate` belongs to the event loop; the rest is safe in any thread.
 
     `encode` and `encode_chat` block (milliseconds to a second, by length) and release the GIL for most of it: run them
-    by `asyncio.to_thread`. `close` ends the template's helper process; the engine is its owner's.
+    by `asyncio.to_thread`. `close` ends the helper processes; the engine is its owner's.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class LLM:
         self.chat_template = chat_template
         self.generation_defaults = generation_defaults
         self._engine = engine
+        self._compiling = ThreadPoolExecutor(1, "grammar-compiler")  # the shared threads are for who is quick
+        self._grammars = GrammarCompiler(lambda: Vocabulary.of(tokenizer, model_config.vocab_size))
 
     @property
     def context_window(self) -> int:
@@ -102,6 +109,13 @@ class LLM:
             continue_final_message=continue_final_message,
             **template_variables,
         )
+
+    async def compile_grammar(self, structure: Structure, param: str) -> GrammarSpec:
+        """The grammar of a prescribed form, for `SamplingParams`; RequestError naming `param`. New ones take turns."""
+        if self._grammars.is_known(structure):
+            return self._grammars.compile(structure, param)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compiling, self._grammars.compile, structure, param)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids (checked by `check_token_ids`)."""
@@ -160,8 +174,10 @@ class LLM:
                 await self._engine.abort(request.request.request_id)
 
     def close(self) -> None:
-        """Ends the chat template's helper process."""
+        """Ends the helper processes."""
         self.chat_template.close()
+        self._compiling.shutdown(wait=False, cancel_futures=True)
+        self._grammars.close()
 
 
 async def _closable(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[RequestOutput]:

@@ -84,7 +84,7 @@ class TextStream:
         return self._scanner.feed(text)
 
     def _is_stop_token(self, output: RequestOutput, index: int) -> bool:
-        return output.finish_reason is FinishReason.STOP and index == len(output.token_ids) - 1
+        return output.stop_token_id is not None and index == len(output.token_ids) - 1
 
     def _take_prompt(self) -> str:
         """The prompt's text; a character that its last tokens only begin belongs to what follows."""

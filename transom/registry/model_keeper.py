@@ -41,6 +41,10 @@ class ModelKeeper:
         """For looking at."""
         return self._residency.slot(model_id)
 
+    def idle_seconds(self, model_id: str) -> float | None:
+        """Since when a loaded model has had no request; None for one that has some, or is not loaded."""
+        return self._residency.idle_seconds(model_id)
+
     def check(self, model_id: str) -> None:
         """Raises at once what `use` would raise at once."""
         self._bury_the_dead()

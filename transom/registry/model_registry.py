@@ -105,6 +105,14 @@ class ModelRegistry:
         """Where a model stands between disk and RAM, and who uses it."""
         return self._keeper.slot(served.id)
 
+    def unusable(self) -> tuple[FailedModel, ...]:
+        """Entries whose files cannot be used."""
+        return tuple(self._unusable.values())
+
+    def idle_seconds(self, served: ServedModel) -> float | None:
+        """Since when a loaded model has had no request; None for one that has some, or is not loaded."""
+        return self._keeper.idle_seconds(served.id)
+
     @property
     def is_loading(self) -> bool:
         """Some model that is loaded at start has not finished its first load."""

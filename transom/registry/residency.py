@@ -54,6 +54,11 @@ class Residency:
         """For looking at; only this class changes it."""
         return self._slots[model_id]
 
+    def idle_seconds(self, model_id: str) -> float | None:
+        """Since when a loaded model has had no request; None for one that has some, or is not loaded."""
+        slot = self._slots[model_id]
+        return self._clock() - slot.last_used if slot.is_idle else None
+
     @property
     def charged_bytes(self) -> int:
         """RAM that is taken, or may be at any moment."""

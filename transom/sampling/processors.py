@@ -1,7 +1,7 @@
 """What a request may do to its logits before a token is chosen. Pure: arrays come in, new arrays go out.
 
-The order is fixed: allowed tokens, logit bias, repetition, presence and frequency penalties, and last the ban on ending
-before `min_tokens`, so that no bias can lift it.
+The order is fixed: the grammar's tokens, allowed tokens, logit bias, repetition, presence and frequency penalties, and
+last the ban on ending before `min_tokens`, so that no bias can lift it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class SampledSoFar:
     num_prompt_tokens: int
     end_token_ids: tuple[int, ...] = ()
     """Tokens that would end the sequence: the model's and the request's."""
+    allowed: NDArray[np.bool_] | None = None  # [V]
+    """Tokens that the request's grammar admits; None = all."""
 
     @property
     def output(self) -> NDArray[np.int32]:
@@ -50,6 +52,7 @@ def process(logits: Logits, params: SamplingParams, so_far: SampledSoFar) -> Log
 
 def _processors_of(params: SamplingParams, so_far: SampledSoFar) -> list[Processor]:
     wanted: list[tuple[bool, Processor]] = [
+        (so_far.allowed is not None, _follow_the_grammar),
         (params.allowed_token_ids is not None, _allow_only),
         (bool(params.logit_bias), _add_bias),
         (params.repetition_penalty != 1.0, _penalise_repetition),
@@ -57,6 +60,11 @@ def _processors_of(params: SamplingParams, so_far: SampledSoFar) -> list[Process
         (so_far.output.size < params.min_tokens, _ban_the_end),
     ]
     return [processor for is_wanted, processor in wanted if is_wanted]
+
+
+def _follow_the_grammar(logits: Logits, _: SamplingParams, so_far: SampledSoFar) -> None:
+    if so_far.allowed is not None:
+        np.copyto(logits, _NEVER, where=~so_far.allowed)
 
 
 def _allow_only(logits: Logits, params: SamplingParams, _: SampledSoFar) -> None:

@@ -18,6 +18,11 @@ from transom.sampling.logprobs import token_logprobs
 from transom.sampling.processors import SampledSoFar, process
 from transom.sampling.selection import best_indices
 
+_UNUSABLE_LOGITS = "The model computed no usable logits for this request."
+_NOTHING_LEFT = (
+    "No token is left that the request allows: its grammar, allowed_token_ids and logit_bias exclude each other."
+)
+
 _LOWEST_TEMPERATURE = 1e-6
 """Below it float32 scores would overflow; the draw is the argmax long before."""
 
@@ -30,17 +35,19 @@ def sample(
     num_prompt_tokens: int,
     seed: int,
     end_token_ids: tuple[int, ...] = (),
+    allowed: NDArray[np.bool_] | None = None,
 ) -> SampledToken:
     """Chooses the token after `token_ids` (prompt and output so far) from the row `logits` [V], which is not changed.
 
-    `seed` is any integer of 64 bits; `end_token_ids` are what `min_tokens` holds back. Raises EngineError when the
-    model computed no usable number.
+    `seed` is any integer of 64 bits; `end_token_ids` are what `min_tokens` holds back; `allowed` [V] are the tokens
+    that the request's grammar admits, None = all. Raises EngineError when no token is left, or the model computed no
+    usable number.
     """
-    so_far = SampledSoFar(token_ids, num_prompt_tokens, end_token_ids)
+    so_far = SampledSoFar(token_ids, num_prompt_tokens, end_token_ids, allowed)
     processed = process(logits, params, so_far)
     best = int(processed.argmax())
     if not np.isfinite(processed[best]):
-        raise EngineError("The model computed no usable logits for this request.")
+        raise EngineError(_NOTHING_LEFT if np.isfinite(logits).all() else _UNUSABLE_LOGITS)
     token_id = best
     if params.temperature > 0.0:
         token_id = _draw(processed, processed[best], params, uniform(seed, so_far.output.size))

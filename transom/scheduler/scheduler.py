@@ -43,7 +43,8 @@ class Scheduler:
 
     `max_num_seqs` sequences run at once, `max_num_batched_tokens` tokens are computed per step, and `max_num_waiting`
     requests may wait beyond those that can run, of `max_waiting_tokens` tokens together (`Request.size_in_tokens`), and
-    one of any size. `fresh_seed` is asked once per request without a seed.
+    one of any size. `fresh_seed` is asked once per request without a seed. A request that is not yet `is_ready` waits,
+    and others may overtake it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Scheduler:
         max_num_waiting: int,
         max_waiting_tokens: int,
         fresh_seed: Callable[[], int] = _fresh_seed,
+        is_ready: Callable[[Request], bool] = lambda _: True,
     ) -> None:
         self._cache = cache
         self._eos_token_ids = frozenset(eos_token_ids)
@@ -64,6 +66,7 @@ class Scheduler:
         self._max_num_unfinished = max_num_seqs + max_num_waiting
         self._max_waiting_tokens = max_waiting_tokens
         self._fresh_seed = fresh_seed
+        self._is_ready = is_ready
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []  # by rank: whoever was preempted comes before whoever never ran
@@ -170,9 +173,10 @@ class Scheduler:
     def _start_waiting(self, step: StepBuilder) -> None:
         """Strictly in turn: nobody overtakes a large request for ever. Not in a step that had to preempt."""
         while self._waiting and not step.is_full and not step.has_preempted and len(self._running) < self._max_num_seqs:
-            if not self._start(self._waiting[0]):
+            sequence = next((each for each in self._waiting if self._is_ready(each.request)), None)
+            if sequence is None or not self._start(sequence):
                 return
-            self._schedule_one(self._running[-1], step)
+            self._schedule_one(sequence, step)
 
     def _start(self, sequence: Sequence) -> bool:
         handle = self._open(sequence)

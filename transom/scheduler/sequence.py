@@ -36,7 +36,7 @@ class SequenceStatus(StrEnum):
     """Ended, aborted or failed: holds no blocks and never will again."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """The state of one request. Changed by the scheduler only; the model runner reads it.
 
@@ -70,6 +70,8 @@ class Sequence:
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Computed and not yet delivered."""
     has_delivered_prompt_logprobs: bool = False
+    grammar_is_complete: bool = False
+    """The request's grammar admits nothing after the last token."""
 
     def __post_init__(self) -> None:
         self.tokens = TokenBuffer(self.request.prompt_token_ids)
@@ -162,10 +164,11 @@ class Sequence:
     def append(self, tokens: Iterable[SampledToken]) -> None:
         for token in tokens:
             self.tokens.append(token.token_id)
+            self.grammar_is_complete = token.completes_grammar
 
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Whether the sequence is at its end, judged by its last token. A stop token wins over the length."""
-        if self._ends_with_stop_token(eos_token_ids):
+        if self.grammar_is_complete or self._ends_with_stop_token(eos_token_ids):
             return FinishReason.STOP
         return None if self.wants_more_tokens else FinishReason.LENGTH
 
@@ -177,7 +180,7 @@ class Sequence:
             logprobs=self._logprobs(tokens),
             prompt_logprobs=self._take_prompt_logprobs() if tokens or finish_reason else None,
             finish_reason=finish_reason,
-            stop_token_id=tokens[-1].token_id if finish_reason is FinishReason.STOP else None,
+            stop_token_id=self._stop_token_id(finish_reason),
             usage=self.usage if finish_reason else None,
             num_computed_tokens=self.num_computed_tokens,
         )
@@ -194,6 +197,10 @@ class Sequence:
             return False
         last = self.tokens[-1]
         return last in sampling.stop_token_ids or (last in eos_token_ids and not sampling.ignore_eos)
+
+    def _stop_token_id(self, finish_reason: FinishReason | None) -> int | None:
+        """What completes a grammar is text."""
+        return self.tokens[-1] if finish_reason is FinishReason.STOP and not self.grammar_is_complete else None
 
     def _logprobs(self, tokens: tuple[SampledToken, ...]) -> tuple[TokenLogprobs, ...] | None:
         if self.sampling.logprobs is None or not tokens:

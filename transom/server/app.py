@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -10,6 +12,7 @@ from starlette.responses import Response
 
 from transom.config.keys_file import KeysFile
 from transom.metrics import MetricsCollector
+from transom.quotas import QuotaLedger, Quotas
 from transom.registry import ModelRegistry
 from transom.server.auth import RequireKey
 from transom.server.cache_status import cache_router
@@ -24,6 +27,7 @@ from transom.server.key_ring import FileKeys, KeyRing
 from transom.server.lifecycle import Lifecycle
 from transom.server.models import models_router
 from transom.server.outer import OuterLayer
+from transom.server.rate_limits import rate_limit_headers
 from transom.server.settings import ServerSettings
 from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
@@ -31,15 +35,21 @@ from transom.server.tokenize import tokenize_router
 _ROUTERS = (completions_router, chat_router, cache_router, models_router, tokenize_router, health_router)
 
 
-def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lifecycle | None = None) -> FastAPI:
-    """The whole HTTP application over the models of `registry`, which the caller starts and closes.
+def create_app(
+    registry: ModelRegistry,
+    settings: ServerSettings,
+    lifecycle: Lifecycle | None = None,
+    quotas: QuotaLedger | None = None,
+) -> FastAPI:
+    """The whole HTTP application over the models of `registry`, which the caller starts and closes, as `quotas`.
 
     Must be made in the event loop that runs it. Raises `ConfigError` for a public address without a key, and for a
     keys file that cannot be used.
     """
     settings.check_bind()
     metrics = MetricsCollector(lambda: take_snapshots(registry))
-    context = ServerContext(registry, metrics, settings, lifecycle or Lifecycle())
+    quotas = quotas or QuotaLedger(Quotas())
+    context = ServerContext(registry, metrics, settings, lifecycle or Lifecycle(), quotas)
     app = FastAPI(
         title="Transom",
         version=SYSTEM_FINGERPRINT.removeprefix("transom-"),
@@ -47,9 +57,9 @@ def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lif
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(OuterLayer, metrics=metrics),
+            Middleware(OuterLayer, metrics=metrics, headers=partial(rate_limit_headers, quotas)),
             Middleware(HostGuard, settings=settings),
-            Middleware(RequireKey, keys=_key_ring(registry, settings)),
+            Middleware(RequireKey, keys=_key_ring(registry, settings, quotas)),
         ],
         exception_handlers={HTTPException: _routing_error},
     )
@@ -58,13 +68,13 @@ def create_app(registry: ModelRegistry, settings: ServerSettings, lifecycle: Lif
     return app
 
 
-def _key_ring(registry: ModelRegistry, settings: ServerSettings) -> KeyRing:
+def _key_ring(registry: ModelRegistry, settings: ServerSettings, quotas: QuotaLedger) -> KeyRing:
     if settings.api_keys_file is None:
         return KeyRing(settings.api_keys)
     path, models = settings.api_keys_file, registry.ids()
 
     def check(file: KeysFile) -> None:
-        file.check_names(models, (), path)
+        file.check_names(models, quotas.tiers, path)
 
     return KeyRing(settings.api_keys, FileKeys(path, check))
 

@@ -21,9 +21,11 @@ from transom.server.cache_field import cache_options
 from transom.server.caller import Caller, caller_of
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
+from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
+from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
 
@@ -37,10 +39,12 @@ def chat_router(context: ServerContext) -> APIRouter:
 
     async def create_chat_completion(request: Request) -> Response:
         served, body = await _read(context, request)
+        gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         prompt = await _fit(served, body)
-        plan = _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
-        return await answer(_ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics)), request, context)
+        plan = await _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
+        completion = _ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics), gate)
+        return await answer(completion, request, context)
 
     async def count_input_tokens(request: Request) -> Response:
         served, body = await _read(context, request)
@@ -105,17 +109,18 @@ class _ChatCompletion:
     prompt: FittedPrompt
     plan: Plan
     tally: Tally
+    gate: Gate
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
-        completions = await run_to_end(self.plan, self.served.llm, self.tally)
+        completions = await run_to_end(self.plan, self.gate, self.tally)
         rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
         return self._envelope("chat.completion", rendered, **self._once(), usage=usage_fields(self.tally.usage()))
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
         begun: set[int] = set()
-        async with aclosing(run_plan(self.plan, self.served.llm, self.tally)) as deltas:
+        async with aclosing(run_plan(self.plan, self.gate, self.tally)) as deltas:
             async for sequence, delta in deltas:
                 if not (delta.token_ids or delta.text or delta.finish_reason):
                     if self.body.return_progress:
@@ -204,7 +209,9 @@ def _truncation_fields(body: ChatBody, prompt: FittedPrompt) -> dict[str, Any]:
     return {} if body.truncation == "disabled" else {"truncation": prompt.fields()}
 
 
-def _make_plan(served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None) -> Plan:
+async def _make_plan(
+    served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None
+) -> Plan:
     cache, num_tokens = cache_options(served, body.cache), len(prompt.token_ids)
     limit = limit_tokens(served, num_tokens, body.given_max_tokens, param="messages", cache=cache, cap=cap)
     return make_plan(
@@ -214,6 +221,7 @@ def _make_plan(served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller
         [limit],
         caller=caller,
         cache=cache,
+        grammar=await compile_prescribed(served, body),
         id_prefix="chatcmpl",
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

@@ -21,9 +21,11 @@ from transom.server.cache_field import cache_options
 from transom.server.caller import Caller, caller_of
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, completion_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
+from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import CompletionBody
+from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 
 DEFAULT_MAX_TOKENS = 16
@@ -35,9 +37,10 @@ def completions_router(context: ServerContext) -> APIRouter:
 
     async def create_completion(request: Request) -> Response:
         served, body = await _read(context, request)
+        gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         plan = await _make_plan(served, body, caller_of(request), context.settings.max_output_tokens)
-        return await answer(_Completion(served, body, plan, Tally(plan, context.metrics)), request, context)
+        return await answer(_Completion(served, body, plan, Tally(plan, context.metrics), gate), request, context)
 
     for path in ("/v1/completions", "/completions"):
         router.add_api_route(path, create_completion, methods=["POST"], response_model=None)
@@ -52,16 +55,17 @@ class _Completion:
     body: CompletionBody
     plan: Plan
     tally: Tally
+    gate: Gate
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
-        completions = await run_to_end(self.plan, self.served.llm, self.tally)
+        completions = await run_to_end(self.plan, self.gate, self.tally)
         return self._envelope(self._best_choices(completions), usage=usage_fields(self.tally.usage()))
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces of the same shape."""
         begun: set[int] = set()
-        async with aclosing(run_plan(self.plan, self.served.llm, self.tally)) as deltas:
+        async with aclosing(run_plan(self.plan, self.gate, self.tally)) as deltas:
             async for sequence, delta in deltas:
                 if delta.token_ids or delta.text or delta.finish_reason:
                     yield self._chunk(sequence, delta, is_first=sequence not in begun)
@@ -151,6 +155,7 @@ async def _make_plan(served: ServedModel, body: CompletionBody, caller: Caller, 
         limits,
         caller=caller,
         cache=cache,
+        grammar=await compile_prescribed(served, body),
         id_prefix="cmpl",
         num_candidates=body.num_candidates,
         logprobs=0 if is_ranked and body.logprobs is None else body.logprobs,

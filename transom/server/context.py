@@ -11,8 +11,10 @@ from starlette.requests import Request
 
 from transom.errors import RequestError
 from transom.metrics import UNKNOWN_MODEL, MetricsCollector
+from transom.quotas import QuotaLedger
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.caller import Caller, caller_of
+from transom.server.gate import Gate
 from transom.server.interruption import run_watched
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
@@ -26,6 +28,7 @@ class ServerContext:
     metrics: MetricsCollector
     settings: ServerSettings
     lifecycle: Lifecycle
+    quotas: QuotaLedger
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whose turn it is to be parsed."""
 
@@ -40,6 +43,12 @@ class ServerContext:
         self.lifecycle.check()
         self.registry.check_can_be_asked(served)
         return served
+
+    def gate(self, served: ServedModel, request: Request) -> Gate:
+        """The caller's way to the model. Raises `QuotaExceededError` when it is shut: before any work is done."""
+        gate = Gate(caller_of(request), served, self.quotas)
+        gate.check()
+        return gate
 
     async def until_limits_are_known(self, served: ServedModel, request: Request) -> None:
         """Waits for the first load of a model: what its budgets hold is known only then.

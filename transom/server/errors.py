@@ -16,6 +16,7 @@ from transom.errors import (
     ContextLengthExceededError,
     EngineError,
     ModelNotFoundError,
+    QuotaExceededError,
     RequestError,
     TransomError,
     UnavailableError,
@@ -75,6 +76,8 @@ def reply_to(error: Exception) -> ErrorReply:
             return _refusal(404, error)
         case RequestError():
             return _refusal(400, error)
+        case QuotaExceededError():
+            return _over_quota(error)
         case UnavailableError():
             return _unavailable(error)
         case EngineError() | TransomError():
@@ -84,6 +87,7 @@ def reply_to(error: Exception) -> ErrorReply:
 
 
 _INTERNAL = "internal_error"
+_USED_UP = "insufficient_quota"
 _FIXED = "The server failed to answer this request. The log has the details under this answer's x-request-id."
 
 
@@ -91,7 +95,20 @@ def _refusal(status: int, error: RequestError, extra: dict[str, Any] | None = No
     return ErrorReply(status, str(error), INVALID_REQUEST, error.code, error.param, extra or {})
 
 
+def _over_quota(error: QuotaExceededError) -> ErrorReply:
+    """A stock client waits by itself, but not for a day."""
+    headers, limit = _retry_headers(error.retry_after_seconds), {"limit": error.limit, "scope": error.scope}
+    if error.is_daily:
+        headers["x-should-retry"] = "false"
+        return ErrorReply(429, str(error), _USED_UP, _USED_UP, extra=limit, headers=headers)
+    return ErrorReply(429, str(error), "rate_limit_error", "rate_limit_exceeded", extra=limit, headers=headers)
+
+
 def _unavailable(error: UnavailableError) -> ErrorReply:
-    seconds = max(error.retry_after_seconds, 0.001)
-    headers = {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
+    headers = _retry_headers(error.retry_after_seconds)
     return ErrorReply(503, str(error), SERVER_ERROR, error.code, headers=headers)
+
+
+def _retry_headers(seconds: float) -> dict[str, str]:
+    milliseconds = math.ceil(max(seconds, 0.001) * 1000)
+    return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
@@ -25,20 +26,22 @@ _failures = logging.getLogger("transom.server")
 CLIENT_GONE = 499
 """Status of requests whose client did not wait for the end; nobody sees it but log and metrics."""
 
+MoreHeaders = Callable[[Scope], Mapping[str, str]]
 _MAX_PATH_CHARACTERS = 128
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class OuterLayer:
-    """Wraps the whole application."""
+    """Wraps the whole application. `headers` says, from a request's scope, what else every answer carries."""
 
-    def __init__(self, app: ASGIApp, metrics: MetricsCollector) -> None:
+    def __init__(self, app: ASGIApp, metrics: MetricsCollector, headers: MoreHeaders) -> None:
         self._app = app
         self._metrics = metrics
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            exchange = _Exchange(self._app, scope, send)
+            exchange = _Exchange(self._app, scope, send, self._headers)
             await exchange.run(receive)
             exchange.report(self._metrics)
         elif scope["type"] == "lifespan":
@@ -50,10 +53,11 @@ class OuterLayer:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, send: Send) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, send: Send, more_headers: MoreHeaders) -> None:
         self._app = app
         self._scope = scope
         self._send = send
+        self._more_headers = more_headers
         self._status = 0
         self._request_id = _request_id(scope)
         self._seconds = 0.0
@@ -85,6 +89,7 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._request_id
             headers["x-content-type-options"] = "nosniff"
+            headers.update(self._more_headers(self._scope))
         await self._send(message)
 
     async def _answer(self, error: Exception, receive: Receive) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from transom.errors import RequestError
 from transom.llm import Allowance, GenerationRequest, repeat
 from transom.registry import ServedModel
-from transom.request import CacheOptions, Request, SamplingParams, TokenIds
+from transom.request import CacheOptions, GrammarSpec, Request, SamplingParams, TokenIds
 from transom.server.cache_salt import salt_of
 from transom.server.caller import Caller
 from transom.server.protocol import SamplingBody
@@ -49,6 +49,12 @@ class Plan:
     num_candidates: int
     requests: tuple[GenerationRequest, ...]
     allowance: Allowance
+
+    @property
+    def max_tokens(self) -> int:
+        """The most that it can use: each prompt once, and what every sequence may generate."""
+        generated = sum(limit.max_tokens for limit in self.limits)
+        return sum(map(len, self.prompts)) + self.num_candidates * generated
 
     def prompt_of(self, sequence: int) -> int:
         """The number of the prompt that a sequence continues."""
@@ -90,6 +96,7 @@ def make_plan(
     *,
     caller: Caller,
     cache: CacheOptions,
+    grammar: GrammarSpec | None,
     id_prefix: str,
     num_candidates: int,
     logprobs: int | None,
@@ -100,7 +107,8 @@ def make_plan(
     prompt_ids = tuple(map(TokenIds.of, prompts))
     _check_cost(prompt_ids, limits, num_candidates, logprobs, prompt_logprobs)
     answer_id = f"{id_prefix}-{uuid.uuid4().hex}"
-    sampling, salt = _sampling(served, body, logprobs, prompt_logprobs), salt_of(caller, body)
+    sampling = replace(_sampling(served, body, logprobs, prompt_logprobs), grammar=grammar)
+    salt = salt_of(caller, body)
     requests: list[GenerationRequest] = []
     for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):
         _check_min_tokens(body, limit)

@@ -14,6 +14,7 @@ from transom.request import TokenIds
 from transom.server.cache_field import CacheField
 from transom.server.chat_messages import Message, StreamOptions, check_stop
 from transom.server.strict_body import StrictBody
+from transom.server.structure_fields import StructureFields
 
 MAX_N = 16
 MAX_LOGPROBS = 20
@@ -35,19 +36,11 @@ MaxTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 TemplateKwargs = Annotated[dict[str, bool | int | float | str], Field(max_length=16)]
 CacheSalt = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
 
-_STRUCTURE = (
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "grammar",
-    "json_schema",
-)
 _NEVER = ("prompt_embeds", "lora", "mm_processor_kwargs", "chat_template", "prompt_logprobs", "truncate_prompt_tokens")
 
 COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys((*_STRUCTURE, *_NEVER), ()),
+    **dict.fromkeys(_NEVER, ()),
+    "guided_decoding_backend": ("auto", "guidance", "llguidance"),
     "bad_words": ([],),
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
@@ -65,7 +58,7 @@ COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
 }
 
 
-class SamplingBody(StrictBody):
+class SamplingBody(StructureFields):
     """Fields that completions and chat share."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
@@ -138,6 +131,9 @@ class SamplingBody(StrictBody):
     @model_validator(mode="after")
     def _check_common(self) -> Self:
         check_stop(self.stop)
+        prescribed = self.prescribed()
+        if prescribed is not None and self.allowed_token_ids is not None:
+            raise RequestError(f"'allowed_token_ids' excludes '{prescribed[0]}'.", param="allowed_token_ids")
         if self.stream_options is not None and not self.stream:
             raise RequestError("'stream_options' is only allowed with 'stream': true.", param="stream_options")
         limit = self.given_max_tokens
@@ -194,7 +190,6 @@ class ChatBody(SamplingBody):
         "tool_choice": ("none", "auto"),
         "functions": ([],),
         "function_call": ("none", "auto"),
-        "response_format": ({"type": "text"},),
         "modalities": (["text"],),
         "audio": (),
         "prediction": (),

@@ -8,7 +8,7 @@ import errno
 import signal
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import h11
 import orjson
@@ -75,6 +75,21 @@ async def serve(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+@contextlib.asynccontextmanager
+async def serving_beside(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Answers on a further socket, if there is one, as long as the block runs; then nobody waits for its answers."""
+    if listener is None:
+        yield
+        return
+    server = _Server(_uvicorn_config(app, ServerSettings()))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = server.force_exit = True
+        await serving
 
 
 class _Server(uvicorn.Server):
@@ -174,10 +189,8 @@ def _take_signal(server: _Server, lifecycle: Lifecycle) -> None:
 
 
 async def _drain(server: _Server, lifecycle: Lifecycle, timeout_seconds: float) -> None:
-    """Stops listening when draining begins, and the server when the answers have ended or been cut."""
+    """Stops the server when the answers have ended or been cut. Until then it listens, for those who ask how it is."""
     await lifecycle.until_draining()
-    for listening in getattr(server, "servers", ()):
-        listening.close()
     await lifecycle.drain(timeout_seconds)
     server.should_exit = True
 

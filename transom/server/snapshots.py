@@ -27,7 +27,7 @@ def _snapshot(served: ServedModel) -> ModelSnapshot:
         served.id,
         served.is_ready,
         num_restarts=served.engine.num_restarts,
-        worker_resident_bytes=_resident_bytes(served.engine.process_id),
+        worker_resident_bytes=resident_bytes(served.engine.process_id),
         **({} if stats is None else _numbers(stats)),
     )
 
@@ -63,7 +63,7 @@ def _tier(tier: TierStats) -> TierUsage:
     )
 
 
-def _resident_bytes(process_id: int | None) -> int:
+def resident_bytes(process_id: int | None) -> int:
     """0 for a process that is not there (any more)."""
     if process_id is None:
         return 0

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from transom.errors import EngineError
-from transom.llm import LLM, Completion, TextDelta, feed, join
+from transom.llm import Completion, TextDelta, feed, join
 from transom.metrics import MetricsCollector
 from transom.request import FinishReason, Usage
+from transom.server.gate import Gate
 from transom.server.plan import Plan
 
 
@@ -76,22 +77,28 @@ class Tally:
             self._metrics.observe_token_interval(self._plan.model, seconds / (usage.num_completion_tokens - 1))
 
 
-async def run_plan(plan: Plan, llm: LLM, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
-    """(sequence, delta) of all sequences as they come. Closing it aborts what still runs."""
+async def run_plan(plan: Plan, gate: Gate, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
+    """(sequence, delta) of all sequences as they come. Closing it aborts what still runs.
+
+    Raises `QuotaExceededError` before anything else.
+    """
+    reservation = gate.reserve(plan.max_tokens)
     try:
-        async with aclosing(feed(llm.generate, plan.requests, plan.allowance)) as deltas:
+        async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
             async for sequence, delta in deltas:
                 tally.see(sequence, delta)
                 _check_end(delta)
                 yield sequence, delta
     finally:
         tally.settle()
+        usage = tally.usage()
+        reservation.settle(usage.num_prompt_tokens + usage.num_completion_tokens)
 
 
-async def run_to_end(plan: Plan, llm: LLM, tally: Tally) -> list[Completion]:
-    """All sequences, in order, when the last one is complete."""
+async def run_to_end(plan: Plan, gate: Gate, tally: Tally) -> list[Completion]:
+    """All sequences, in order, when the last one is complete. Raises as `run_plan`."""
     deltas: list[list[TextDelta]] = [[] for _ in plan.requests]
-    async with aclosing(run_plan(plan, llm, tally)) as pairs:
+    async with aclosing(run_plan(plan, gate, tally)) as pairs:
         async for sequence, delta in pairs:
             deltas[sequence].append(delta)
     return [join(pieces) for pieces in deltas]

@@ -1,31 +1,22 @@
-"""The helper process that renders chat templates: a script of its own, run by path; imports nothing of this project.
+"""Renders chat templates in a helper process (`transom.limited_process`): its script; imports nothing of this project.
 
-Jinja's sandbox keeps a template away from Python's internals but limits neither time nor memory. Here both are limits
-of a process that may die: the kernel ends it when a rendering's CPU time is over, and memory runs out at the limit.
-
-Frames on standard input and output: 4 bytes of length, big-endian, then JSON. The first request compiles the template
-(`template`), all others render it (`variables`, `max_output_characters`). Answers: `text`, or `error`.
+Jinja's sandbox keeps a template away from Python's internals but limits neither time nor memory; the process does.
+The first question compiles the template (`template`), all others render it (`variables`, `max_output_characters`).
+Answers: `text`, or `error`.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import signal
-import struct
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-HEADER = struct.Struct(">I")
 
 
 class GenerationTag(jinja2.ext.Extension):
@@ -62,20 +53,21 @@ def render(template: jinja2.Template, variables: dict[str, Any], max_output_char
     return "".join(parts)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, cpu_seconds: float) -> None:
-    """Answers frames until the requests end."""
+def make_answer() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What `transom.limited_process` serves."""
     template = jinja2.Template("")
-    while request := _read_frame(requests):
-        answer: dict[str, str] = {}
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        nonlocal template
         try:
-            with _limited_cpu_time(cpu_seconds):
-                if "template" in request:
-                    template = compile_template(request["template"])
-                else:
-                    answer["text"] = render(template, request["variables"], request["max_output_characters"])
+            if "template" in question:
+                template = compile_template(question["template"])
+                return {}
+            return {"text": render(template, question["variables"], question["max_output_characters"])}
         except Exception as error:  # noqa: BLE001 - whatever a template does is the template's fault
-            answer["error"] = _describe(error)
-        _write_frame(answers, answer)
+            return {"error": _describe(error)}
+
+    return answer
 
 
 def _to_json(
@@ -111,34 +103,3 @@ def _template_line(error: Exception) -> int | None:
             line = traceback.tb_lineno
         traceback = traceback.tb_next
     return line
-
-
-@contextmanager
-def _limited_cpu_time(seconds: float) -> Iterator[None]:
-    """SIGPROF, not caught, ends the process; CPU time, so that a busy machine ends no innocent."""
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _read_frame(stream: BinaryIO) -> dict[str, Any] | None:
-    header = stream.read(HEADER.size)
-    if len(header) < HEADER.size:
-        return None
-    request: dict[str, Any] = json.loads(stream.read(HEADER.unpack(header)[0]))
-    return request
-
-
-def _write_frame(stream: BinaryIO, answer: dict[str, str]) -> None:
-    body = json.dumps(answer).encode()
-    stream.write(HEADER.pack(len(body)) + body)
-    stream.flush()
-
-
-if __name__ == "__main__":
-    memory_bytes = int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[1]))

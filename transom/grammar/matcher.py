@@ -1,0 +1,89 @@
+"""A grammar over one growing sequence: which tokens may come next, and whether the text is complete.
+
+Its state is a function of the grammar and the generated tokens alone; whoever loses it makes it again from these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from llguidance import LLMatcher
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from numpy.typing import NDArray
+
+from transom.grammar.vocabulary import reason_of
+
+_DEAD_END = "no token of this model continues the text"
+
+
+class GrammarStuckError(Exception):
+    """The grammar cannot be followed any further; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What may come next."""
+
+    tokens: NDArray[np.bool_]
+    """By token id, [vocab_size]."""
+    end: bool
+    """The text may end here."""
+
+    @property
+    def only_end(self) -> bool:
+        """Nothing may come."""
+        return self.end and not self.tokens.any()
+
+
+class Matcher:
+    """One text under a grammar. Not thread-safe."""
+
+    def __init__(self, compiled: LLMatcher, vocab_size: int) -> None:
+        """`compiled` stays at its beginning; what it learns about its grammar is shared by all its copies."""
+        self._matcher = compiled.deep_copy()
+        self._vocab_size = vocab_size
+        self._num_taken = 0
+        self._allowed: Allowed | None = None
+
+    def catch_up(self, generated: NDArray[np.int32]) -> None:
+        """Takes those of the generated tokens that it has not taken yet. Raises GrammarStuckError."""
+        for token_id in generated[self._num_taken :].tolist():
+            self._take(token_id)
+
+    def allowed(self) -> Allowed:
+        """What may come next; computed once per state, some microseconds to milliseconds, without the GIL.
+
+        Raises GrammarStuckError when nothing may come, not even the end.
+        """
+        if self._allowed is None:
+            self._allowed = self._compute()
+        return self._allowed
+
+    def take(self, token_id: int) -> bool:
+        """Goes on with a token that was allowed; whether the text is complete then. Raises GrammarStuckError."""
+        self._take(token_id)
+        if self._matcher.is_stopped():
+            return True
+        return self._matcher.is_accepting() and self.allowed().only_end
+
+    def _take(self, token_id: int) -> None:
+        self._allowed = None
+        self._num_taken += 1
+        if not self._matcher.consume_token(token_id):
+            raise self._stuck()
+
+    def _compute(self) -> Allowed:
+        bitmask = allocate_token_bitmask(1, self._vocab_size + 1)
+        fill_next_token_bitmask(self._matcher, bitmask)
+        if self._matcher.is_error():
+            raise self._stuck()
+        bits = np.unpackbits(bitmask[0].view(np.uint8), bitorder="little").view(np.bool_)
+        allowed = Allowed(bits[: self._vocab_size], bool(bits[self._vocab_size]))
+        if not allowed.end and not allowed.tokens.any():
+            raise GrammarStuckError(_DEAD_END)
+        return allowed
+
+    def _stuck(self) -> GrammarStuckError:
+        message = self._matcher.get_error()
+        return GrammarStuckError(_DEAD_END if message.startswith("NoExtension") else reason_of(message))

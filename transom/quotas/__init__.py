@@ -1,0 +1,22 @@
+"""Quotas: what each key may use within a second, an hour, a day; kept across restarts. Knows no HTTP and no engine."""
+
+from transom.quotas.account import Allowance, Use
+from transom.quotas.clock import Clock, steady_wall_clock
+from transom.quotas.duration import duration_text
+from transom.quotas.ledger import QuotaLedger, Reservation
+from transom.quotas.limits import Quotas
+from transom.quotas.store import NoStore, QuotaStore, ReadStore
+
+__all__ = [
+    "Allowance",
+    "Clock",
+    "NoStore",
+    "QuotaLedger",
+    "QuotaStore",
+    "Quotas",
+    "ReadStore",
+    "Reservation",
+    "Use",
+    "duration_text",
+    "steady_wall_clock",
+]

@@ -1,0 +1,140 @@
+"""`Account`: what one key has used of one quota. Plain counting; knows no store and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from transom.config.registry_config import ResourceQuota
+from transom.quotas.limits import CONCURRENCY, KINDS, TOKENS, LimitKind
+from transom.quotas.window import Bucket, SlidingWindow
+
+CONCURRENCY_RETRY_SECONDS = 1.0
+"""When a running request ends is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request takes."""
+
+    num_tokens: int
+    num_requests: int = 1
+
+    def of(self, kind: LimitKind) -> int:
+        """In the unit of a limit."""
+        return self.num_tokens if kind.quantity == TOKENS else self.num_requests
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a cost does not fit."""
+
+    limit: str
+    """The field of `ResourceQuota`."""
+    scope: str
+    most: float
+    used: int
+    asked: int
+    wait_seconds: float
+    is_daily: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What is left of one window."""
+
+    quantity: str
+    limit: float
+    remaining: int
+    idle_in_seconds: float
+    """Until all of it is there again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a key has used of one limit."""
+
+    caller: str
+    scope: str
+    limit: str
+    used: int
+    most: float
+    idle_in_seconds: float
+
+
+class Account:
+    """The windows of one key and scope. `note` is told every bucket that changes, for whoever keeps them."""
+
+    def __init__(
+        self, caller: str, scope: str, quota: ResourceQuota, note: Callable[[str, str, LimitKind, Bucket], None]
+    ) -> None:
+        self._caller = caller
+        self._scope = scope
+        self._note = note
+        self._max_concurrent = quota.max_concurrent_requests
+        self._windows = {
+            kind: SlidingWindow(limit, kind.seconds)
+            for kind in KINDS
+            if (limit := getattr(quota, kind.name)) is not None
+        }
+        self.num_running = 0
+
+    def restore(self, kind: LimitKind, buckets: list[Bucket], now: float) -> None:
+        """Takes over what another run charged; without effect where there is no such limit (any more)."""
+        if kind in self._windows:
+            self._windows[kind].restore(buckets, now)
+
+    def refusals(self, cost: Cost, now: float) -> Iterator[Refusal]:
+        """Every limit that `cost` would break now."""
+        most = self._max_concurrent
+        if most is not None and self.num_running + cost.num_requests > most:
+            yield Refusal(
+                CONCURRENCY, self._scope, most, self.num_running, cost.num_requests, CONCURRENCY_RETRY_SECONDS
+            )
+        for kind, window in self._windows.items():
+            if wait_seconds := window.wait(cost.of(kind), now):
+                used = window.used(now)
+                yield Refusal(
+                    kind.name, self._scope, window.limit, used, cost.of(kind), wait_seconds, is_daily=kind.is_daily
+                )
+
+    def charge(self, cost: Cost, now: float) -> AccountCharge:
+        """Counts a request that runs from now on."""
+        self.num_running += 1
+        buckets = {kind: window.charge(cost.of(kind), now) for kind, window in self._windows.items()}
+        self._tell(buckets)
+        return AccountCharge(self, buckets)
+
+    def correct(self, buckets: dict[LimitKind, Bucket], difference: Cost) -> None:
+        """Changes what was charged to what was used."""
+        for kind, bucket in buckets.items():
+            self._windows[kind].correct(bucket, difference.of(kind))
+        self._tell(buckets)
+
+    def allowances(self, now: float) -> Iterator[Allowance]:
+        """What is left of each window."""
+        for kind, window in self._windows.items():
+            remaining = max(0, int(window.limit - window.used(now)))
+            yield Allowance(kind.quantity, window.limit, remaining, window.idle_in(now))
+
+    def uses(self, now: float) -> Iterator[Use]:
+        """What counts in each window."""
+        for kind, window in self._windows.items():
+            yield Use(self._caller, self._scope, kind.name, window.used(now), window.limit, window.idle_in(now))
+
+    def _tell(self, buckets: dict[LimitKind, Bucket]) -> None:
+        for kind, bucket in buckets.items():
+            self._note(self._caller, self._scope, kind, bucket)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountCharge:
+    """A running request in an account."""
+
+    account: Account
+    buckets: dict[LimitKind, Bucket]
+
+    def end(self, difference: Cost) -> None:
+        """The request is over and took `difference` more than was charged."""
+        self.account.num_running -= 1
+        self.account.correct(self.buckets, difference)

@@ -1,0 +1,122 @@
+"""The operator's application, for the Unix socket alone: which models are in RAM, load, unload, drain.
+
+Who may open the socket may do everything; there are no keys. Errors are told in full, for their reader runs the server.
+Further commands are routers in ADMIN_ROUTERS; none of them is ever part of the public application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from transom.errors import RequestError, TransomError, UnavailableError
+from transom.registry import FailedModel, ModelRegistry, ServedModel
+from transom.server.answering import json_response
+from transom.server.errors import SERVER_ERROR, ErrorReply, reply_to
+from transom.server.lifecycle import Lifecycle
+from transom.server.snapshots import resident_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AdminContext:
+    """What the routes share."""
+
+    registry: ModelRegistry
+    lifecycle: Lifecycle
+
+
+def models_router(context: AdminContext) -> APIRouter:
+    """List, load and unload."""
+    router, registry = APIRouter(), context.registry
+
+    async def list_models() -> Response:
+        models = [_describe(registry, served) for served in registry.models()]
+        unusable = [_describe_unusable(failure) for failure in registry.unusable()]
+        return json_response({"models": [*models, *unusable], "draining": context.lifecycle.draining})
+
+    async def load(model_id: str) -> Response:
+        served = registry.get(model_id)
+        context.lifecycle.check()
+        await registry.load(served)
+        return json_response(_describe(registry, served))
+
+    async def unload(model_id: str) -> Response:
+        served = registry.get(model_id)
+        await registry.unload(served)
+        return json_response(_describe(registry, served))
+
+    router.add_api_route("/models", list_models, methods=["GET"], response_model=None)
+    for word, endpoint in {"load": load, "unload": unload}.items():
+        router.add_api_route(f"/models/{{model_id:path}}/{word}", endpoint, methods=["POST"], response_model=None)
+    return router
+
+
+def drain_router(context: AdminContext) -> APIRouter:
+    """The end of the server, as by SIGTERM."""
+    router = APIRouter()
+
+    async def drain() -> Response:
+        context.lifecycle.begin_draining()
+        return json_response({"draining": True, "num_running": context.lifecycle.num_running}, 202)
+
+    router.add_api_route("/drain", drain, methods=["POST"], response_model=None)
+    return router
+
+
+ADMIN_ROUTERS: tuple[Callable[[AdminContext], APIRouter], ...] = (models_router, drain_router)
+
+
+def create_admin_app(registry: ModelRegistry, lifecycle: Lifecycle) -> FastAPI:
+    """The application over the same models and the same lifecycle as the public one."""
+    app = FastAPI(
+        title="Transom, for its operator",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers={HTTPException: _routing_error, TransomError: _told_in_full, OSError: _told_in_full},
+    )
+    context = AdminContext(registry, lifecycle)
+    for make_router in ADMIN_ROUTERS:
+        app.include_router(make_router(context))
+    return app
+
+
+def _describe(registry: ModelRegistry, served: ServedModel) -> dict[str, Any]:
+    slot = registry.slot(served)
+    return {
+        "id": served.id,
+        "state": slot.state.value,
+        **({} if slot.failure is None else {"reason": str(slot.failure)}),
+        "load": served.entry.load,
+        "pinned": served.entry.pinned,
+        "num_requests": slot.num_users,
+        "num_waiting": len(slot.waiting),
+        "idle_seconds": registry.idle_seconds(served),
+        "resident_bytes": resident_bytes(served.engine.process_id),
+        "max_ram_bytes": served.engine_config.max_ram_bytes,
+        "counted_ram_bytes": served.ram_bytes,
+        "worker_pid": served.engine.process_id,
+        "num_restarts": served.engine.num_restarts,
+    }
+
+
+def _describe_unusable(failure: FailedModel) -> dict[str, Any]:
+    return {"id": failure.entry.id, "state": "failed", "reason": str(failure.error), "load": failure.entry.load}
+
+
+async def _routing_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return ErrorReply(error.status_code, str(error.detail), SERVER_ERROR, None).response()
+
+
+async def _told_in_full(_: Request, error: Exception) -> Response:
+    if isinstance(error, RequestError | UnavailableError):
+        return reply_to(error).response()
+    return ErrorReply(500, str(error), SERVER_ERROR, "load_failed").response()
