@@ -95,13 +95,15 @@ class PrefixReuse:
         chain = handle.chain
         if chain is None:
             return
-        for index in range(handle.num_computed_tokens // BLOCK_SIZE, num_tokens // BLOCK_SIZE):
-            if index >= chain.num_blocks or handle.has_forgotten((index + 1) * BLOCK_SIZE):
-                return
+        end = min(num_tokens // BLOCK_SIZE, chain.num_blocks)  # what was guessed right is known a moment later
+        for index in range(handle.num_judged_blocks, end):
+            if handle.has_forgotten((index + 1) * BLOCK_SIZE):
+                break
             node = self._publish_block(handle, index)
             if border is not None and border[0] == (index + 1) * BLOCK_SIZE:
                 self._snapshots.publish(node, border[1], handle.tables)
             self._want_if_long(handle, index)
+        handle.num_judged_blocks = max(handle.num_judged_blocks, end)
 
     def close(self, handle: SequenceCache) -> None:
         """The sequence lets go of all it has, its tail first."""

@@ -39,6 +39,8 @@ def _numbers(stats: EngineStats) -> dict[str, Any]:
         "num_waiting": scheduler.num_waiting,
         "num_preemptions": scheduler.num_preemptions,
         "num_computed_tokens": scheduler.num_computed_tokens,
+        "num_drafted_tokens": scheduler.num_drafted_tokens,
+        "num_accepted_tokens": scheduler.num_accepted_tokens,
         "kv_tokens": cache.num_tokens,
         "reuse": Reuse(**asdict(cache.reuse)),
         "tiers": tuple(_tier(tier) for tier in cache.tiers),
