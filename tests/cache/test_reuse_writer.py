@@ -41,7 +41,7 @@ def test_a_chain_that_grows_long_is_written_whole(tmp_path: Path) -> None:
         driver = SharingDriver(cache)
         stream = driver.open(text((0, 300)))
         driver.read(stream)
-        assert num_written(cache) == 0
+        assert num_written(cache) < 4  # by whoever makes room ahead
         stream.tokens.extend(text((1, 220)))
         driver.read(stream)
         assert num_written(cache) == 16
@@ -75,9 +75,12 @@ def test_a_disk_that_takes_nothing_is_left_alone(tmp_path: Path) -> None:
     fault = IOFault(1, "EIO", persistent=True)
     with tiered_cache(tmp_path, num_hot_slots=27, enable_prefix_cache=True, fault=fault) as cache:
         driver = SharingDriver(cache)
+        errors = []
         for _ in range(3):
             driver.read_and_close(text((0, 520)))
-            cache.flush(0.2)
+            cache.flush(0.5)
             cache.check_integrity()
+            errors.append(cold_stats(cache).transfers.num_write_errors)
         assert cold_stats(cache).transfers.num_blocks_written == 0
-        assert cold_stats(cache).transfers.num_write_errors <= 3
+        assert errors[0] > 0
+        assert errors[1] == errors[2]  # after a few it is asked for nothing more

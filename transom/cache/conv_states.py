@@ -23,6 +23,9 @@ from transom.errors import EngineError
 
 Floats = NDArray[np.float32]
 
+MAX_REWOUND_ROWS = 64
+"""Of a pass with at most so many rows of a sequence a part may be committed."""
+
 
 class ConvPass(Protocol):
     """The convolutions of one forward pass."""
@@ -48,7 +51,9 @@ class ConvStates:
         self._current = [0] * num_sequences
         self._computed: dict[SequenceCache, int] = {}
         """Up to which position the pass under way has computed its other copy."""
-        self._borders: dict[SequenceCache, Floats] = {}
+        self._borders: dict[SequenceCache, tuple[int, Floats]] = {}
+        self._pass: StatePass | None = None
+        """The one under way."""
         assert self._states.nbytes == num_sequences * conv_state_bytes(model_config), "the arithmetic is wrong"
 
     @property
@@ -73,23 +78,24 @@ class ConvStates:
             self._place(handle)
             self._computed[handle] = start + num_tokens
         self._borders = {
-            handle: np.empty(self._states.shape[2:], np.float32)
+            handle: (_last_border(start, num_tokens), np.empty(self._states.shape[2:], np.float32))
             for handle, start, num_tokens in parts
             if handle.chain is not None and _last_border(start, num_tokens) > start
         }
         places = [self._places[handle] for handle, _, _ in parts]
-        return StatePass(
+        self._pass = StatePass(
             self._states,
             self._rows,
             np.array(places),
             np.array([self._current[place] for place in places]),
             [num_tokens for _, _, num_tokens in parts],
             [
-                (number, _last_border(start, num_tokens) - start, self._borders[handle])
-                for number, (handle, start, num_tokens) in enumerate(parts)
+                (number, self._borders[handle][0] - start, self._borders[handle][1])
+                for number, (handle, start, _) in enumerate(parts)
                 if handle in self._borders
             ],
         )
+        return self._pass
 
     def load(self, handle: SequenceCache, state: NDArray[np.uint8]) -> None:
         """A sequence begins with a state that another one noted, as the first bytes of `state`."""
@@ -97,18 +103,22 @@ class ConvStates:
         own = self._states[place, self._current[place]]
         own[...] = state[: own.nbytes].view(np.float32).reshape(own.shape)
 
-    def take_border(self, handle: SequenceCache) -> NDArray[np.uint8] | None:
-        """What the last pass noted, as bytes [any]; once. None: it crossed no border, or there are no convolutions."""
-        state = self._borders.pop(handle, None)
-        return None if state is None else state.reshape(-1).view(np.uint8)
+    def take_border(self, handle: SequenceCache) -> tuple[int, NDArray[np.uint8]] | None:
+        """The position at which the last pass noted a state, and its bytes [any]; once. None: it crossed no border, or
+        there are no convolutions."""
+        position, state = self._borders.pop(handle, (0, None))
+        return None if state is None else (position, state.reshape(-1).view(np.uint8))
 
     def commit(self, handle: SequenceCache, num_tokens: int) -> None:
-        """The pass up to position `num_tokens` counts. Raises ValueError for a part of a pass."""
+        """The pass up to position `num_tokens` counts. Raises ValueError for a position that it did not reach, and for
+        a part of one with more than MAX_REWOUND_ROWS rows of the sequence."""
         if handle not in self._places or num_tokens == handle.num_computed_tokens:
             return
-        if self._computed.pop(handle, None) != num_tokens:
+        end, place = self._computed.pop(handle, 0), self._places[handle]
+        if num_tokens != end and (
+            num_tokens > end or self._pass is None or not self._pass.rewind(place, end - num_tokens)
+        ):
             raise ValueError(f"cannot commit {num_tokens} tokens: the pass ended elsewhere")
-        place = self._places[handle]
         self._current[place] = 1 - self._current[place]
 
     def close(self, handle: SequenceCache) -> None:
@@ -164,6 +174,13 @@ class StatePass:
         sequences, border_rows = (np.array([border[at] for border in borders], np.intp) for at in (0, 1))
         self._borders = [border[2] for border in borders]
         self._at_borders = _inputs_before(sequences, border_rows, self._starts, num_inputs)
+        self._kept_rows = {
+            place: np.concatenate([index * num_inputs + np.arange(num_inputs), self._own_rows(index)])
+            for index, place in enumerate(places.tolist())
+            if 1 < lengths[index] <= MAX_REWOUND_ROWS
+        }
+        self._kept: dict[int, list[tuple[int, Floats]]] = {place: [] for place in self._kept_rows}
+        """History and inputs of each sequence that may be rewound: (row of a layer, [inputs, hidden_size])."""
 
     def convolve(self, layer_index: int, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
         """Reads what each sequence remembers and writes what it will."""
@@ -174,7 +191,25 @@ class StatePass:
         self._states[self._places, 1 - self._current, row] = inputs[self._last]
         for border, places in zip(self._borders, self._at_borders, strict=True):
             border[row] = inputs[places]
+        for place, rows in self._kept_rows.items():
+            self._kept[place].append((row, inputs[rows]))
         return mixed
+
+    def rewind(self, place: int, num_rows: int) -> bool:
+        """What will be remembered of the sequence at `place` is what it was `num_rows` rows earlier; False if that is
+        not known. At least one row must remain."""
+        if place not in self._kept:
+            return False
+        other = 1 - self._current[self._places == place][0]
+        for row, inputs in self._kept[place]:
+            end = len(inputs) - num_rows
+            self._states[place, other, row] = inputs[end - self._states.shape[3] : end]
+        return True
+
+    def _own_rows(self, index: int) -> NDArray[np.intp]:
+        """Rows of a sequence's inputs in this pass, behind the histories of all."""
+        num_before = len(self._places) * self._states.shape[3]
+        return np.arange(num_before + self._starts[index], num_before + self._starts[index + 1])
 
 
 def _last_border(start: int, num_tokens: int) -> int:

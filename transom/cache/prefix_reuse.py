@@ -87,21 +87,23 @@ class PrefixReuse:
         while hit is not None and not self._adopt(handle, hit, tables):
             hit = self._worth_using(handle, self._find(handle, may_copy=False))
 
-    def publish(self, handle: SequenceCache, num_tokens: int, state: NDArray[np.uint8] | None) -> None:
+    def publish(self, handle: SequenceCache, num_tokens: int, border: tuple[int, NDArray[np.uint8]] | None) -> None:
         """Positions `< num_tokens` are computed and sealed; whole blocks of them that are not found yet will be.
 
-        `state` is what convolutions remember behind the last of these blocks, None where they do not.
+        `border` is a position where a block begins, and what convolutions remember there; None where they do not.
         """
         chain = handle.chain
         if chain is None:
             return
-        for index in range(handle.num_computed_tokens // BLOCK_SIZE, num_tokens // BLOCK_SIZE):
-            if index >= chain.num_blocks or handle.has_forgotten((index + 1) * BLOCK_SIZE):
-                return
+        end = min(num_tokens // BLOCK_SIZE, chain.num_blocks)  # what was guessed right is known a moment later
+        for index in range(handle.num_judged_blocks, end):
+            if handle.has_forgotten((index + 1) * BLOCK_SIZE):
+                break
             node = self._publish_block(handle, index)
-            if state is not None and index == num_tokens // BLOCK_SIZE - 1:
-                self._snapshots.publish(node, state, handle.tables)
+            if border is not None and border[0] == (index + 1) * BLOCK_SIZE:
+                self._snapshots.publish(node, border[1], handle.tables)
             self._want_if_long(handle, index)
+        handle.num_judged_blocks = max(handle.num_judged_blocks, end)
 
     def close(self, handle: SequenceCache) -> None:
         """The sequence lets go of all it has, its tail first."""

@@ -76,6 +76,7 @@ class ReuseRoom:
         """The write of a block, of whomever, is over."""
         self._pool.reuse.note_state(block)
         self._index.note_written(block)
+        self.keep_within_cap()
 
     def keep_within_cap(self) -> None:
         """Forgets what is more than the cold tier may hold of reuse data."""

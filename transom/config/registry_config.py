@@ -27,6 +27,7 @@ __all__ = [
     "RegistryConfig",
     "ResourceQuota",
     "ServerConfig",
+    "SpeculativeConfig",
     "TierConfig",
     "first_repeated",
     "model_id_from",
@@ -185,6 +186,17 @@ class CacheConfig(_Section):
         return self
 
 
+class SpeculativeConfig(_Section):
+    """Tokens that are guessed and computed along with the one that is due. They change no token, only the time it
+    takes: where guesses are wrong, or cost more than they bring, there are hardly any."""
+
+    method: Literal["prompt_lookup", "none"] = "prompt_lookup"
+    """`prompt_lookup`: what followed where prompt or answer read the same before. `none`: nothing is guessed."""
+    max_draft_tokens: Annotated[int, Field(ge=0, le=32)] = 15
+    """Tokens of one sequence that are guessed at once, at most; 0: none. A request may lower it by its field
+    `speculative.n_max`."""
+
+
 class ResourceQuota(_Section):
     """What one API key may use; absent: without limit. Windows slide: what was used counts for a second, an hour, a day
     from when it was used. A request counts with its prompt and `max_tokens` while it runs, and with the tokens that it
@@ -240,6 +252,8 @@ class ModelEntry(_Section):
     """Memory budgets."""
     cache: CacheConfig = CacheConfig()
     """Cache strategy."""
+    speculative: SpeculativeConfig = SpeculativeConfig()
+    """Speculative decoding."""
     resource_quota: ResourceQuota | None = None
     """What each API key may use of this model, beside the quota of its tier."""
 

@@ -33,6 +33,8 @@ class TierUsage:
     """`on`, `paused` or `off`: whether anything new is written to it."""
     transfers: Transfers | None = None
     """None where nothing is carried to and fro."""
+    num_bytes_reuse: int = 0
+    """What ended sequences left, beside what is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,19 @@ class KindUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Reuse:
+    """What the reuse of prefixes did, since the worker's birth."""
+
+    num_hits: int = 0
+    num_hit_tokens: int = 0
+    num_hot_blocks: int = 0
+    num_cold_blocks: int = 0
+    num_recomputed_tokens: int = 0
+    num_evicted_blocks: int = 0
+    num_lost_blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSnapshot:
     """A model at this moment. The counters of a worker start from 0 when it is restarted."""
 
@@ -55,9 +70,12 @@ class ModelSnapshot:
     num_waiting: int = 0
     num_preemptions: int = 0
     num_computed_tokens: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     num_restarts: int = 0
     kv_tokens: int = 0
     """Tokens whose KV is held at this moment."""
     tiers: tuple[TierUsage, ...] = ()
     kinds: tuple[KindUsage, ...] = ()
+    reuse: Reuse = Reuse()
     worker_resident_bytes: int = 0
