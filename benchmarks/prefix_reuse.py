@@ -5,8 +5,9 @@
 
 `times`: one engine reads a prompt of random tokens, which nobody has (cold). Then requests with the same beginning and
 other last tokens find it: in RAM; after a restart of the engine, every round anew; and on SSD, by an engine whose RAM
-holds a quarter of it. `slow-disk`: the same request over a disk that gives so many MiB per second: the first is
-answered with what is on it, and by then the engine knows how slow it is, so that the second is computed.
+holds a quarter of it. `slow-disk`: two such prompts, left on a disk that gives so many MiB per second, are wanted after
+a restart by an engine that has computed another one: the first is answered with what is on the disk, and by then the
+engine knows how slow that is, so that the second is computed.
 
 MODEL is a directory or a GGUF file. The cold tier is under `--directory`, read with O_DIRECT where that is possible.
 All sides take turns in one process, in this order; medians count. The time of a request is that from `Engine.add` to
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.kernels_matmul import processor
 from transom import kernels
@@ -47,6 +49,7 @@ from transom.weights.sources import open_weights
 MIB = 2**20
 NUM_OWN_TOKENS = 16
 """Of each request, behind what all have in common."""
+NUM_OTHER_TOKENS = 512
 SPARE_TOKENS = 2048
 QUARTER = 4
 SAMPLING = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
@@ -78,8 +81,8 @@ class Server:
         self._config = config
         self._spare_bytes = kv_bytes_for_tokens(self.model_config, config.kv_dtype, SPARE_TOKENS)
         self._directory = directory
-        self._numbers = itertools.count()
-        self._prefix = np.random.default_rng(0).integers(3, self.model_config.vocab_size, num_tokens).tolist()
+        self._numbers = itertools.count(1000)
+        self._num_tokens = num_tokens
 
     @contextmanager
     def engine(self, ram_share: float = 1.0, file_system: FileSystem | None = None) -> Iterator[Engine]:
@@ -92,12 +95,22 @@ class Server:
         finally:
             engine.close()
 
-    def ask(self, engine: Engine, side: Side) -> None:
-        """The common prompt, and a few tokens of its own."""
-        number = next(self._numbers)
-        own = np.random.default_rng(1000 + number).integers(3, self.model_config.vocab_size, NUM_OWN_TOKENS)
+    def ask(self, engine: Engine, side: Side, prompt: int = 0) -> None:
+        """A common prompt, and a few tokens of its own."""
+        common = self._tokens(prompt, self._num_tokens)
+        self._ask(engine, side, [*common, *self._tokens(next(self._numbers), NUM_OWN_TOKENS)])
+
+    def ask_something_else(self, engine: Engine) -> None:
+        """From it the engine knows how fast it computes."""
+        self._ask(engine, Side("something else"), self._tokens(next(self._numbers), NUM_OTHER_TOKENS))
+
+    def _tokens(self, seed: int, count: int) -> list[int]:
+        tokens: list[int] = np.random.default_rng(seed).integers(3, self.model_config.vocab_size, count).tolist()
+        return tokens
+
+    def _ask(self, engine: Engine, side: Side, token_ids: list[int]) -> None:
         started = time.perf_counter()
-        engine.add(Request(f"request-{number}", (*self._prefix, *own.tolist()), SAMPLING))
+        engine.add(Request(f"request-{next(self._numbers)}", tuple(token_ids), SAMPLING))
         outputs: list[RequestOutput] = []
         while not any(output.token_ids for output in outputs):
             outputs += engine.step()
@@ -127,6 +140,16 @@ class SlowDisk(RealFileSystem):
         return cast(IOQueue, _SlowQueue(IOQueue(NUM_IO_THREADS), self._bytes_per_second))
 
 
+@dataclass(frozen=True, slots=True)
+class _SlowResult:
+    """What came of a read, and how long it took."""
+
+    errors: NDArray[np.int32]
+    ok: bool
+    num_bytes: int
+    seconds: float
+
+
 class _SlowQueue:
     """Tickets of reads are over one after the other, no sooner than the disk could have given their bytes."""
 
@@ -134,28 +157,42 @@ class _SlowQueue:
         self._queue = queue
         self._bytes_per_second = bytes_per_second
         self._free_at = 0.0
-        self._over_at: dict[int, float] = {}
+        self._reads: dict[int, tuple[float, float]] = {}  # by ticket: when it begins, when it is over
 
     def submit_reads(self, fd: int, offsets: Any, arena: Any, slots: Any, slot_bytes: int, checksums: Any) -> int:
         ticket = self._queue.submit_reads(fd, offsets, arena, slots, slot_bytes, checksums)
         begins = max(self._free_at, time.monotonic())
         self._free_at = begins + len(slots) * slot_bytes / self._bytes_per_second
-        self._over_at[ticket] = self._free_at
+        self._reads[ticket] = begins, self._free_at
         return ticket
 
     def submit_writes(self, *arguments: Any) -> int:
         return self._queue.submit_writes(*arguments)
 
     def poll(self, ticket: int) -> IOResult | None:
-        return None if self._over_at.get(ticket, 0.0) > time.monotonic() else self._queue.poll(ticket)
+        if self._missing_seconds(ticket) > 0:
+            return None
+        result = self._queue.poll(ticket)
+        return result and self._slowed(ticket, result)
 
     def wait(self, ticket: int, timeout_seconds: float | None = None) -> IOResult:
-        missing = self._over_at.get(ticket, 0.0) - time.monotonic()
+        missing = self._missing_seconds(ticket)
         if timeout_seconds is not None and missing > timeout_seconds:
             time.sleep(timeout_seconds)
             raise TimeoutError
-        time.sleep(max(0.0, missing))
-        return self._queue.wait(ticket, timeout_seconds)
+        time.sleep(missing)
+        return self._slowed(ticket, self._queue.wait(ticket, timeout_seconds))
+
+    def _missing_seconds(self, ticket: int) -> float:
+        _, end = self._reads.get(ticket, (0.0, 0.0))
+        return max(0.0, end - time.monotonic())
+
+    def _slowed(self, ticket: int, result: IOResult) -> IOResult:
+        if ticket not in self._reads:
+            return result
+        begin, end = self._reads.pop(ticket)
+        slow = _SlowResult(result.errors, result.ok, result.num_bytes, max(end - begin, result.seconds))
+        return cast(IOResult, slow)
 
     def close(self) -> None:
         self._queue.close()
@@ -185,10 +222,12 @@ def measure_slow_disk(server: Server, mib_per_second: float) -> list[Side]:
     """Left on a fast disk, wanted from a slow one."""
     cold, first, second = (Side(name) for name in ("cold", "slow disk, first", "slow disk, second"))
     with server.engine() as engine:
-        server.ask(engine, cold)
-    with server.engine(ram_share=1 / QUARTER, file_system=SlowDisk(mib_per_second * MIB)) as engine:
-        server.ask(engine, first)
-        server.ask(engine, second)
+        server.ask(engine, cold, prompt=1)
+        server.ask(engine, cold, prompt=2)
+    with server.engine(file_system=SlowDisk(mib_per_second * MIB)) as engine:
+        server.ask_something_else(engine)
+        server.ask(engine, first, prompt=1)
+        server.ask(engine, second, prompt=2)
     return [cold, first, second]
 
 
