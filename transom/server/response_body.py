@@ -137,7 +137,7 @@ class TextFormat(StrictPart):
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
     description: str | None = None
-    content: Any = Field(None, alias="schema")
+    content: Any = Field(default=None, alias="schema")
     strict: bool | None = None
 
     def as_chat(self) -> dict[str, Any]:
