@@ -99,6 +99,7 @@ def go_round(server: RunningServer, seconds: float) -> int:
     assert len(texts) == 1
     assert meter.num_measured > 10
     assert meter.peak_mib <= CAP_MIB
+    assert server.metric("transom_model_loads_total") >= count / len(NAMES)
     assert list(statuses(server).values()).count("loaded") == 2
     return count
 

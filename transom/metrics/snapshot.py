@@ -56,6 +56,8 @@ class ModelSnapshot:
     num_preemptions: int = 0
     num_computed_tokens: int = 0
     num_restarts: int = 0
+    num_loads: int = 0
+    num_waiting_for_load: int = 0
     kv_tokens: int = 0
     """Tokens whose KV is held at this moment."""
     tiers: tuple[TierUsage, ...] = ()

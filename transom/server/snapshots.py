@@ -11,22 +11,24 @@ import psutil
 from transom.cache.stats import TierStats
 from transom.engine import EngineStats
 from transom.metrics import KindUsage, ModelSnapshot, TierUsage, Transfers
-from transom.registry import ModelRegistry, ServedModel
+from transom.registry import ModelRegistry, ModelSlot, ServedModel
 
 HOT_TIER = "hot"
 
 
 def take_snapshots(registry: ModelRegistry) -> Iterable[ModelSnapshot]:
     """Every model as of its worker's last report."""
-    return [_snapshot(served) for served in registry.models()]
+    return [_snapshot(served, registry.slot(served)) for served in registry.models()]
 
 
-def _snapshot(served: ServedModel) -> ModelSnapshot:
+def _snapshot(served: ServedModel, slot: ModelSlot) -> ModelSnapshot:
     stats = served.engine.stats()
     return ModelSnapshot(
         served.id,
         served.is_ready,
         num_restarts=served.engine.num_restarts,
+        num_loads=slot.num_loads,
+        num_waiting_for_load=len(slot.waiting),
         worker_resident_bytes=resident_bytes(served.engine.process_id),
         **({} if stats is None else _numbers(stats)),
     )
