@@ -112,7 +112,7 @@ def test_three_models_take_turns_in_the_ram_of_two(crowded: RunningServer) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_three_models_take_turns_for_ten_minutes(crowded: RunningServer) -> None:
-    assert go_round(crowded, 600.0) > 100
+    assert go_round(crowded, 600.0) > 30
 
 
 def test_requests_to_three_models_at_once_are_all_answered(crowded: RunningServer) -> None:
