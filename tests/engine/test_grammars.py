@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -16,7 +17,8 @@ from transom.engine.engine import Engine
 from transom.engine.grammars import MAX_COMPILED, Grammars
 from transom.errors import RequestError
 from transom.grammar.vocabulary import Vocabulary, make_tokenizer
-from transom.request import FinishReason, GrammarSpec, Request, RequestOutput, Usage
+from transom.request import FinishReason, GrammarSpec, Request, RequestOutput, SampledToken, Usage
+from transom.scheduler import Sequence
 
 BLOCK_BYTES = 64 * 8 * 2 * 4
 EOS = 255
@@ -24,7 +26,7 @@ BYTES = Vocabulary((*(bytes([byte]) for byte in range(255)), b"</s>"), (EOS,))
 SCHEMA = {
     "type": "object",
     "properties": {
-        "name": {"type": "string", "minLength": 50, "maxLength": 70},
+        "name": {"type": "string", "minLength": 160, "maxLength": 170},
         "ages": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 120}, "maxItems": 6},
     },
     "required": ["name", "ages"],
@@ -68,7 +70,7 @@ def text_of(outputs: list[RequestOutput]) -> bytes:
 
 def wild(request_id: str, seed: int, **sampling: Any) -> Request:
     """A request whose tokens are drawn from all that are allowed."""
-    sampling = {"max_tokens": 300, "grammar": json_schema(), **sampling}
+    sampling = {"max_tokens": 400, "grammar": json_schema(), **sampling}
     return byte_request("q", request_id=request_id, temperature=20.0, seed=seed, **sampling)
 
 
@@ -125,8 +127,11 @@ def test_promise_three_a_text_under_a_grammar_is_the_same_in_any_company() -> No
     mine = [wild(f"mine-{seed}", seed) for seed in range(4)]
     alone = {request.request_id: text_of(run(make_engine(), request)[request.request_id]) for request in mine}
     others = [byte_request("z" * 50, request_id=str(n), max_tokens=99, temperature=1.0) for n in range(3)]
-    company = [*others, *mine, wild("other", 5, grammar=regex("[a-z ]{80,90}"))]
-    crowded = make_engine(num_blocks=8)
+    company = [*mine, *others, wild("other", 5, grammar=regex("[a-z ]{80,90}"))]
+    grammars = Grammars(byte_tokenizer)
+    while not all(grammars.is_ready(request.sampling.grammar) for request in company):
+        time.sleep(0.01)
+    crowded = make_engine(grammars, num_blocks=8)
     together = run(crowded, *company)
     assert crowded.stats().scheduler.num_preemptions > 0
     assert {key: text_of(together[key]) for key in alone} == alone
@@ -209,10 +214,13 @@ def test_an_engine_without_grammars_refuses_them() -> None:
 
 def test_allowed_tokens_come_as_booleans_by_token_id() -> None:
     grammars = Grammars(byte_tokenizer)
-    engine = make_engine(grammars)
-    engine.add(byte_request("a", grammar=regex("[b-d]z?")))
-    engine.step()
-    [sequence] = engine._scheduler._sequences.values()
-    following = grammars.begin(sequence, (EOS,)).result(20)
-    assert np.flatnonzero(following.tokens).tolist() == [ord("z"), EOS]
-    assert np.flatnonzero(following.text.tokens).tolist() == [ord("z")]
+    sequence = Sequence(byte_request("a", grammar=regex("[b-d]z?")), 0, seed=0)
+    first = grammars.begin(sequence, (EOS,)).result(20)
+    assert np.flatnonzero(first.tokens).tolist() == [ord("b"), ord("c"), ord("d")]
+    assert not grammars.take(sequence, ord("c"), first)
+    sequence.append([SampledToken(ord("c"))])
+    second = grammars.begin(sequence, (EOS,)).result(20)
+    assert np.flatnonzero(second.tokens).tolist() == [ord("z"), EOS]
+    assert np.flatnonzero(second.text.tokens).tolist() == [ord("z")]
+    assert not grammars.take(sequence, EOS, second)
+    assert grammars.take(sequence, ord("z"), second)

@@ -1,8 +1,9 @@
 """`Grammars`: what sequences of an engine may write, computed while the forward pass runs. Owns threads and a cache.
 
 Compiling takes milliseconds to seconds, so it has a thread of its own, and whoever waits for it does not run yet. The
-allowed tokens of a step take microseconds to milliseconds; they depend on the tokens generated so far, which are known
-before the forward pass begins, so another thread computes them meanwhile.
+allowed tokens of a step depend on the tokens generated so far, which are known before the forward pass begins, so
+another thread computes them meanwhile; unless a hand-over would take longer than they do: then they are computed at
+once, while what they need is in the processor's caches.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 MAX_COMPILED = 16
 MAX_COMPILED_BYTES = 64 * 2**20
 """Compiled grammars that are kept, idle ones included. Each grows with use, by some 50 MiB at the very most."""
+
+_QUICK_SECONDS = 100e-6
+"""CPU time of allowed tokens that are computed at once. A hand-over to another thread and back takes as long."""
 
 _Compiled = Future[LLMatcher]
 
@@ -69,17 +73,32 @@ class Grammars:
 
         The result raises EngineError where the grammar cannot be followed.
         """
+        matcher = self._matchers.get(sequence)
+        if matcher is not None and matcher.has_computed:
+            return self._at_once(sequence, end_token_ids)
         return self._computing.submit(self._next_tokens, sequence, end_token_ids)
 
     def take(self, sequence: Sequence, token_id: int, allowed: NextTokens) -> bool:
         """The sequence goes on with `token_id`; whether its text is complete by that."""
         if not allowed.text.tokens[token_id]:
             return False  # it ends the sequence, and is no part of the text
+        matcher = self._matchers[sequence]
         try:
-            return self._matchers[sequence].take(token_id)
+            is_complete = matcher.take(token_id)
+            if not is_complete and matcher.last_cpu_seconds <= _QUICK_SECONDS:
+                matcher.allowed()
+            return is_complete
         except GrammarStuckError:
             self._forget(sequence)  # the next step finds out whether it is at its end, or begins afresh
             return False
+
+    def _at_once(self, sequence: Sequence, end_token_ids: tuple[int, ...]) -> Future[NextTokens]:
+        following: Future[NextTokens] = Future()
+        try:
+            following.set_result(self._next_tokens(sequence, end_token_ids))
+        except EngineError as error:
+            following.set_exception(error)
+        return following
 
     def _next_tokens(self, sequence: Sequence, end_token_ids: tuple[int, ...]) -> NextTokens:
         try:

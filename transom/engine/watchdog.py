@@ -1,10 +1,10 @@
 """Is a worker alive? `Watchdog` judges its signs of life; `start_beating` is the worker's side of them.
 
 A step of a large model may be silent for minutes, so messages prove nothing by their absence. A thread of the worker
-therefore beats once a second, and the processor time of the process is read from outside. A process that is stopped does
-neither beat nor use any. One that computes without letting its thread beat gets a minute. One that beats, has work, and
-neither sends anything nor uses processor time for long is stuck; a step that computes uses processor time, and one that
-waits for a disk gives up after 30 seconds.
+therefore beats once a second, and the processor time of the process is read from outside. A process that is stopped
+does neither beat nor use any. One that computes without letting its thread beat gets a minute. One that beats, has
+work, and neither sends anything nor uses processor time for long is stuck; a step that computes uses processor time,
+and one that waits for a disk gives up after 30 seconds.
 """
 
 from __future__ import annotations

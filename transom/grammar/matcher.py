@@ -5,7 +5,9 @@ Its state is a function of the grammar and the generated tokens alone; whoever l
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from llguidance import LLMatcher
@@ -45,6 +47,8 @@ class Matcher:
         self._vocab_size = vocab_size
         self._num_taken = 0
         self._allowed: Allowed | None = None
+        self.last_cpu_seconds = inf
+        """What the allowed tokens took when they were last computed."""
 
     def catch_up(self, generated: NDArray[np.int32]) -> None:
         """Takes those of the generated tokens that it has not taken yet. Raises GrammarStuckError."""
@@ -57,8 +61,15 @@ class Matcher:
         Raises GrammarStuckError when nothing may come, not even the end.
         """
         if self._allowed is None:
+            started = time.thread_time()
             self._allowed = self._compute()
+            self.last_cpu_seconds = time.thread_time() - started
         return self._allowed
+
+    @property
+    def has_computed(self) -> bool:
+        """`allowed` answers at once."""
+        return self._allowed is not None
 
     def take(self, token_id: int) -> bool:
         """Goes on with a token that was allowed; whether the text is complete then. Raises GrammarStuckError."""
