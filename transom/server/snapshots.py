@@ -10,7 +10,7 @@ import psutil
 
 from transom.cache.stats import TierStats
 from transom.engine import EngineStats
-from transom.metrics import KindUsage, ModelSnapshot, TierUsage, Transfers
+from transom.metrics import KindUsage, ModelSnapshot, Reuse, TierUsage, Transfers
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.turns import Turns
 
@@ -48,6 +48,7 @@ def _numbers(stats: EngineStats) -> dict[str, Any]:
         "num_drafted_tokens": scheduler.num_drafted_tokens,
         "num_accepted_tokens": scheduler.num_accepted_tokens,
         "kv_tokens": cache.num_tokens,
+        "reuse": Reuse(**asdict(cache.reuse)),
         "tiers": tuple(_tier(tier) for tier in cache.tiers),
         "kinds": tuple(
             KindUsage(kind.kind.value, kind.num_blocks_used, kind.num_blocks_total, kind.num_cold_blocks)
@@ -63,6 +64,7 @@ def _tier(tier: TierStats) -> TierUsage:
         tier.name,
         tier.num_bytes_used,
         tier.num_bytes_total,
+        num_bytes_reuse=tier.num_bytes_reuse,
         num_physical_bytes=tier.num_physical_bytes,
         state=tier.state.value,
         transfers=None if is_hot else Transfers(**asdict(tier.transfers)),
