@@ -20,7 +20,7 @@ from transom.grammar.vocabulary import Vocabulary
 from transom.llm.generation_request import GenerationRequest, TextDelta
 from transom.llm.text_stream import TextStream
 from transom.request import CacheStrategy, GrammarSpec, Request, RequestOutput, Usage
-from transom.tokenizer import ChatTemplate, RenderedChat, Tokenizer
+from transom.tokenizer import ChatTemplate, FillInMiddle, RenderedChat, Tokenizer, encode_inner
 
 TEMPLATE_VARIABLES = frozenset({"date_string", "enable_thinking", "reasoning_effort", "thinking", "thinking_budget"})
 """What a request may tell a chat template beside the messages: these names, with scalar values."""
@@ -57,6 +57,7 @@ class LLM:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.generation_defaults = generation_defaults
+        self.fill_in_middle = FillInMiddle.of(tokenizer)
         self._engine = engine
         self._compiling = ThreadPoolExecutor(1, "grammar-compiler")  # the shared threads are for who is quick
         self._grammars = GrammarCompiler(lambda: Vocabulary.of(tokenizer, model_config.vocab_size))
@@ -71,6 +72,18 @@ class LLM:
         return self.tokenizer.encode(
             text, add_special_tokens=add_special_tokens, parse_special_tokens=parse_special_tokens
         )
+
+    def encode_middle(self, before: str | Sequence[int], after: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The prompt whose continuation stands between two texts; RequestError for a model that was not made for it."""
+        if self.fill_in_middle is None:
+            raise RequestError(
+                "The parameter 'suffix' is not supported by this model: it has no tokens for filling in the middle.",
+                param="suffix",
+                code="unsupported_parameter",
+            )
+        before_ids = encode_inner(self.tokenizer, before) if isinstance(before, str) else before
+        ids = self.fill_in_middle.arrange(before_ids, encode_inner(self.tokenizer, after))
+        return self.tokenizer.surround(ids) if add_special_tokens else ids
 
     def encode_chat(
         self,
