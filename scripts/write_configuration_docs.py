@@ -34,6 +34,7 @@ from transom.config.registry_config import (
     RegistryConfig,
     ResourceQuota,
     ServerConfig,
+    SpeculativeConfig,
     TierConfig,
 )
 from transom.config.rope_config import ROPE_TYPES
@@ -46,6 +47,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`models[]`", ModelEntry),
     ("`models[].tier_config`", TierConfig),
     ("`models[].cache`", CacheConfig),
+    ("`models[].speculative`", SpeculativeConfig),
     ("`models[].resource_quota`, and each of `quota_tiers`", ResourceQuota),
 )
 

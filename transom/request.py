@@ -169,6 +169,8 @@ class Request:
     sampling: SamplingParams
     priority: int = 0
     """Lower is sooner."""
+    max_draft_tokens: int | None = None
+    """Bound on the tokens that are guessed at once, below the configured one; 0 = none are. Changes no token."""
     cache: CacheOptions | None = None
     """None = as the model is configured."""
     cache_salt: str = ""
@@ -224,6 +226,10 @@ class Usage:
     """Tokens that full-attention layers no longer attended to at the end, because the cache strategy forgot them."""
     is_lossy: bool = False
     """The cache strategy may forget tokens, whether it did or not."""
+    num_drafted_tokens: int = 0
+    """Tokens that were guessed and computed, right or wrong."""
+    num_accepted_tokens: int = 0
+    """Those of them that turned out right; they are among `num_completion_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)

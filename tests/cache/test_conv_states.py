@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tests.cache.small_models import FULL, SLIDING, make_model_config, slot_bytes
 from transom import kernels
 from transom.cache import CacheManager, ConvStateStats
-from transom.cache.conv_states import ConvStates
+from transom.cache.conv_states import MAX_REWOUND_ROWS, ConvStates
 from transom.cache.layer_group import layer_groups
 from transom.cache.sequence_cache import SequenceCache
 from transom.config.engine_config import EngineConfig
@@ -78,19 +78,22 @@ class Driver:
         self.handles.append(SequenceCache(layer_groups(self.config), []))
         return Stream(self.handles[-1], inputs)
 
-    def run(self, parts: Sequence[tuple[Stream, int]], *, is_void: bool = False) -> None:
-        """One pass; a void one is not committed."""
+    def run(
+        self, parts: Sequence[tuple[Stream, int]], *, kept: Sequence[int] | None = None, is_void: bool = False
+    ) -> None:
+        """One pass, of which the first `kept` rows of each part are committed; a void one is not."""
+        kept = kept or [count for _, count in parts]
         begun = self.states.begin([(s.handle, s.handle.num_computed_tokens, count) for s, count in parts])
         for layer in CONV_LAYERS:
             slices = [slice(s.handle.num_computed_tokens, s.handle.num_computed_tokens + n) for s, n in parts]
             x = np.concatenate([s.inputs[layer][part] for (s, _), part in zip(parts, slices, strict=True)])
             mixed = begun.convolve(layer, x, self.taps[layer], self.bias)
             ends = np.cumsum([count for _, count in parts])
-            for (stream, count), end in zip(parts, ends, strict=True):
+            for (stream, count), end, num_kept in zip(parts, ends, kept, strict=True):
                 if not is_void:
-                    stream.outputs[layer].append(mixed[end - count : end])
+                    stream.outputs[layer].append(mixed[end - count :][:num_kept])
         if not is_void:
-            self.commit(parts)
+            self.commit([(stream, num_kept) for (stream, _), num_kept in zip(parts, kept, strict=True)])
 
     def commit(self, parts: Sequence[tuple[Stream, int]]) -> None:
         for stream, count in parts:
@@ -192,12 +195,27 @@ def test_more_sequences_than_max_num_seqs_are_refused_and_one_that_ends_makes_ro
     driver.check(late)
 
 
-def test_a_part_of_a_pass_cannot_be_committed() -> None:
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.integers(1, 9)), max_size=12), st.integers(1, 5))
+def test_passes_of_which_a_part_is_committed_change_no_bit(turns: list[tuple[int, int, int]], num_taps: int) -> None:
+    driver = Driver(num_taps)
+    streams = [driver.open(130) for _ in range(MAX_NUM_SEQS)]
+    for index, count, num_kept in turns:
+        driver.run(
+            [(streams[index - 1], 1), (streams[index], count), (streams[index - 2], 3)],
+            kept=[1, min(count, num_kept), 2],
+        )
+    for stream in streams:
+        if stream.handle.num_computed_tokens:
+            driver.check(stream)
+
+
+@pytest.mark.parametrize(("count", "num_tokens"), [(5, 6), (MAX_REWOUND_ROWS + 1, 8), (1, 2)])
+def test_what_a_pass_did_not_reach_or_no_longer_knows_cannot_be_committed(count: int, num_tokens: int) -> None:
     driver = Driver()
     stream = driver.open()
-    driver.states.begin([(stream.handle, 0, 5)])
-    with pytest.raises(ValueError, match="cannot commit 4 tokens"):
-        driver.states.commit(stream.handle, 4)
+    driver.states.begin([(stream.handle, 0, count)])
+    with pytest.raises(ValueError, match=f"cannot commit {num_tokens} tokens"):
+        driver.states.commit(stream.handle, num_tokens)
 
 
 def test_the_check_finds_a_state_of_a_closed_sequence() -> None:

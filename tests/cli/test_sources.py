@@ -120,6 +120,12 @@ def test_flags_give_a_model_a_cold_tier_and_a_strategy(tmp_path: Path, monkeypat
     assert tiers.max_ram_mb is not None
 
 
+@pytest.mark.parametrize("number", [0, 7])
+def test_a_flag_says_how_many_tokens_are_guessed(number: int) -> None:
+    [entry] = load_registry(ModelOptions(model="tolstoy", max_draft_tokens=number)).models
+    assert entry.speculative.max_draft_tokens == number
+
+
 def test_a_cold_tier_needs_a_place() -> None:
     with pytest.raises(ConfigError, match="max_ssd_mb 64 needs ssd_path"):
         load_registry(ModelOptions(model="tolstoy", max_ssd_mb=64))

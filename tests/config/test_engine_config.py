@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from tests.config.directories import read
-from transom.config.engine_config import MIB, EngineConfig, check_memory, kv_bytes_for_tokens, resolve, workspace_bytes
+from transom.config.engine_config import (
+    MAX_DRAFTED_ROWS,
+    MIB,
+    EngineConfig,
+    check_memory,
+    kv_bytes_for_tokens,
+    resolve,
+    workspace_bytes,
+)
 from transom.config.kv_size import cold_bytes_per_block, conv_state_bytes, kv_bytes_per_block
 from transom.config.model_config import LayerKind, ModelConfig
 from transom.config.registry_config import ModelEntry
@@ -220,7 +228,25 @@ def test_weights_kv_and_workspace_must_fit_into_the_cap(tmp_path: Path) -> None:
 def test_prompts_that_wait_are_part_of_the_workspace(tmp_path: Path) -> None:
     config, engine_config = resolved(read(tmp_path))
     longer = replace(engine_config, max_waiting_tokens=engine_config.max_waiting_tokens + MIB)
-    assert workspace_bytes(config, longer) == workspace_bytes(config, engine_config) + 4 * MIB
+    assert workspace_bytes(config, longer) == workspace_bytes(config, engine_config) + 16 * MIB
+    plain, longer = replace(engine_config, max_draft_tokens=0), replace(longer, max_draft_tokens=0)
+    assert workspace_bytes(config, longer) == workspace_bytes(config, plain) + 4 * MIB
+
+
+def test_guesses_have_their_rows_of_logits_in_the_workspace(tmp_path: Path) -> None:
+    config, engine_config = resolved(read(tmp_path))
+    plain = replace(engine_config, max_draft_tokens=0)
+    index_bytes = 12 * engine_config.waiting_token_limit
+    logit_bytes = 4 * MAX_DRAFTED_ROWS * config.vocab_size
+    assert workspace_bytes(config, engine_config) == workspace_bytes(config, plain) + index_bytes + logit_bytes
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [({}, 15), ({"max_draft_tokens": 4}, 4), ({"max_draft_tokens": 0}, 0), ({"method": "none"}, 0)],
+)
+def test_how_many_tokens_are_guessed(tmp_path: Path, section: dict[str, Any], expected: int) -> None:
+    assert resolved(read(tmp_path), speculative=section)[1].max_draft_tokens == expected
 
 
 def test_prompts_that_fill_a_long_context_window_may_wait(tmp_path: Path) -> None:
@@ -251,6 +277,8 @@ def test_limits_survive_the_channel(tmp_path: Path) -> None:
         ("max_ssd_bytes", -1),
         ("max_ssd_bytes", 1),
         ("hot_tokens", 63),
+        ("max_draft_tokens", -1),
+        ("max_draft_tokens", 33),
     ],
 )
 def test_impossible_limits_are_refused(tmp_path: Path, field: str, value: Any) -> None:

@@ -196,6 +196,8 @@ def test_longrope_is_read_under_its_older_names_with_the_factor_of_its_lengths(t
         ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ("smollm3", {"no_rope_layers": [1, 0, 2, 1]}, "no_rope_layers"),
         ("lfm2", {"full_attn_idxs": [4]}, "full_attn_idxs"),
+        ("lfm2", {"full_attn_idxs": []}, "full_attn_idxs"),
+        ("lfm2", {"layer_types": ["conv"] * 4}, "layer_types"),
         ("lfm2", {"full_attn_idxs": [True]}, "full_attn_idxs"),
         ("lfm2", {"conv_L_cache": 0}, "conv_L_cache"),
         ("lfm2", {"conv_bias": 1}, "conv_bias"),

@@ -138,6 +138,7 @@ def test_what_changes_nothing_is_accepted(key: str, value: Any) -> None:
         ("attention.layer_norm_rms_epsilon", float("inf")),
         ("rope.freq_base", 1e39),
         ("rope.freq_base", -1.0),
+        ("attention.key_length", 1),
         ("rope.dimension_count", 18),
         ("rope.dimension_count", 7),
         ("rope.dimension_count", 8),

@@ -67,7 +67,9 @@ def test_layers_of_lfm2_without_key_value_heads_are_convolutions() -> None:
     assert biased.short_conv == ShortConvolution(4, conv_bias=True)
     assert read("lfm2", {**keys, "attention.head_count_kv": np.array([2, 2])}).short_conv is None
     refuses("lfm2", {"shortconv.l_cache": 4}, r"lfm2\.attention\.head_count_kv is null, must be a list of 2")
-    refuses("lfm2", {**keys, "attention.head_count_kv": np.array([0, 0])}, "layers of different shape")
+    refuses(
+        "lfm2", {**keys, "attention.head_count_kv": np.array([0, 0])}, "must leave at least one layer with attention"
+    )
     refuses("lfm2", {**keys, "attention.head_count_kv": np.array([0, 3])}, "must divide")
     refuses("lfm2", {"attention.head_count_kv": np.array([0, 2])}, r"shortconv\.l_cache is missing")
 

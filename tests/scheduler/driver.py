@@ -5,7 +5,7 @@ Its next token depends on every token before it, so a lost, doubled or reordered
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.cache.small_models import make_cache
@@ -23,6 +23,13 @@ def next_token(token_ids: Sequence[int]) -> int:
     for token_id in token_ids:
         state = (state * 31 + token_id + 1) % 1_000_003
     return state % VOCAB_SIZE
+
+
+def repeating_token(token_ids: Sequence[int]) -> int:
+    """The same with much repetition: the last two tokens decide, and now and then the number of tokens does."""
+    if len(token_ids) % 23 == 0:
+        return len(token_ids) % VOCAB_SIZE
+    return next_token(token_ids[-2:]) % 9
 
 
 def prompt_logprob(token_ids: Sequence[int], position: int) -> TokenLogprobs:
@@ -44,12 +51,12 @@ def hash_of(text: str) -> int:
     return sum((index + 1) * byte for index, byte in enumerate(text.encode()))
 
 
-def expected_tokens(request: Request) -> tuple[int, ...]:
+def expected_tokens(request: Request, model: Callable[[Sequence[int]], int] = next_token) -> tuple[int, ...]:
     """What a request generates when nothing else exists."""
     sampling = request.sampling
     token_ids = list(request.prompt_token_ids)
     for num_generated in range(sampling.max_tokens):
-        token = next_token(token_ids)
+        token = model(token_ids)
         token_ids.append(token)
         is_stop = token in sampling.stop_token_ids or (token == EOS and not sampling.ignore_eos)
         if is_stop and num_generated >= sampling.min_tokens:
@@ -74,6 +81,8 @@ class Driver:
     max_num_batched_tokens: int = 50
     max_num_waiting: int = 100
     max_waiting_tokens: int = 100_000
+    max_draft_tokens: int = 0
+    model: Callable[[Sequence[int]], int] = next_token
     heard: dict[str, list[RequestOutput]] = field(default_factory=dict)
     steps: list[SchedulerOutput] = field(default_factory=list)
 
@@ -85,6 +94,7 @@ class Driver:
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_num_waiting=self.max_num_waiting,
             max_waiting_tokens=self.max_waiting_tokens,
+            max_draft_tokens=self.max_draft_tokens,
             fresh_seed=lambda: 4711,
         )
 
@@ -104,6 +114,7 @@ class Driver:
     def finish_step(self, output: SchedulerOutput) -> list[RequestOutput]:
         self.check_step(output)
         results = self.scheduler.update(output, self.sampled(output), self.prompt_logprobs(output))
+        self.scheduler.note_seconds(output, seconds=1.0)
         self.steps.append(output)
         for result in results:
             self.heard[result.request_id].append(result)
@@ -140,14 +151,21 @@ class Driver:
         stats = self.scheduler.stats()
         assert self.cache.stats().num_sequences == stats.num_running <= self.max_num_seqs
 
-    def sampled(self, output: SchedulerOutput) -> dict[str, SampledToken]:
+    def sampled(self, output: SchedulerOutput) -> dict[str, tuple[SampledToken, ...]]:
         return {each.sequence.request_id: self.sample(each) for each in output.scheduled if each.needs_sample}
 
-    def sample(self, scheduled: ScheduledSequence) -> SampledToken:
+    def sample(self, scheduled: ScheduledSequence) -> tuple[SampledToken, ...]:
+        """The next token, and those behind it as far as they were guessed."""
         token_ids = scheduled.sequence.token_ids.tolist()
-        assert scheduled.end == len(token_ids)
-        token_id = next_token(token_ids)
-        return SampledToken(token_id, TokenLogprobs(token_id, -1.0))
+        assert scheduled.end == len(token_ids) + len(scheduled.draft)
+        sampled: list[SampledToken] = []
+        for guessed in (*scheduled.draft, None):
+            token_id = self.model(token_ids)
+            token_ids.append(token_id)
+            sampled.append(SampledToken(token_id, TokenLogprobs(token_id, -1.0)))
+            if token_id != guessed:
+                break
+        return tuple(sampled)
 
     def prompt_logprobs(self, output: SchedulerOutput) -> dict[str, list[TokenLogprobs]]:
         return {
@@ -168,7 +186,8 @@ class Driver:
     def check_result(self, request: Request) -> None:
         """The request heard exactly its tokens and one end."""
         outputs = self.heard[request.request_id]
-        assert self.tokens(request.request_id) == expected_tokens(request)
+        expected = expected_tokens(request, self.model)
+        assert self.tokens(request.request_id) == expected
         assert [output.finish_reason is None for output in outputs] == [True] * (len(outputs) - 1) + [False]
         assert [each.prompt_logprobs for each in outputs if each.prompt_logprobs] == [
             each for each in [expected_prompt_logprobs(request)] if each
@@ -176,7 +195,7 @@ class Driver:
         usage = outputs[-1].usage
         assert usage is not None
         assert usage.num_prompt_tokens == len(request.prompt_token_ids)
-        assert usage.num_completion_tokens == len(expected_tokens(request))
+        assert usage.num_completion_tokens == len(expected)
 
 
 def make_driver(

@@ -14,6 +14,7 @@ from tests.scheduler.driver import (
     expected_tokens,
     make_driver,
     make_request,
+    repeating_token,
 )
 from transom.errors import BudgetExceededError, QueueFullError, RequestError
 from transom.request import FinishReason, Request, SampledToken, Usage
@@ -241,7 +242,7 @@ def test_a_wrong_number_of_prompt_log_probabilities_is_an_error() -> None:
     output = driver.scheduler.schedule()
     assert output is not None
     with pytest.raises(ValueError, match="0 prompt log probabilities came for a, 9 were due"):
-        driver.scheduler.update(output, {"a": SampledToken(5)})
+        driver.scheduler.update(output, {"a": (SampledToken(5),)})
 
 
 def test_under_pressure_the_last_in_turn_gives_up_its_room_and_loses_nothing() -> None:
@@ -415,10 +416,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.requests: dict[str, Request] = {}
         self.num_requests = 0
 
-    @initialize(chunk=st.sampled_from([1, 3, 20, 100]))
-    def create(self, chunk: int) -> None:
+    @initialize(chunk=st.sampled_from([1, 3, 20, 100]), max_draft_tokens=st.sampled_from([0, 2, 15]))
+    def create(self, chunk: int, max_draft_tokens: int) -> None:
         cache = make_cache(12, (FULL, SLIDING), 40, chunk=chunk)
-        self.driver = Driver(cache, max_num_seqs=3, max_num_waiting=5, max_num_batched_tokens=chunk)
+        self.driver = Driver(
+            cache,
+            max_num_seqs=3,
+            max_num_waiting=5,
+            max_num_batched_tokens=chunk,
+            max_draft_tokens=max_draft_tokens,
+            model=repeating_token,
+        )
 
     @rule(
         num_prompt_tokens=st.integers(1, 200),
@@ -453,7 +461,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         request = self.requests.pop(request_id)
         if is_alive:
             heard = self.driver.tokens(request_id)
-            assert heard == expected_tokens(request)[: len(heard)]
+            assert heard == expected_tokens(request, repeating_token)[: len(heard)]
         else:
             self.driver.check_result(request)
 

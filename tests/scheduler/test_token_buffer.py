@@ -37,3 +37,14 @@ def test_nobody_writes_through_a_view() -> None:
         TokenBuffer((1, 2)).view()[0] = 3
     with pytest.raises(ValueError, match="read-only"):
         TokenBuffer((1, 2))[0:1][0] = 3
+
+
+def test_a_draft_is_seen_behind_the_tokens_and_is_none_of_them() -> None:
+    buffer = TokenBuffer([1, 2, 3])
+    before = buffer.view()
+    assert buffer.followed_by((7, 8)).tolist() == [1, 2, 3, 7, 8]
+    assert buffer.followed_by(()).tolist() == buffer.view().tolist() == before.tolist() == [1, 2, 3]
+    assert buffer.followed_by(range(100)).tolist() == [1, 2, 3, *range(100)]
+    assert not buffer.followed_by((7,)).flags.writeable
+    buffer.append(4)
+    assert (len(buffer), buffer.view().tolist()) == (4, [1, 2, 3, 4])

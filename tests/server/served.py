@@ -88,7 +88,7 @@ class RecitingEngine:
     report: LoadReport = REPORT
 
     def stats(self) -> EngineStats | None:
-        scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7)
+        scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7, 4, 3)
         kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512, 3),)
         sequences = (SequenceStats("cmpl-1-0-0", CacheStrategy.FULL, 300, 128, 192, 0),)
         tiers = (TierStats("hot", 512, 2048), COLD_TIER)

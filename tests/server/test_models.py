@@ -114,4 +114,6 @@ async def test_metrics_show_what_the_engine_says() -> None:
     assert 'transom_kv_tier_stall_seconds_total{model="tiny",tier="cold"} 0.25' in text
     assert 'transom_kv_tier_state{model="tiny",state="paused",tier="cold"} 1.0' in text
     assert 'transom_computed_tokens_total{model="tiny"} 7.0' in text
+    assert 'transom_spec_decode_num_draft_tokens_total{model="tiny"} 4.0' in text
+    assert 'transom_spec_decode_num_accepted_tokens_total{model="tiny"} 3.0' in text
     assert 'transom_kv_cache_usage_perc{model="tiny"} 0.25' in text

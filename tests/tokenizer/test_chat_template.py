@@ -135,6 +135,31 @@ def test_arguments_of_tool_calls_may_be_json_in_a_string(make: MakeTemplate) -> 
         template.render([{"role": "assistant", "tool_calls": [call]}])
 
 
+@pytest.mark.parametrize("depth", [98, 500, 5000, 200_000])
+def test_arguments_that_are_nested_too_deeply_are_refused(make: MakeTemplate, depth: int) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":' * depth + "1" + "}" * depth}}
+    with pytest.raises(TemplateError, match="nested more than 100 levels"):
+        make(real.TOOLS).render([{"role": "assistant", "tool_calls": [call]}])
+
+
+def test_tools_may_be_nested_as_deeply_as_a_template_can_write_them(make: MakeTemplate) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(90):
+        schema = {"items": schema}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    assert make("{{ tools[0] | tojson }}").render(_user("x"), tools=tools).text.count("items") == 90
+    for _ in range(10_000):
+        schema = {"items": schema}
+    with pytest.raises(TemplateError, match="nested more than 100 levels"):
+        make("{{ tools[0] | tojson }}").render(_user("x"), tools=[{"parameters": schema}])
+
+
+def test_half_a_character_in_arguments_is_refused(make: MakeTemplate) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}
+    with pytest.raises(TemplateError, match="lone surrogate"):
+        make(real.TOOLS).render([{"role": "assistant", "tool_calls": [call]}])
+
+
 def test_a_developer_is_a_system_where_the_template_knows_none(make: MakeTemplate) -> None:
     messages = [{"role": "developer", "content": "x"}]
     assert make("{{ messages[0].role }}").render(messages).text == "system"

@@ -84,6 +84,13 @@ def test_experts_that_are_no_row_of_matrices_are_refused(tmp_path: Path) -> None
         open_gguf_checkpoint(path)
 
 
+def test_experts_that_no_model_could_have_are_counted_before_they_are_named(tmp_path: Path) -> None:
+    values = {f"blk.{layer}.ffn_up_exps.weight": np.zeros((2**16, 1, 1), np.float32) for layer in range(3)}
+    path = write_gguf(tmp_path / "m.gguf", {"qwen3moe.attention.head_count": 1}, values, architecture="qwen3moe")
+    with pytest.raises(WeightsError, match="holds 196608 matrices of experts, more than 131072"):
+        open_gguf_checkpoint(path)
+
+
 def test_whole_norms_have_a_name_of_their_own_and_convolutions_their_axis(tmp_path: Path) -> None:
     norm, taps = np.arange(4, dtype=np.float32), np.arange(12, dtype=np.float32).reshape(4, 3)
     gemma = write_gguf(

@@ -205,10 +205,20 @@ class CacheManager:
         handle.num_reserved_tokens = max(handle.num_reserved_tokens, num_tokens)
         return True
 
+    def draft_room(self, handle: SequenceCache) -> int:
+        """How many tokens behind the known ones could be computed in the blocks that the sequence has; such a pass may
+        be committed in part. 0 where passes themselves decide what is forgotten."""
+        _check_open(handle)
+        if handle.strategy.capacity_blocks is not None:
+            return 0
+        return max(0, min(table.num_tokens for table in handle.tables) - len(handle.token_ids))
+
     def commit(self, handle: SequenceCache, num_tokens: int) -> None:
         """Positions `< num_tokens` are computed: seals full blocks, which others may use from now on, and lets go of
         those that no later token can see.
 
+        They may be fewer than the last pass computed, if it had at most MAX_REWOUND_ROWS rows of the sequence; the next
+        pass computes the others again.
         Raises ValueError when the count goes back or beyond what was reserved.
         """
         _check_open(handle)

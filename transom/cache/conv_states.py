@@ -21,6 +21,9 @@ from transom.errors import EngineError
 
 Floats = NDArray[np.float32]
 
+MAX_REWOUND_ROWS = 64
+"""Of a pass with at most so many rows of a sequence a part may be committed."""
+
 
 class ConvPass(Protocol):
     """The convolutions of one forward pass."""
@@ -46,6 +49,8 @@ class ConvStates:
         self._current = [0] * num_sequences
         self._computed: dict[SequenceCache, int] = {}
         """Up to which position the pass under way has computed its other copy."""
+        self._pass: StatePass | None = None
+        """The one under way."""
         assert self._states.nbytes == num_sequences * conv_state_bytes(model_config), "the arithmetic is wrong"
 
     @property
@@ -70,21 +75,25 @@ class ConvStates:
             self._place(handle)
             self._computed[handle] = start + num_tokens
         places = [self._places[handle] for handle, _, _ in parts]
-        return StatePass(
+        self._pass = StatePass(
             self._states,
             self._rows,
             np.array(places),
             np.array([self._current[place] for place in places]),
             [num_tokens for _, _, num_tokens in parts],
         )
+        return self._pass
 
     def commit(self, handle: SequenceCache, num_tokens: int) -> None:
-        """The pass up to position `num_tokens` counts. Raises ValueError for a part of a pass."""
+        """The pass up to position `num_tokens` counts. Raises ValueError for a position that it did not reach, and for
+        a part of one with more than MAX_REWOUND_ROWS rows of the sequence."""
         if handle not in self._places or num_tokens == handle.num_computed_tokens:
             return
-        if self._computed.pop(handle, None) != num_tokens:
+        end, place = self._computed.pop(handle, 0), self._places[handle]
+        if num_tokens != end and (
+            num_tokens > end or self._pass is None or not self._pass.rewind(place, end - num_tokens)
+        ):
             raise ValueError(f"cannot commit {num_tokens} tokens: the pass ended elsewhere")
-        place = self._places[handle]
         self._current[place] = 1 - self._current[place]
 
     def close(self, handle: SequenceCache) -> None:
@@ -140,6 +149,13 @@ class StatePass:
         is_new = ends >= self._starts[:-1, np.newaxis]
         old = histories + num_inputs + (ends - self._starts[:-1, np.newaxis])
         self._last = np.where(is_new, len(lengths) * num_inputs + ends, old)
+        self._kept_rows = {
+            place: np.concatenate([histories[index] + np.arange(num_inputs), self._own_rows(index)])
+            for index, place in enumerate(places.tolist())
+            if 1 < lengths[index] <= MAX_REWOUND_ROWS
+        }
+        self._kept: dict[int, list[tuple[int, Floats]]] = {place: [] for place in self._kept_rows}
+        """History and inputs of each sequence that may be rewound: (row of a layer, [inputs, hidden_size])."""
 
     def convolve(self, layer_index: int, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
         """Reads what each sequence remembers and writes what it will."""
@@ -148,4 +164,22 @@ class StatePass:
         mixed = kernels.short_conv(x, history, self._starts, weight, bias)
         inputs = np.concatenate([history.reshape(-1, x.shape[1]), x])
         self._states[self._places, 1 - self._current, row] = inputs[self._last]
+        for place, rows in self._kept_rows.items():
+            self._kept[place].append((row, inputs[rows]))
         return mixed
+
+    def rewind(self, place: int, num_rows: int) -> bool:
+        """What will be remembered of the sequence at `place` is what it was `num_rows` rows earlier; False if that is
+        not known. At least one row must remain."""
+        if place not in self._kept:
+            return False
+        other = 1 - self._current[self._places == place][0]
+        for row, inputs in self._kept[place]:
+            end = len(inputs) - num_rows
+            self._states[place, other, row] = inputs[end - self._states.shape[3] : end]
+        return True
+
+    def _own_rows(self, index: int) -> NDArray[np.intp]:
+        """Rows of a sequence's inputs in this pass, behind the histories of all."""
+        num_before = len(self._places) * self._states.shape[3]
+        return np.arange(num_before + self._starts[index], num_before + self._starts[index + 1])

@@ -68,6 +68,7 @@ def serve(
     cache_strategy: options.Strategy = None,
     window_size: options.WindowSize = None,
     keep_first: options.KeepFirst = None,
+    max_draft_tokens: options.MaxDraftTokens = None,
     quantization: options.WeightQuantization = None,
     threads: options.Threads = None,
     api_key: options.ApiKeys = None,
@@ -100,6 +101,7 @@ def serve(
         cache_strategy=cache_strategy,
         window_size=window_size,
         keep_first=keep_first,
+        max_draft_tokens=max_draft_tokens,
         quantization=quantization,
         threads=threads,
     )
@@ -146,6 +148,7 @@ def run(
     cache_strategy: options.Strategy = None,
     window_size: options.WindowSize = None,
     keep_first: options.KeepFirst = None,
+    max_draft_tokens: options.MaxDraftTokens = None,
     quantization: options.WeightQuantization = None,
     threads: options.Threads = None,
 ) -> None:
@@ -162,6 +165,7 @@ def run(
         cache_strategy=cache_strategy,
         window_size=window_size,
         keep_first=keep_first,
+        max_draft_tokens=max_draft_tokens,
         quantization=quantization,
         threads=threads,
     )

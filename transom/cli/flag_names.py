@@ -20,6 +20,7 @@ _FLAGS = {
     "strategy": ("cache_strategy", "--cache-strategy"),
     "window_size": ("window_size", "--window-size"),
     "keep_first": ("keep_first", "--keep-first"),
+    "max_draft_tokens": ("max_draft_tokens", "--max-draft-tokens"),
 }
 """Registry key: the option that sets it, the flag that a user types."""
 

@@ -77,6 +77,7 @@ class ModelOptions:
     cache_strategy: CacheStrategy | None = None
     window_size: int | None = None
     keep_first: int | None = None
+    max_draft_tokens: int | None = None
     quantization: Quantization | None = None
     threads: int | None = None
 
@@ -219,6 +220,17 @@ WindowSize = Annotated[
 ]
 KeepFirst = Annotated[
     int | None, typer.Option(min=0, envvar="TRANSOM_KEEP_FIRST", help="First tokens that keep_first never forgets.")
+]
+MaxDraftTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-draft-tokens",
+        "--draft-max",
+        min=0,
+        max=32,
+        envvar="TRANSOM_MAX_DRAFT_TOKENS",
+        help="Tokens that are guessed at once, at most; 0: none [15].",
+    ),
 ]
 WeightQuantization = Annotated[
     Quantization | None,

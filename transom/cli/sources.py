@@ -122,6 +122,9 @@ def _changed(entry: ModelEntry, options: ModelOptions) -> ModelEntry:
         changes["tier_config"] = {**entry.tier_config.model_dump(exclude_unset=True), **given_tiers}
     if given_cache := _given(_cache_options(options)):
         changes["cache"] = {**entry.cache.model_dump(exclude_unset=True), **given_cache}
+    if options.max_draft_tokens is not None:
+        own_words = entry.speculative.model_dump(exclude_unset=True)
+        changes["speculative"] = {**own_words, "max_draft_tokens": options.max_draft_tokens}
     if not changes:
         return entry
     kept = entry.model_dump(exclude_unset=True, exclude={"id", "path"})

@@ -54,6 +54,12 @@ DEFAULT_NUM_BATCHED_TOKENS = 512
 
 DEFAULT_NUM_SEQS = 32
 
+DEFAULT_DRAFT_TOKENS = 15
+"""With the row of the last token they are 16, as many as kernels compute at little more than the price of one."""
+MAX_DRAFT_TOKENS = 32
+MAX_DRAFTED_ROWS = 32
+"""Guessed tokens of one step, all sequences together: each has its row of logits."""
+
 COLD_CHUNK_GROWTH = 4
 """With a cold tier a prompt may be read in chunks so many times as long: a chunk reads every cold byte once, so longer
 ones read less in all."""
@@ -67,6 +73,7 @@ MAX_PROMPT_LOGPROB_ROWS = 64
 
 _SAMPLING_ROWS = 12  # what choosing one token takes, in rows of logits
 _WAITING_TOKEN_BYTES = 4
+_LOOKUP_TOKEN_BYTES = 12  # what is kept of each token of a running sequence to find its like
 _PROCESS_BYTES = 96 * MIB  # interpreter, libraries, native thread stacks
 
 
@@ -102,6 +109,8 @@ class EngineConfig:
     """What full-attention layers may forget, unless a request says otherwise."""
     max_waiting_tokens: int = DEFAULT_NUM_WAITING_TOKENS
     """Prompt tokens of all the requests that may wait together; more are refused as overload."""
+    max_draft_tokens: int = DEFAULT_DRAFT_TOKENS
+    """Next tokens of a sequence that are guessed and computed at once, at most; 0 = none."""
     enable_prefix_cache: bool = True
     """KV of earlier requests is kept while there is room, for later ones that begin with the same tokens."""
     max_reuse_ssd_bytes: int | None = None
@@ -116,6 +125,8 @@ class EngineConfig:
         for name in ("max_num_waiting", "max_waiting_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be 0 or more")
+        if not 0 <= self.max_draft_tokens <= MAX_DRAFT_TOKENS:
+            raise ConfigError(f"max_draft_tokens is {self.max_draft_tokens}, must be 0 to {MAX_DRAFT_TOKENS}")
         if self.max_ssd_bytes < 0 or (self.max_ssd_bytes > 0 and self.ssd_path is None):
             raise ConfigError(f"max_ssd_bytes is {self.max_ssd_bytes}, must be 0, or more with a directory in ssd_path")
         if self.max_reuse_ssd_bytes is not None and self.max_reuse_ssd_bytes < 0:
@@ -176,6 +187,7 @@ def resolve(
         hot_tokens=_hot_tokens(entry),
         cache=_cache_options(entry, narrowed.max_position_embeddings),
         quantization=_quantization(entry, model_config),
+        max_draft_tokens=_max_draft_tokens(entry),
         enable_prefix_cache=tiers.enable_prefix_cache,
         max_reuse_ssd_bytes=None if tiers.reuse_ssd_mb is None else tiers.reuse_ssd_mb * MIB,
     )
@@ -206,8 +218,10 @@ def workspace_bytes(model_config: ModelConfig, engine_config: EngineConfig) -> i
     token_floats = _feed_forward_floats(model_config) + 8 * model_config.hidden_size
     token_floats += 4 * model_config.num_attention_heads * model_config.head_dim
     logit_rows = engine_config.max_num_seqs + MAX_PROMPT_LOGPROB_ROWS + _SAMPLING_ROWS
+    logit_rows += MAX_DRAFTED_ROWS if engine_config.max_draft_tokens else 0
     logit_floats = logit_rows * model_config.vocab_size
-    prompts = _WAITING_TOKEN_BYTES * engine_config.waiting_token_limit
+    token_bytes = _WAITING_TOKEN_BYTES + (_LOOKUP_TOKEN_BYTES if engine_config.max_draft_tokens else 0)
+    prompts = token_bytes * engine_config.waiting_token_limit
     return _PROCESS_BYTES + prompts + 4 * (engine_config.max_chunk_tokens * token_floats + logit_floats)
 
 
@@ -260,6 +274,10 @@ def _quantization(entry: ModelEntry, model_config: ModelConfig) -> str | None:
         rule = "is for directories with safetensors; transom convert writes a GGUF file with other types"
         raise _error(entry, "quantization", entry.quantization, rule)
     return entry.quantization
+
+
+def _max_draft_tokens(entry: ModelEntry) -> int:
+    return 0 if entry.speculative.method == "none" else entry.speculative.max_draft_tokens
 
 
 def _hot_tokens(entry: ModelEntry) -> int | None:

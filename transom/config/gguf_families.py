@@ -61,6 +61,8 @@ def _lfm2(model: GgufModel, settings: Settings, num_layers: int) -> Features:
     if not isinstance(heads, list) or len(heads) != num_layers:
         raise settings.error("attention.head_count_kv", heads, f"must be a list of {num_layers} numbers, one per layer")
     attention = tuple(index for index in range(num_layers) if heads[index] != 0)
+    if not attention:
+        raise settings.error("attention.head_count_kv", heads, "must leave at least one layer with attention")
     first = next((index for index in range(num_layers) if index not in attention), None)
     return Features(
         short_conv=ShortConvolution(

@@ -26,6 +26,8 @@ def read_gguf_rope(model: GgufModel, head_dim: int, max_position_embeddings: int
     """
     settings, factors = model.architecture, model.rope_factors
     theta = settings.number("rope.freq_base", 10_000.0, above=1.0, up_to=MAX_ROPE_THETA)
+    if head_dim < 2:
+        raise settings.error("attention.key_length", head_dim, "must be 2 or more, for heads are rotated")
     rotary_dim = settings.integer("rope.dimension_count", head_dim, low=2, high=head_dim)
     if rotary_dim % 2:
         raise settings.error("rope.dimension_count", rotary_dim, "must be even")

@@ -253,6 +253,9 @@ def _layer_types(
     window = _sliding_window(settings, family)
     kinds = _explicit_layer_types(settings, features, num_layers)
     kinds = kinds or _derived_layer_types(settings, family, features, num_layers, window)
+    if {*kinds} == {LayerKind.SHORT_CONV}:
+        key = "layer_types" if settings.has("layer_types") else "full_attn_idxs"
+        raise settings.error(key, settings.get(key), "must leave at least one layer with attention")
     if LayerKind.SLIDING_ATTENTION not in kinds:
         return kinds, None
     if window is None and _has_window_switched_off(settings, family):

@@ -20,6 +20,7 @@ from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_MAX_WAITING_PER_KEY",
     "DEFAULT_TIER",
     "CacheConfig",
     "ModelEntry",
@@ -27,6 +28,7 @@ __all__ = [
     "RegistryConfig",
     "ResourceQuota",
     "ServerConfig",
+    "SpeculativeConfig",
     "TierConfig",
     "first_repeated",
     "model_id_from",
@@ -34,6 +36,8 @@ __all__ = [
 
 DEFAULT_TIER = "default"
 """The quota tier of callers who are given no other; may be absent, which means no limits."""
+
+DEFAULT_MAX_WAITING_PER_KEY = 64
 
 _STATE = "transom-state"
 _MAX_ID_CHARACTERS = 128
@@ -108,6 +112,12 @@ class ServerConfig(_Section):
     """A request waits so long for its model to be loaded; then it is refused (503)."""
     max_waiting_for_load: Annotated[int, Field(ge=0)] = 256
     """Requests to all models that may wait for a load; more are refused (503)."""
+    request_timeout_seconds: Seconds | None = None
+    """An answer that is not complete after so long, waiting included, is ended: 408, or an error event in a stream that
+    has begun. null: it may take as long as it takes."""
+    max_waiting_per_key: Count = DEFAULT_MAX_WAITING_PER_KEY
+    """Requests of one API key that may wait for their turn at one model; more are refused (429). Keys are served in
+    turn."""
     state_path: PathSetting | None = None
     """Directory for what the server must remember across restarts: the use of quotas. Relative to the registry file;
     null: `transom-state` beside it. Made only when there are quotas, and used by one server at a time."""
@@ -185,6 +195,17 @@ class CacheConfig(_Section):
         return self
 
 
+class SpeculativeConfig(_Section):
+    """Tokens that are guessed and computed along with the one that is due. They change no token, only the time it
+    takes: where guesses are wrong, or cost more than they bring, there are hardly any."""
+
+    method: Literal["prompt_lookup", "none"] = "prompt_lookup"
+    """`prompt_lookup`: what followed where prompt or answer read the same before. `none`: nothing is guessed."""
+    max_draft_tokens: Annotated[int, Field(ge=0, le=32)] = 15
+    """Tokens of one sequence that are guessed at once, at most; 0: none. A request may lower it by its field
+    `speculative.n_max`."""
+
+
 class ResourceQuota(_Section):
     """What one API key may use; absent: without limit. Windows slide: what was used counts for a second, an hour, a day
     from when it was used. A request counts with its prompt and `max_tokens` while it runs, and with the tokens that it
@@ -240,6 +261,8 @@ class ModelEntry(_Section):
     """Memory budgets."""
     cache: CacheConfig = CacheConfig()
     """Cache strategy."""
+    speculative: SpeculativeConfig = SpeculativeConfig()
+    """Speculative decoding."""
     resource_quota: ResourceQuota | None = None
     """What each API key may use of this model, beside the quota of its tier."""
 

@@ -58,10 +58,11 @@ class Engine:
         *,
         file_system: FileSystem | None = None,
         grammars: Grammars | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Engine:
         """An engine with a cache and a scheduler of its own. Raises ConfigError as `CacheManager` does.
 
-        Without `grammars` requests that have one are refused.
+        Without `grammars` requests that have one are refused. `clock` times steps, in seconds.
         """
         cache = CacheManager(model_config, engine_config, file_system=file_system)
         scheduler = Scheduler(
@@ -71,11 +72,18 @@ class Engine:
             max_num_batched_tokens=engine_config.max_num_batched_tokens,
             max_num_waiting=engine_config.max_num_waiting,
             max_waiting_tokens=engine_config.waiting_token_limit,
+            max_draft_tokens=engine_config.max_draft_tokens,
             is_ready=lambda request: grammars is None or grammars.is_ready(request.sampling.grammar),
         )
         runner = ModelRunner(model, cache, model_config.eos_token_ids, grammars)
-        vocab_size = model_config.vocab_size
-        return cls(scheduler=scheduler, runner=runner, cache=cache, vocab_size=vocab_size, grammars=grammars)
+        return cls(
+            scheduler=scheduler,
+            runner=runner,
+            cache=cache,
+            vocab_size=model_config.vocab_size,
+            grammars=grammars,
+            clock=clock,
+        )
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError (also BudgetExceededError) or QueueFullError; nothing is kept then."""
@@ -106,7 +114,7 @@ class Engine:
         if scheduled is None:
             return self._rest()
         outputs = self._run(scheduled)
-        self._count_step(self._clock() - started)
+        self._count_step(scheduled, self._clock() - started)
         return self._take_failed() + outputs
 
     def close(self) -> None:
@@ -156,7 +164,8 @@ class Engine:
         self._num_failed += len(ended)
         return [output for output in ended if output is not None]
 
-    def _count_step(self, seconds: float) -> None:
+    def _count_step(self, scheduled: SchedulerOutput, seconds: float) -> None:
+        self._scheduler.note_seconds(scheduled, seconds)
         self._num_steps += 1
         self._step_seconds += seconds
 

@@ -41,7 +41,9 @@ class LayerCacheSource(Protocol):
 class StepResult:
     """What one step computed, by request id."""
 
-    sampled: dict[str, SampledToken] = field(default_factory=dict)
+    sampled: dict[str, tuple[SampledToken, ...]] = field(default_factory=dict)
+    """One token, or with a draft up to one more than was drafted: what was right of it, and the first that is not of
+    it."""
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     """One per row that was asked for, in order."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -113,28 +115,59 @@ class ModelRunner:
             if scheduled.num_prompt_logprob_rows:
                 result.prompt_logprobs[request_id] = _prompt_logprobs(scheduled, logits)
             if scheduled.needs_sample:
-                result.sampled[request_id] = self._sample_allowed(scheduled, logits[-1], allowed)
+                rows = logits[scheduled.num_prompt_logprob_rows :]
+                result.sampled[request_id] = self._sample(scheduled, rows, allowed.get(request_id))
         except Exception as error:
             logger.exception("sampling for request %s failed", request_id)
             _fail(scheduled, error, result)
 
-    def _sample_allowed(self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: Allowed) -> SampledToken:
-        sequence = scheduled.sequence
-        if self._grammars is None or sequence.request_id not in allowed:
-            return self._sample(scheduled, row, None)
-        following = allowed[sequence.request_id].result()
-        sampled = self._sample(scheduled, row, following.tokens)
+    def _sample(
+        self, scheduled: ScheduledSequence, rows: NDArray[np.float32], allowed: Future[NextTokens] | None
+    ) -> tuple[SampledToken, ...]:
+        """The next token; with a draft from each row the token behind those that are known by then, as if it had been
+        computed alone: the draft counts as far as it says what is sampled. `rows` are [1 + drafted, V].
+
+        Raises what sampling from the first row raises. A later row that fails is left to a step that begins with it,
+        so that what came before it is delivered.
+        """
+        if allowed is not None:
+            return (self._sample_allowed(scheduled, rows[0], allowed),)
+        sampled: list[SampledToken] = []
+        for index, row in enumerate(rows):
+            try:
+                sampled.append(self._sample_one(scheduled, row, num_accepted=index))
+            except Exception:
+                if not sampled:
+                    raise
+                break
+            if scheduled.draft[index : index + 1] != (sampled[-1].token_id,):
+                break
+        return tuple(sampled)
+
+    def _sample_allowed(
+        self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: Future[NextTokens]
+    ) -> SampledToken:
+        """Under a grammar nothing is guessed: what it allows behind a guess would have to be known first."""
+        if self._grammars is None:
+            raise EngineError("a sequence with a grammar was scheduled where there are none")
+        sequence, following = scheduled.sequence, allowed.result()
+        sampled = self._sample_one(scheduled, row, allowed=following.tokens)
         is_complete = self._grammars.take(sequence, sampled.token_id, following)
         return replace(sampled, completes_grammar=is_complete)
 
-    def _sample(
-        self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: NDArray[np.bool_] | None
+    def _sample_one(
+        self,
+        scheduled: ScheduledSequence,
+        row: NDArray[np.float32],
+        *,
+        num_accepted: int = 0,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> SampledToken:
         sequence = scheduled.sequence
         return sample(
             row,
             sequence.sampling,
-            token_ids=sequence.token_ids,
+            token_ids=scheduled.token_ids[: sequence.num_tokens + num_accepted],
             num_prompt_tokens=sequence.num_prompt_tokens,
             seed=sequence.seed,
             end_token_ids=self._end_token_ids(scheduled),
@@ -151,7 +184,7 @@ def forward_batch(scheduled: Sequence[ScheduledSequence], cache: LayerCache) -> 
     lengths = [each.num_scheduled_tokens for each in scheduled]
     starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     return ForwardBatch(
-        token_ids=np.concatenate([each.sequence.token_ids[each.start : each.end] for each in scheduled]),
+        token_ids=np.concatenate([each.token_ids[each.start : each.end] for each in scheduled]),
         positions=np.concatenate([np.arange(each.start, each.end, dtype=np.int32) for each in scheduled]),
         sequence_starts=starts,
         logit_rows=np.concatenate(
@@ -162,15 +195,14 @@ def forward_batch(scheduled: Sequence[ScheduledSequence], cache: LayerCache) -> 
 
 
 def _logit_rows(scheduled: ScheduledSequence) -> NDArray[np.int32]:
-    """Within the sequence's own rows: those that score the prompt, then the one that is sampled from."""
-    rows = np.arange(_num_logit_rows(scheduled), dtype=np.int32)
-    if scheduled.needs_sample:
-        rows[-1] = scheduled.num_scheduled_tokens - 1
-    return rows
+    """Within the sequence's own rows: those that score the prompt, then those that are sampled from."""
+    scored, end = scheduled.num_prompt_logprob_rows, scheduled.num_scheduled_tokens
+    first_sampled = end - (_num_logit_rows(scheduled) - scored)
+    return np.concatenate((np.arange(scored, dtype=np.int32), np.arange(first_sampled, end, dtype=np.int32)))
 
 
 def _num_logit_rows(scheduled: ScheduledSequence) -> int:
-    return scheduled.num_prompt_logprob_rows + scheduled.needs_sample
+    return scheduled.num_prompt_logprob_rows + (1 + len(scheduled.draft) if scheduled.needs_sample else 0)
 
 
 def _prompt_logprobs(scheduled: ScheduledSequence, logits: NDArray[np.float32]) -> list[TokenLogprobs]:

@@ -47,6 +47,8 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
     ("num_preemptions", "Sequences that gave up their room.", lambda model: model.num_preemptions),
     ("computed_tokens", "Tokens that went through the model.", lambda model: model.num_computed_tokens),
+    ("spec_decode_num_draft_tokens", "Tokens that were guessed and computed.", lambda model: model.num_drafted_tokens),
+    ("spec_decode_num_accepted_tokens", "Guessed tokens that were right.", lambda model: model.num_accepted_tokens),
     ("worker_restarts", "How often the model's process was started again.", lambda model: model.num_restarts),
 )
 _TIER_GAUGES: tuple[tuple[str, str, Callable[[TierUsage], float]], ...] = (

@@ -55,6 +55,8 @@ class ModelSnapshot:
     num_waiting: int = 0
     num_preemptions: int = 0
     num_computed_tokens: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     num_restarts: int = 0
     kv_tokens: int = 0
     """Tokens whose KV is held at this moment."""

@@ -18,6 +18,8 @@ from operator import attrgetter
 from transom.cache import CacheManager, SequenceCache
 from transom.errors import QueueFullError, RequestError
 from transom.request import FinishReason, Request, RequestOutput, SampledToken, TokenLogprobs
+from transom.scheduler.drafter import Draft
+from transom.scheduler.drafting import Drafting, StepShape
 from transom.scheduler.output import ScheduledSequence, SchedulerOutput
 from transom.scheduler.sequence import Sequence, SequenceStatus
 from transom.scheduler.stats import Counters, SchedulerStats
@@ -43,8 +45,8 @@ class Scheduler:
 
     `max_num_seqs` sequences run at once, `max_num_batched_tokens` tokens are computed per step, and `max_num_waiting`
     requests may wait beyond those that can run, of `max_waiting_tokens` tokens together (`Request.size_in_tokens`), and
-    one of any size. `fresh_seed` is asked once per request without a seed. A request that is not yet `is_ready` waits,
-    and others may overtake it.
+    one of any size. Up to `max_draft_tokens` next tokens of a sequence are guessed and computed along. `fresh_seed` is
+    asked once per request without a seed. A request that is not yet `is_ready` waits, and others may overtake it.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_num_waiting: int,
         max_waiting_tokens: int,
+        max_draft_tokens: int = 0,
         fresh_seed: Callable[[], int] = _fresh_seed,
         is_ready: Callable[[Request], bool] = lambda _: True,
     ) -> None:
@@ -65,6 +68,7 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_num_unfinished = max_num_seqs + max_num_waiting
         self._max_waiting_tokens = max_waiting_tokens
+        self._drafting = Drafting(max_draft_tokens)
         self._fresh_seed = fresh_seed
         self._is_ready = is_ready
         self._sequences: dict[str, Sequence] = {}
@@ -114,6 +118,7 @@ class Scheduler:
         step = StepBuilder(self._max_num_batched_tokens)
         self._schedule_running(step)
         self._start_waiting(step)
+        self._add_drafts(step)
         return step.output()
 
     def give_up_lost(self, output: SchedulerOutput, handles: Container[SequenceCache]) -> SchedulerOutput | None:
@@ -138,18 +143,26 @@ class Scheduler:
     def update(
         self,
         output: SchedulerOutput,
-        sampled: Mapping[str, SampledToken],
+        sampled: Mapping[str, SequenceOf[SampledToken]],
         prompt_logprobs: PromptLogprobs | None = None,
     ) -> list[RequestOutput]:
         """Takes in what a step computed; one output per sequence of the step that was not ended meanwhile.
 
-        `sampled` holds a token for every sequence that needed one, `prompt_logprobs` as many entries for each sequence
-        as its `num_prompt_logprob_rows`, in order. KeyError or ValueError if they do not.
+        `sampled` holds a token for every sequence that needed one, and with a draft those before it that it got right;
+        `prompt_logprobs` as many entries for each sequence as its `num_prompt_logprob_rows`, in order. KeyError or
+        ValueError if they do not.
         """
         alive = [each for each in output.scheduled if each.sequence.status is SequenceStatus.RUNNING]
-        for scheduled in alive:
-            self._advance(scheduled, (prompt_logprobs or {}).get(scheduled.sequence.request_id, ()))
-        return [self._output_of(scheduled, sampled) for scheduled in alive]
+        tokens = [tuple(sampled[each.sequence.request_id]) if each.needs_sample else () for each in alive]
+        for scheduled, new in zip(alive, tokens, strict=True):
+            prompt = (prompt_logprobs or {}).get(scheduled.sequence.request_id, ())
+            self._advance(scheduled, _num_computed(scheduled, len(new)), prompt)
+        return [self._output_of(scheduled, new) for scheduled, new in zip(alive, tokens, strict=True)]
+
+    def note_seconds(self, output: SchedulerOutput, seconds: float) -> None:
+        """How long a step took. Steps of decoding alone tell what guesses cost."""
+        if all(each.is_decode for each in output.scheduled):
+            self._drafting.note_step(len(output.scheduled), output.num_tokens, seconds)
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the queue and the counters."""
@@ -209,6 +222,36 @@ class Scheduler:
         if scheduled is not None and self._make_room(scheduled, step):
             step.add(scheduled)
 
+    def _add_drafts(self, step: StepBuilder) -> None:
+        """Last of all: guesses take the room and the tokens of the step that nobody else wants, and preempt nobody."""
+        decoding = [each for each in step.scheduled if each.is_decode]
+        shape = StepShape(len(decoding), step.num_tokens)
+        if step.num_tokens_left == 0 or not self._drafting.wants_drafts(shape):
+            return
+        found = [(each, draft) for each in decoding if (draft := self._draft(each.sequence)) is not None]
+        if not found:
+            return
+        idle = [each.sequence.drafter.num_idle_steps for each, _ in found if each.sequence.drafter]
+        lengths = self._drafting.share(shape, [draft for _, draft in found], idle, step.num_tokens_left)
+        for (scheduled, draft), length in zip(found, lengths, strict=True):
+            self._add_draft(scheduled, draft.token_ids[:length], step)
+
+    def _draft(self, sequence: Sequence) -> Draft | None:
+        """Guesses for which the sequence has room already."""
+        assert sequence.cache is not None
+        limit = sequence.request.max_draft_tokens
+        wanted = self._drafting.max_draft_tokens if limit is None else min(limit, self._drafting.max_draft_tokens)
+        return sequence.draft(min(wanted, self._cache.draft_room(sequence.cache)), self._eos_token_ids)
+
+    def _add_draft(self, scheduled: ScheduledSequence, draft: tuple[int, ...], step: StepBuilder) -> None:
+        sequence = scheduled.sequence
+        assert sequence.cache is not None and sequence.drafter is not None
+        if not draft:
+            sequence.drafter.num_idle_steps += 1
+        elif self._cache.reserve(sequence.cache, scheduled.end + len(draft)):
+            sequence.drafter.num_idle_steps = 0
+            step.add_draft(scheduled, draft)
+
     def _chunk(self, sequence: Sequence) -> int:
         """The most tokens that a step should compute for this sequence."""
         if sequence.is_decoding or sequence.cache is None:
@@ -263,8 +306,10 @@ class Scheduler:
         if handle is not None:
             self._cache.close(handle)
 
-    def _advance(self, scheduled: ScheduledSequence, prompt_logprobs: SequenceOf[TokenLogprobs]) -> None:
-        """The KV of the scheduled tokens exists now."""
+    def _advance(
+        self, scheduled: ScheduledSequence, num_tokens: int, prompt_logprobs: SequenceOf[TokenLogprobs]
+    ) -> None:
+        """The KV of the first `num_tokens` scheduled tokens exists now; what is behind them was guessed wrong."""
         sequence = scheduled.sequence
         if len(prompt_logprobs) != scheduled.num_prompt_logprob_rows:
             raise ValueError(
@@ -272,14 +317,15 @@ class Scheduler:
                 f"{scheduled.num_prompt_logprob_rows} were due"
             )
         assert sequence.cache is not None
-        self._cache.commit(sequence.cache, scheduled.end)
-        sequence.advance(scheduled.num_scheduled_tokens, prompt_logprobs)
+        self._cache.commit(sequence.cache, scheduled.start + num_tokens)
+        sequence.advance(num_tokens, prompt_logprobs)
         self._counters.num_computed_tokens += scheduled.num_scheduled_tokens
 
-    def _output_of(self, scheduled: ScheduledSequence, sampled: Mapping[str, SampledToken]) -> RequestOutput:
+    def _output_of(self, scheduled: ScheduledSequence, tokens: tuple[SampledToken, ...]) -> RequestOutput:
         sequence = scheduled.sequence
-        is_complete = sequence.num_uncomputed_tokens == 0
-        tokens = (sampled[sequence.request_id],) if scheduled.needs_sample else ()
+        is_complete = scheduled.end >= sequence.num_tokens
+        if scheduled.draft:
+            self._note_draft(scheduled, len(tokens) - 1)
         sequence.append(tokens)
         self._counters.num_generated_tokens += len(tokens)
         finish_reason = sequence.finish_reason(self._eos_token_ids) if is_complete else None
@@ -287,3 +333,20 @@ class Scheduler:
         if finish_reason is not None:
             self._finish(sequence)
         return output
+
+    def _note_draft(self, scheduled: ScheduledSequence, num_accepted: int) -> None:
+        scheduled.sequence.note_draft(len(scheduled.draft), num_accepted)
+        self._counters.num_drafted_tokens += len(scheduled.draft)
+        self._counters.num_accepted_tokens += num_accepted
+
+
+def _num_computed(scheduled: ScheduledSequence, num_sampled: int) -> int:
+    """How many of the scheduled tokens stand: all but those of the draft behind the first wrong one. ValueError when
+    there are no tokens where some were due, or more than the step can tell."""
+    if not scheduled.needs_sample:
+        return scheduled.num_scheduled_tokens
+    num_wrong = len(scheduled.draft) + 1 - num_sampled
+    if not 0 <= num_wrong <= len(scheduled.draft):
+        request_id, num_drafted = scheduled.sequence.request_id, len(scheduled.draft)
+        raise ValueError(f"{num_sampled} tokens came for {request_id} and its draft of {num_drafted}")
+    return scheduled.num_scheduled_tokens - num_wrong

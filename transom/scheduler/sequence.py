@@ -23,6 +23,7 @@ from transom.request import (
     TokenLogprobs,
     Usage,
 )
+from transom.scheduler.drafter import Draft, Drafter
 from transom.scheduler.token_buffer import TokenBuffer
 
 
@@ -70,6 +71,12 @@ class Sequence:
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Computed and not yet delivered."""
     has_delivered_prompt_logprobs: bool = False
+    drafter: Drafter | None = None
+    """What it guesses of its future, once somebody has asked."""
+    num_drafted_tokens: int = 0
+    """Guesses that were computed ..."""
+    num_accepted_tokens: int = 0
+    """... and those of them that were right."""
     grammar_is_complete: bool = False
     """The request's grammar admits nothing after the last token."""
 
@@ -133,6 +140,8 @@ class Sequence:
             num_cache_write_tokens=self._num_cache_write_tokens,
             num_evicted_tokens=self.num_evicted_tokens if self.cache is None else self.cache.num_evicted_tokens,
             is_lossy=self.is_lossy,
+            num_drafted_tokens=self.num_drafted_tokens,
+            num_accepted_tokens=self.num_accepted_tokens,
         )
 
     def start(self, cache: SequenceCache) -> None:
@@ -160,6 +169,25 @@ class Sequence:
         self.num_computed_tokens += num_tokens
         self.num_prompt_logprobs += len(prompt_logprobs)
         self.prompt_logprobs += prompt_logprobs
+
+    def draft(self, num_wanted: int, eos_token_ids: frozenset[int]) -> Draft | None:
+        """Guesses of its next tokens: up to `num_wanted`, and always one token less than it may still generate. None
+        under a grammar, which admits a token only after the one before it."""
+        num_wanted = min(num_wanted, self.sampling.max_tokens - self.num_generated_tokens - 1)
+        if num_wanted < 1 or self.sampling.grammar is not None:
+            return None
+        if self.drafter is None:
+            own_ends = frozenset(self.sampling.stop_token_ids)
+            ends = own_ends if self.sampling.ignore_eos else own_ends | eos_token_ids
+            self.drafter = Drafter(self.num_prompt_tokens + self.sampling.max_tokens, ends)
+        return self.drafter.draft(self.token_ids, num_wanted)
+
+    def note_draft(self, num_drafted: int, num_accepted: int) -> None:
+        """So many guesses of the last draft were computed, and the first `num_accepted` of them were right."""
+        assert self.drafter is not None
+        self.drafter.note(num_drafted, num_accepted)
+        self.num_drafted_tokens += num_drafted
+        self.num_accepted_tokens += num_accepted
 
     def append(self, tokens: Iterable[SampledToken]) -> None:
         for token in tokens:

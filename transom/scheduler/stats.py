@@ -18,7 +18,11 @@ class SchedulerStats:
     """Those of them whose KV came from the cache."""
     num_generated_tokens: int
     num_computed_tokens: int
-    """Rows that went through the model, recomputation after preemption included."""
+    """Rows that went through the model, wrong guesses and recomputation after preemption included."""
+    num_drafted_tokens: int = 0
+    """Guesses among them ..."""
+    num_accepted_tokens: int = 0
+    """... and those that were right."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,8 @@ class Counters:
     num_cached_tokens: int = 0
     num_generated_tokens: int = 0
     num_computed_tokens: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
 
     def snapshot(self, *, num_running: int, num_waiting: int) -> SchedulerStats:
         return SchedulerStats(
@@ -40,4 +46,6 @@ class Counters:
             num_cached_tokens=self.num_cached_tokens,
             num_generated_tokens=self.num_generated_tokens,
             num_computed_tokens=self.num_computed_tokens,
+            num_drafted_tokens=self.num_drafted_tokens,
+            num_accepted_tokens=self.num_accepted_tokens,
         )

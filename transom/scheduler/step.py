@@ -22,6 +22,18 @@ class StepBuilder:
         return self._num_tokens >= self._max_num_tokens
 
     @property
+    def scheduled(self) -> tuple[ScheduledSequence, ...]:
+        return tuple(self._scheduled.values())
+
+    @property
+    def num_tokens(self) -> int:
+        return self._num_tokens
+
+    @property
+    def num_tokens_left(self) -> int:
+        return max(0, self._max_num_tokens - self._num_tokens)
+
+    @property
     def has_preempted(self) -> bool:
         return bool(self._preempted)
 
@@ -48,6 +60,11 @@ class StepBuilder:
         self._num_tokens += scheduled.num_scheduled_tokens
         self._num_logprob_rows_left -= scheduled.num_prompt_logprob_rows
 
+    def add_draft(self, scheduled: ScheduledSequence, draft: tuple[int, ...]) -> None:
+        """Puts guesses behind what was scheduled of a sequence."""
+        self._scheduled[scheduled.sequence] = scheduled.with_draft(draft)
+        self._num_tokens += len(draft)
+
     def preempt(self, sequence: Sequence) -> None:
         """The sequence gave up its blocks; if it was scheduled, its share of the step is free again."""
         self._preempted.append(sequence.request_id)
@@ -60,9 +77,7 @@ class StepBuilder:
         """The finished step; None if nothing was scheduled."""
         if not self._scheduled:
             return None
-        scheduled = tuple(self._scheduled.values())
-        num_tokens = sum(each.num_scheduled_tokens for each in scheduled)
-        return SchedulerOutput(scheduled, num_tokens, tuple(self._preempted))
+        return SchedulerOutput(self.scheduled, self._num_tokens, tuple(self._preempted))
 
     def _plan_prompt_logprobs(self, sequence: Sequence, num_tokens: int) -> tuple[int, int]:
         """(tokens, rows) for a chunk of a prompt whose log probabilities are not all there yet.

@@ -43,11 +43,25 @@ class TokenBuffer:
 
     def append(self, token_id: int) -> None:
         if self._length == len(self._array):
-            self._grow()
+            self._grow(1)
         self._array[self._length] = token_id
         self._length += 1
 
-    def _grow(self) -> None:
-        larger = np.empty(16 + self._length + self._length // 4, dtype=np.int32)
-        larger[: self._length] = self._array
+    def followed_by(self, draft: Sequence[int]) -> NDArray[np.int32]:
+        """All tokens and a draft that is not one of them, [num_tokens + len(draft)], read-only, without a copy.
+
+        Holds until the next append, or the next draft.
+        """
+        end = self._length + len(draft)
+        if end > len(self._array):
+            self._grow(len(draft))
+        if draft:
+            self._array[self._length : end] = draft
+        tokens = self._array[:end]
+        tokens.flags.writeable = False
+        return tokens
+
+    def _grow(self, num_tokens: int) -> None:
+        larger = np.empty(16 + self._length + max(num_tokens, self._length // 4), dtype=np.int32)
+        larger[: self._length] = self._array[: self._length]
         self._array = larger

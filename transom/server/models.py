@@ -74,6 +74,7 @@ def _meta(served: ServedModel) -> dict[str, Any]:
         "max_ssd_bytes": engine.max_ssd_bytes,
         "hot_tokens": engine.hot_tokens,
         "cache_strategy": engine.cache.strategy.value,
+        "max_draft_tokens": engine.max_draft_tokens,
         "max_request_tokens": None if report is None else served.max_request_tokens(engine.cache),
         "max_ram_bytes": engine.max_ram_bytes,
         "max_num_seqs": engine.max_num_seqs,

@@ -121,6 +121,7 @@ def make_plan(
             cache=cache,
             cache_salt=salt,
             reuse_cache=body.cache_prompt,
+            max_draft_tokens=body.max_draft_tokens,
         )
         requests += repeat(_generation(request, body, echo=echo), num_candidates)
     return Plan(

@@ -100,6 +100,8 @@ class SamplingBody(StructureFields):
     prompt_cache_key: Label | None = None
     cache_salt: CacheSalt | None = None
     cache: CacheField | None = None
+    max_draft_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = Field(None, alias="speculative.n_max")
+    """0: nothing is guessed. Changes no token."""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

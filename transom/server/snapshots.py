@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
@@ -12,16 +12,22 @@ from transom.cache.stats import TierStats
 from transom.engine import EngineStats
 from transom.metrics import KindUsage, ModelSnapshot, TierUsage, Transfers
 from transom.registry import ModelRegistry, ServedModel
+from transom.server.turns import Turns
 
 HOT_TIER = "hot"
 
 
-def take_snapshots(registry: ModelRegistry) -> Iterable[ModelSnapshot]:
-    """Every model as of its worker's last report."""
-    return [_snapshot(served) for served in registry.models()]
+def take_snapshots(registry: ModelRegistry, turns: Mapping[str, Turns]) -> Iterable[ModelSnapshot]:
+    """Every model as of its worker's last report; what waits here for its turn there, as of now."""
+    return [_snapshot(served, turns.get(served.id)) for served in registry.models()]
 
 
-def _snapshot(served: ServedModel) -> ModelSnapshot:
+def _snapshot(served: ServedModel, turns: Turns | None) -> ModelSnapshot:
+    snapshot = _worker_snapshot(served)
+    return snapshot if turns is None else replace(snapshot, num_waiting=snapshot.num_waiting + turns.num_waiting)
+
+
+def _worker_snapshot(served: ServedModel) -> ModelSnapshot:
     stats = served.engine.stats()
     return ModelSnapshot(
         served.id,
@@ -39,6 +45,8 @@ def _numbers(stats: EngineStats) -> dict[str, Any]:
         "num_waiting": scheduler.num_waiting,
         "num_preemptions": scheduler.num_preemptions,
         "num_computed_tokens": scheduler.num_computed_tokens,
+        "num_drafted_tokens": scheduler.num_drafted_tokens,
+        "num_accepted_tokens": scheduler.num_accepted_tokens,
         "kv_tokens": cache.num_tokens,
         "tiers": tuple(_tier(tier) for tier in cache.tiers),
         "kinds": tuple(

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from transom.errors import RequestError
 
 _log = logging.getLogger(__name__)
-_FIELD_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_FIELD_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_]+)?")  # llama.cpp names two levels in one
 # pydantic speaks of Python's types to somebody who wrote JSON.
 _JSON_RULES = {"dict_type": "must be an object", "model_type": "must be an object"}
 _BRANCH_NAMES = frozenset({"str", "int", "float", "bool", "list", "dict", "none"})

@@ -8,7 +8,7 @@ and an "assistant:" at the end would only lead it away from what it can do.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ from transom.tokenizer.tokenizer import Tokenizer
 from transom.tokenizer.tokenizer_files import ChatTemplateSources
 
 Message = Mapping[str, Any]
+
+MAX_NESTING = 100
+"""Levels of objects and lists in messages, tools and variables; templates walk through them by recursion."""
 
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
@@ -117,7 +120,9 @@ class ChatTemplate:
         if continue_final_message and add_generation_prompt:
             raise TemplateError("'continue_final_message' and 'add_generation_prompt' exclude each other.")
         chat = [self._to_template(message) for message in messages]
+        _require_shallow([chat, tools, variables])
         spelled = json.dumps([chat, tools, variables], ensure_ascii=False)
+        _require_characters(spelled)
         mark, end = absent_characters(2, spelled, self._source)
         chat = [self._controls_of(message).break_up_all(message, mark) for message in chat]
         if continue_final_message:
@@ -164,11 +169,39 @@ def _with_parsed_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
         return dict(call)
     try:
         arguments = json.loads(function["arguments"])
+    except RecursionError:
+        raise _too_deep() from None
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
         raise TemplateError(f"The arguments of the tool call '{function.get('name')}' are not a JSON object.")
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _require_shallow(value: Any) -> None:
+    """Level by level, for a deep value would break whoever walks through it by recursion."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [part for each in level if isinstance(each, list | tuple | dict) for part in _parts(each)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _parts(value: list[Any] | tuple[Any, ...] | dict[str, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _too_deep() -> TemplateError:
+    return TemplateError(f"Messages and tools must not be nested more than {MAX_NESTING} levels deep.")
+
+
+def _require_characters(text: str) -> None:
+    """JSON in a string can spell what is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise TemplateError("The messages hold a lone surrogate, which is no Unicode character.") from None
 
 
 def _with_end(chat: list[dict[str, Any]], end: str) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class MixedEncoder:
         """
         text = self._meant.pattern.sub(lambda match: self._aliases[match[0]], text)
         for replacement in ("", self._break):
-            ids = self._core.encode_batch_fast([text.replace(mark, replacement)], add_special_tokens=False)[0].ids
+            ids = token_ids(self._core, text.replace(mark, replacement))
             if self._never_from_text.isdisjoint(ids):
                 return self._without_aliases(ids)
         raise RequestError("The text turns into control tokens of the model when it is tokenized.")
@@ -88,6 +88,14 @@ class MixedEncoder:
         token_id = self._core.token_to_id(token)
         assert token_id is not None  # it was added above
         return token_id
+
+
+def token_ids(core: Core, text: str) -> list[int]:
+    """Of `text` alone, nothing around it. RequestError for what is no text: command lines and JSON know more."""
+    try:
+        return core.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    except (TypeError, UnicodeEncodeError) as error:
+        raise RequestError("The text holds a lone surrogate, which is no Unicode character.") from error
 
 
 def absent_characters(count: int, *texts: str) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
-from transom.errors import RequestError, TokenizerError
-from transom.tokenizer.control_tokens import ControlTokens, MixedEncoder, absent_characters
+from transom.errors import TokenizerError
+from transom.tokenizer.control_tokens import ControlTokens, MixedEncoder, absent_characters, token_ids
 from transom.tokenizer.gguf_tokenizer import GgufTokenizer
 from transom.tokenizer.piece_decoder import PieceDecoder
 from transom.tokenizer.tokenizer_files import TokenizerSettings
@@ -134,10 +134,7 @@ class Tokenizer:
         return MixedEncoder(self._core.to_str(), self._unknown_token)
 
     def _parse(self, text: str) -> list[int]:
-        try:
-            return self._core.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except (TypeError, UnicodeEncodeError) as error:
-            raise RequestError("The text holds a lone surrogate, which is no Unicode character.") from error
+        return token_ids(self._core, text)
 
     def _control_tokens_appeared(self, text: str, ids: list[int]) -> bool:
         """Whether normalization made control tokens of text that did not spell any."""

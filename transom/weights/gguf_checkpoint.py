@@ -27,7 +27,7 @@ __all__ = ["GgufCheckpoint", "describe_gguf", "open_gguf_checkpoint"]
 _ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """They belong to the configuration."""
 _MAX_ROPE_FACTORS = 2**14
-_MAX_EXPERTS = 65_536
+_MAX_EXPERT_PARTS = 2**17  # no model comes near; each has a name, so that few bytes could ask for any number of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,9 @@ class GgufCheckpoint:
         self._file = file
         self._naming = naming
         self._num_heads = num_heads
-        self._places = {
-            theirs: place
-            for name in file.names()
-            if name not in _ROPE_FACTORS
-            for theirs, place in _places(file, name, naming.hugging_face(name) or name)
-        }
+        named = {name: naming.hugging_face(name) or name for name in file.names() if name not in _ROPE_FACTORS}
+        _require_few_experts(file, named)
+        self._places = {theirs: place for name in named for theirs, place in _places(file, name, named[name])}
 
     def names(self) -> tuple[str, ...]:
         """Every tensor, sorted; those without a name of Hugging Face's under that of the file."""
@@ -119,13 +116,21 @@ class GgufCheckpoint:
         return hugging_face_order(num_rows, num_heads)
 
 
+def _require_few_experts(file: GgufFile, named: Mapping[str, str]) -> None:
+    """Raises WeightsError when the experts of all layers are more than any model has."""
+    shapes = [file.info(name).shape for name, theirs in named.items() if ANY_EXPERT in theirs]
+    count = sum(shape[0] for shape in shapes if len(shape) == 3)
+    if count > _MAX_EXPERT_PARTS:
+        raise WeightsError(f"{file.path}: holds {count} matrices of experts, more than {_MAX_EXPERT_PARTS}")
+
+
 def _places(file: GgufFile, name: str, hugging_face: str) -> Iterator[tuple[str, _Place]]:
     """Under which names a tensor of the file is known, and which part of it is meant by each."""
     if ANY_EXPERT not in hugging_face:
         yield hugging_face, _Place(name)
         return
     shape = file.info(name).shape
-    if len(shape) != 3 or not 1 <= shape[0] <= _MAX_EXPERTS:
+    if len(shape) != 3 or shape[0] < 1:
         raise WeightsError(f"{file.path}: tensor {name!r} has shape {list(shape)}, must be one matrix for each expert")
     for expert in range(shape[0]):
         yield hugging_face.replace(ANY_EXPERT, str(expert)), _Place(name, expert)

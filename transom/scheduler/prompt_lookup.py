@@ -1,0 +1,129 @@
+"""`PromptLookup`: where a sequence has said before what it has just said, and how it went on there.
+
+Prompt lookup decoding (A. Saxena, 2023, https://github.com/apoorvumang/prompt-lookup-decoding) with an index as in LZ77
+compressors (RFC 1951, section 4): a hash of three tokens leads to the chain of positions that ended with them. Knows
+tokens only: not what they cost, nor whether a guess turned out right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_MATCH = 3
+"""Tokens that must be the same before a continuation is worth a guess."""
+MAX_MATCH = 8
+"""Longer agreement is not told apart."""
+
+_MAX_CANDIDATES = 16
+"""Earlier positions that are compared, the most recent first."""
+_MAX_INDEXED_AT_ONCE = 2**16
+"""Tokens; a step waits no longer than their indexing takes, some milliseconds, however long the prompt is."""
+_MAX_SLOT_BITS = 20
+_FEW_TOKENS = 8
+_NOWHERE = -1
+_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # large odd numbers: a multiplicative hash
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An earlier place that reads like the end of the sequence, and what followed there."""
+
+    length: int
+    """Tokens that agree, MIN_MATCH .. MAX_MATCH."""
+    continuation: tuple[int, ...]
+
+
+class PromptLookup:
+    """The index of one sequence: at most 12 bytes per token of `max_num_tokens`, and O(1) work for each token."""
+
+    __slots__ = ("_heads", "_lag", "_num_indexed", "_previous", "_shift")
+
+    def __init__(self, max_num_tokens: int) -> None:
+        num_bits = min(_MAX_SLOT_BITS, max(8, (max_num_tokens - 1).bit_length()))
+        self._shift = 64 - num_bits
+        self._heads = np.full(2**num_bits, _NOWHERE, np.int32)
+        """By hash of three tokens: the last position that ends with them."""
+        self._previous = np.empty(256, np.int32)
+        """By position: the one before that has the same hash."""
+        self._num_indexed = MIN_MATCH - 1
+        self._lag: int | None = None
+        """How far back the last match lay: while its continuation goes on being right, so does the next one."""
+
+    def find(self, token_ids: NDArray[np.int32], num_wanted: int) -> Match | None:
+        """The longest match of the end of `token_ids` [num_tokens], of those the one last used or else the most recent.
+
+        Its continuation is `num_wanted` tokens long: where it reaches the end it repeats itself. `token_ids` are those
+        of the call before and whatever came after them.
+        """
+        num_tokens = len(token_ids)
+        if num_tokens <= MIN_MATCH:
+            return None
+        self._index(token_ids, min(num_tokens - 1, self._num_indexed + _MAX_INDEXED_AT_ONCE))
+        ends = self._candidates(token_ids)
+        if not ends:
+            return None
+        lengths = _match_lengths(token_ids, np.array(ends))
+        best = int(lengths.argmax())
+        length, self._lag = int(lengths[best]), num_tokens - 1 - ends[best]
+        if length < MIN_MATCH:  # nothing but the hash is the same
+            return None
+        following = ends[best] + 1 + np.arange(num_wanted) % self._lag
+        return Match(length, tuple(token_ids[following].tolist()))
+
+    def _candidates(self, token_ids: NDArray[np.int32]) -> list[int]:
+        """Positions of the last tokens of what may be matches."""
+        last = len(token_ids) - 1
+        ends = [last - self._lag] if self._lag is not None else []
+        end = int(self._heads[self._slot(token_ids, last)])
+        while end != _NOWHERE and len(ends) <= _MAX_CANDIDATES:
+            ends.append(end)
+            end = int(self._previous[end])
+        return ends
+
+    def _index(self, token_ids: NDArray[np.int32], end: int) -> None:
+        """Takes in the positions below `end` that are not indexed yet."""
+        if end > len(self._previous):
+            larger = np.empty(end + end // 4, np.int32)
+            larger[: len(self._previous)] = self._previous
+            self._previous = larger
+        if end - self._num_indexed > _FEW_TOKENS:
+            self._index_many(token_ids, end)
+        for position in range(self._num_indexed, end):
+            slot = self._slot(token_ids, position)
+            self._previous[position] = self._heads[slot]
+            self._heads[slot] = position
+        self._num_indexed = max(self._num_indexed, end)
+
+    def _index_many(self, token_ids: NDArray[np.int32], end: int) -> None:
+        """As `_index` does one by one: of the same hash each position is preceded by the one before."""
+        positions = np.arange(self._num_indexed, end, dtype=np.int32)
+        mixed = np.zeros(len(positions), np.uint64)
+        for back, multiplier in enumerate(_MULTIPLIERS):
+            mixed += token_ids[positions - back].astype(np.uint64) * np.uint64(multiplier)
+        slots = mixed >> np.uint64(self._shift)
+        order = np.argsort(slots, kind="stable")
+        slots, positions = slots[order], positions[order]
+        is_first = np.concatenate(([True], slots[1:] != slots[:-1]))
+        is_last = np.concatenate((is_first[1:], [True]))
+        before = np.concatenate(([_NOWHERE], positions[:-1]))
+        self._previous[positions] = np.where(is_first, self._heads[slots], before)
+        self._heads[slots[is_last]] = positions[is_last]
+        self._num_indexed = end
+
+    def _slot(self, token_ids: NDArray[np.int32], position: int) -> int:
+        """The hash of the three tokens that end at `position`."""
+        third, second, first = map(int, token_ids[position - 2 : position + 1])
+        mixed = first * _MULTIPLIERS[0] + second * _MULTIPLIERS[1] + third * _MULTIPLIERS[2]
+        return (mixed & _MASK) >> self._shift
+
+
+def _match_lengths(token_ids: NDArray[np.int32], ends: NDArray[np.intp]) -> NDArray[np.intp]:
+    """How many tokens back from each of `ends` [N] are those at the end, up to MAX_MATCH: [N]."""
+    back = np.arange(min(MAX_MATCH, len(token_ids)))
+    places = ends[:, np.newaxis] - back
+    agrees = (token_ids[places] == token_ids[len(token_ids) - 1 - back]) & (places >= 0)
+    return np.where(agrees.all(axis=1), len(back), agrees.argmin(axis=1))
