@@ -4,8 +4,8 @@ What a caller prescribes may take all the time and memory there is, and may even
 it is tried, with the model's own tokens; what comes through will come through in the worker, which has more room.
 
 Setup: the `tokens` of the model, each byte a character, and `special_token_ids`. Questions: `kind`, `source` and
-`preamble` of a `Structure`. Answers: `grammar`, in the language of `llguidance`, and `num_bytes`, what it takes when it is
-compiled; or `error`.
+`preamble` of a `Structure`. Answers: `grammar`, in the language of `llguidance`, and `num_bytes`, what it takes when it
+is compiled; or `error`.
 """
 
 from __future__ import annotations

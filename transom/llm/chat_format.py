@@ -43,11 +43,13 @@ class ChatFormat:
         marks = () if self.reasoning is None else (self.reasoning.opening, self.reasoning.closing)
         return frozenset((*self.tool_format.special_tokens, *marks))
 
-    def parser(self, functions: Sequence[Function], *, is_reasoning_open: bool, parallel: bool) -> AnswerParser:
+    def parser(
+        self, functions: Sequence[Function], *, separates_reasoning: bool, is_reasoning_open: bool, parallel: bool
+    ) -> AnswerParser:
         """For one answer; without functions nothing is taken for a call."""
         names = frozenset(function.name for function in functions)
         splitter = None
-        if self.reasoning is not None:
+        if separates_reasoning and self.reasoning is not None:
             splitter = ReasoningSplitter(self.reasoning, is_open=is_reasoning_open)
         return AnswerParser(splitter, self.tool_format.parser(names) if names else None, parallel=parallel)
 

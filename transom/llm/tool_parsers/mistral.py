@@ -20,7 +20,7 @@ class MistralFormat(ToolFormat):
     """A list behind the mark."""
 
     name = "mistral"
-    special_tokens = (_CALLS,)
+    special_tokens: tuple[str, ...] = (_CALLS,)
 
     def parser(self, names: Collection[str]) -> CallParser:
         return MarkedCalls(_MARKUP, names)
