@@ -53,10 +53,13 @@ class ChatFormat:
             splitter = ReasoningSplitter(self.reasoning, is_open=is_reasoning_open)
         return AnswerParser(splitter, self.tool_format.parser(names) if names else None, parallel=parallel)
 
-    def calls(self, functions: Sequence[Function], *, is_reasoning_open: bool, parallel: bool) -> Structure:
-        """The form of an answer that calls one or more of these functions. Raises ValueError beyond the bounds."""
+    def calls(
+        self, functions: Sequence[Function], *, reasons: bool, is_reasoning_open: bool, parallel: bool
+    ) -> Structure:
+        """The form of an answer that calls one or more of these functions, and nothing else; where it `reasons`, it may
+        do that before. Raises ValueError beyond the bounds."""
         rules = self.tool_format.grammar(functions, self._mark, parallel=parallel)
-        preamble = self._preamble(is_reasoning_open)
+        preamble = self._preamble(is_reasoning_open) if reasons else ""
         return Structure.grammar("\n".join([f"start: {'preamble ' if preamble else ''}calls", rules, preamble]))
 
     def after_reasoning(self, structure: Structure, *, is_reasoning_open: bool) -> Structure:

@@ -64,6 +64,7 @@ class Reading:
     def _calls(self) -> Structure:
         return self.chat_format.calls(
             self.body.chosen_tools.functions,
+            reasons=self._separates_reasoning,
             is_reasoning_open=self.is_reasoning_open,
             parallel=self.body.parallel_tool_calls,
         )
