@@ -81,6 +81,14 @@ class ReadingModel:
         logits[np.arange(len(logits)), following] = CERTAIN
         return logits
 
+    def hidden_states(self, batch: ForwardBatch) -> NDArray[np.float32]:
+        """The model's own; only vectors of texts are made of them."""
+        return self._model.hidden_states(batch)
+
+    def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The model's own."""
+        return self._model.logits(hidden)
+
 
 @dataclass(frozen=True)
 class Text:

@@ -17,6 +17,7 @@ from transom.cache.stats import (
     CacheStats,
     ConvStateStats,
     KindStats,
+    ReuseStats,
     SequenceStats,
     TierState,
     TierStats,
@@ -24,6 +25,7 @@ from transom.cache.stats import (
 )
 from transom.config.cache_options import resolve_cache
 from transom.config.model_config import GenerationDefaults, LayerKind
+from transom.config.pooling_config import PoolingConfig
 from transom.config.registry_config import ModelEntry, ServerConfig
 from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
 from transom.errors import TransomError
@@ -90,10 +92,12 @@ class RecitingEngine:
 
     def stats(self) -> EngineStats | None:
         scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7, 4, 3)
-        kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512, 3),)
+        kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512, 3, 1, 4),)
         sequences = (SequenceStats("cmpl-1-0-0", CacheStrategy.FULL, 300, 128, 192, 0),)
-        tiers = (TierStats("hot", 512, 2048), COLD_TIER)
-        return EngineStats(scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences), 1, 0.1, 0)
+        tiers = (TierStats("hot", 512, 2048, num_bytes_reuse=256), COLD_TIER)
+        return EngineStats(
+            scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences, ReuseStats(1, 640, 7, 3, 64, 5, 6)), 1, 0.1, 0
+        )
 
     async def start(self) -> LoadReport:
         """Never ends for an engine that is starting, and makes one that is stopped ready."""
@@ -116,6 +120,10 @@ class RecitingEngine:
             if self.refusal is not None:
                 raise self.refusal
             yield RequestOutput(request.request_id, num_computed_tokens=len(request.prompt_token_ids))
+            if request.pooling is not None:
+                is_done = True
+                yield _vector_output(request)
+                return
             async for output in self._recite(request):
                 is_done = output.finish_reason is not None
                 yield output
@@ -177,6 +185,14 @@ class RecitingEngine:
         return TokenLogprobs(token, logprob, rivals[:count])
 
 
+def _vector_output(request: Request) -> RequestOutput:
+    """Of 8 numbers: how many tokens, the first one, the last one, and zeros."""
+    ids = request.prompt_token_ids
+    vector = (float(len(ids)), float(ids[0]), float(ids[-1]), 0.0, 0.0, 0.0, 0.0, 0.0)
+    usage = Usage(len(ids), 0)
+    return RequestOutput(request.request_id, finish_reason=FinishReason.LENGTH, usage=usage, vector=vector)
+
+
 class ConvolvingEngine(RecitingEngine):
     """Of a model with convolutions."""
 
@@ -194,6 +210,7 @@ def served_model(
     defaults: GenerationDefaults | None = None,
     template: str | None = None,
     cache: dict[str, Any] | None = None,
+    pooling: PoolingConfig | None = None,
     window: int = WINDOW,
     **settings: Any,
 ) -> ServedModel:
@@ -205,7 +222,8 @@ def served_model(
     llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
     entry = ModelEntry.for_path(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {}, **settings)
     limits = replace(small_engine_config(), context_window=window, cache=resolve_cache(entry.cache, window))
-    return ServedModel(entry, config, 2 * window, limits, defaults, llm, engine)
+    pooling = pooling or PoolingConfig()
+    return ServedModel(entry, config, 2 * window, limits, defaults, llm, engine, pooling=pooling)
 
 
 def make_app(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from transom.metrics.snapshot import KindUsage, ModelSnapshot, TierUsage, Transfers
+from transom.metrics.snapshot import KindUsage, ModelSnapshot, Reuse, TierUsage, Transfers
 
 
 class PulledMetrics(Collector):
@@ -22,6 +22,11 @@ class PulledMetrics(Collector):
             yield _family(GaugeMetricFamily(f"transom_{name}", text, labels=["model"]), models, read)
         for name, text, read in _COUNTERS:
             yield _family(CounterMetricFamily(f"transom_{name}", text, labels=["model"]), models, read)
+        for name, text, count in _REUSE_COUNTERS:
+            family = CounterMetricFamily(f"transom_{name}", text, labels=["model"])
+            for model in models:
+                family.add_metric([model.model], count(model.reuse))
+            yield family
         yield from _tier_metrics(models)
         yield from _transfer_metrics(models)
         yield from _block_metrics(models)
@@ -40,6 +45,7 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     ("model_ready", "1 when the model can be asked.", lambda model: model.is_ready),
     ("num_requests_running", "Sequences in the batch.", lambda model: model.num_running),
     ("num_requests_waiting", "Sequences in the queue.", lambda model: model.num_waiting),
+    ("num_requests_waiting_for_load", "Requests until the model is loaded.", lambda model: model.num_waiting_for_load),
     ("kv_cache_usage_perc", "Share of the KV budget in use, 0..1.", _kv_usage),
     ("kv_cache_tokens", "Tokens whose KV is held.", lambda model: model.kv_tokens),
     ("worker_resident_memory_bytes", "Memory of the model's process.", lambda model: model.worker_resident_bytes),
@@ -47,12 +53,27 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
     ("num_preemptions", "Sequences that gave up their room.", lambda model: model.num_preemptions),
     ("computed_tokens", "Tokens that went through the model.", lambda model: model.num_computed_tokens),
+    ("model_loads", "How often the model was loaded.", lambda model: model.num_loads),
     ("spec_decode_num_draft_tokens", "Tokens that were guessed and computed.", lambda model: model.num_drafted_tokens),
     ("spec_decode_num_accepted_tokens", "Guessed tokens that were right.", lambda model: model.num_accepted_tokens),
     ("worker_restarts", "How often the model's process was started again.", lambda model: model.num_restarts),
 )
+_REUSE_COUNTERS: tuple[tuple[str, str, Callable[[Reuse], float]], ...] = (
+    ("prefix_cache_hits", "Sequences that began with KV of others.", lambda reuse: reuse.num_hits),
+    ("prefix_cache_hit_tokens", "Tokens that these did not compute.", lambda reuse: reuse.num_hit_tokens),
+    ("prefix_cache_hot_blocks", "Blocks of hits that were in RAM.", lambda reuse: reuse.num_hot_blocks),
+    ("prefix_cache_cold_blocks", "Blocks of hits that were on SSD alone.", lambda reuse: reuse.num_cold_blocks),
+    (
+        "prefix_cache_recomputed_tokens",
+        "Tokens that were sooner computed again than read.",
+        lambda reuse: reuse.num_recomputed_tokens,
+    ),
+    ("prefix_cache_evicted_blocks", "Blocks whose room was wanted.", lambda reuse: reuse.num_evicted_blocks),
+    ("prefix_cache_lost_blocks", "Blocks that did not come back right.", lambda reuse: reuse.num_lost_blocks),
+)
 _TIER_GAUGES: tuple[tuple[str, str, Callable[[TierUsage], float]], ...] = (
     ("kv_cache_used_bytes", "KV bytes in use.", lambda tier: tier.num_bytes_used),
+    ("kv_cache_reuse_bytes", "KV bytes that ended requests left.", lambda tier: tier.num_bytes_reuse),
     ("kv_cache_total_bytes", "KV bytes of the budget.", lambda tier: tier.num_bytes_total),
     ("kv_cache_physical_bytes", "What the tier's directory takes on disk.", lambda tier: tier.num_physical_bytes),
 )
