@@ -67,7 +67,7 @@ def test_an_answer_has_reasoning_text_and_calls(
     separates: bool, parallel: bool, functions: list[Function], answer: Read
 ) -> None:
     chat_format = ChatFormat.of("<tool_call></think>", no_token)
-    for cuts in ([], range(len(TEXT))):
+    for cuts in (range(0), range(len(TEXT))):
         parser = chat_format.parser(
             functions, separates_reasoning=separates, is_reasoning_open=False, parallel=parallel
         )

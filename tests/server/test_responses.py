@@ -151,7 +151,7 @@ async def test_a_failure_in_mid_stream_is_told_twice_and_ends_it() -> None:
                     {"type": "function_call_output", "call_id": "1", "output": "42"},
                 ]
             },
-            "<user>a<assistant><tool>42",
+            '<user>a<assistant>[{"name": "f", "arguments": {}}]<user>Result of the call: 42',
         ),
     ],
 )
