@@ -56,3 +56,11 @@ def test_a_long_copy_does_not_hide_for_long_that_it_has_ended() -> None:
     found = draft(drafter, LONG, 15)
     assert found is not None
     assert found.rate < 0.5
+
+
+def test_a_sequence_without_guesses_looks_for_them_more_seldom_until_some_were_computed() -> None:
+    drafter = Drafter(100, frozenset())
+    found = [draft(drafter, SHORT) is not None for _ in range(32)]
+    assert found == [True] * 16 + [False, False, False, True] * 4
+    drafter.note(1, 0)
+    assert draft(drafter, SHORT) is not None

@@ -17,6 +17,8 @@ _EXPECTATION_WEIGHT = 2.0
 """... and how many checked ones that outweighs."""
 _DECAY = 0.8
 """What a draft still counts when the next one was checked: text turns from copied to new within a line."""
+_IDLE_STEPS, _IDLE_TURN = 16, 4
+"""After so many steps without guesses only every fourth looks for some: beside small models looking takes time."""
 _MAX_WEIGHT = 4.0
 """A draft counts as at most so many checked guesses, or one long copy would hide that it has ended."""
 
@@ -58,10 +60,13 @@ class Drafter:
         self._rates = {False: _Rate(_SHORT_RATE), True: _Rate(_LONG_RATE)}
         self._is_long_match = False  # the last one
         self.num_idle_steps = 0
-        """Steps without a draft since the last one with one, for whoever lets sequences try in turn."""
+        """Steps since guesses of it were computed last."""
 
     def draft(self, token_ids: NDArray[np.int32], num_wanted: int) -> Draft | None:
         """Up to `num_wanted` tokens that may follow `token_ids` [num_tokens], the sequence so far; None without any."""
+        self.num_idle_steps += 1
+        if self.num_idle_steps > _IDLE_STEPS and self.num_idle_steps % _IDLE_TURN:
+            return None
         match = self._lookup.find(token_ids, num_wanted)
         if match is None:
             return None
@@ -72,6 +77,7 @@ class Drafter:
     def note(self, num_drafted: int, num_accepted: int) -> None:
         """Of the last draft so many tokens were computed, at least one; the first `num_accepted` were right, and the
         one behind them, if there is one, was not."""
+        self.num_idle_steps = 0
         self._rates[self._is_long_match].note(num_accepted, min(num_accepted + 1, num_drafted))
 
 
