@@ -50,12 +50,12 @@ class _Rate:
 
 
 class Drafter:
-    """Drafts of a sequence of at most `max_num_tokens` tokens, none of which is in `end_token_ids`."""
+    """Drafts of one sequence, none of whose tokens is in `end_token_ids`."""
 
     __slots__ = ("_end_token_ids", "_is_long_match", "_lookup", "_rates", "num_idle_steps")
 
-    def __init__(self, max_num_tokens: int, end_token_ids: frozenset[int]) -> None:
-        self._lookup = PromptLookup(max_num_tokens)
+    def __init__(self, end_token_ids: frozenset[int]) -> None:
+        self._lookup = PromptLookup()
         self._end_token_ids = end_token_ids
         self._rates = {False: _Rate(_SHORT_RATE), True: _Rate(_LONG_RATE)}
         self._is_long_match = False  # the last one

@@ -21,7 +21,7 @@ _MAX_CANDIDATES = 16
 """Earlier positions that are compared, the most recent first."""
 _MAX_INDEXED_AT_ONCE = 2**16
 """Tokens; a step waits no longer than their indexing takes, some milliseconds, however long the prompt is."""
-_MAX_SLOT_BITS = 20
+_MIN_SLOT_BITS, _MAX_SLOT_BITS = 8, 20
 _FEW_TOKENS = 8
 _NOWHERE = -1
 _MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # large odd numbers: a multiplicative hash
@@ -38,7 +38,7 @@ class Match:
 
 
 class PromptLookup:
-    """The index of one sequence: at most 12 bytes per token of `max_num_tokens`, and O(1) work for each token.
+    """The index of one sequence: some 13 bytes per token, and O(1) work for each, amortised.
 
     Single numbers are read through memoryviews, which is several times as fast as through arrays: what is looked up
     between two steps must take microseconds.
@@ -46,17 +46,21 @@ class PromptLookup:
 
     __slots__ = ("_head_at", "_heads", "_lag", "_num_indexed", "_previous", "_previous_at", "_shift")
 
-    def __init__(self, max_num_tokens: int) -> None:
-        num_bits = min(_MAX_SLOT_BITS, max(8, (max_num_tokens - 1).bit_length()))
-        self._shift = 64 - num_bits
-        self._heads = np.full(2**num_bits, _NOWHERE, np.int32)
-        """By hash of three tokens: the last position that ends with them."""
+    def __init__(self) -> None:
         self._previous = np.empty(256, np.int32)
         """By position: the one before that has the same hash."""
-        self._head_at, self._previous_at = self._heads.data, self._previous.data
-        self._num_indexed = MIN_MATCH - 1
+        self._previous_at = self._previous.data
         self._lag: int | None = None
         """How far back the last match lay: while its continuation goes on being right, so does the next one."""
+        self._begin(_MIN_SLOT_BITS)
+
+    def _begin(self, num_slot_bits: int) -> None:
+        """An empty index."""
+        self._shift = 64 - num_slot_bits
+        self._heads = np.full(2**num_slot_bits, _NOWHERE, np.int32)
+        """By hash of three tokens: the last position that ends with them."""
+        self._head_at = self._heads.data
+        self._num_indexed = MIN_MATCH - 1
 
     def find(self, token_ids: NDArray[np.int32], num_wanted: int) -> Match | None:
         """The longest match of the end of `token_ids` [num_tokens], of those the one last used or else the most recent.
@@ -67,7 +71,7 @@ class PromptLookup:
         num_tokens, token_at = len(token_ids), token_ids.data
         if num_tokens <= MIN_MATCH:
             return None
-        self._index(token_ids, min(num_tokens - 1, self._num_indexed + _MAX_INDEXED_AT_ONCE))
+        self._index(token_ids, num_tokens - 1)
         length, end = self._longest(token_at)
         if length < MIN_MATCH:  # nothing, or nothing but the hash, is the same
             return None
@@ -94,7 +98,11 @@ class PromptLookup:
         return longest, best
 
     def _index(self, token_ids: NDArray[np.int32], end: int) -> None:
-        """Takes in the positions below `end` that are not indexed yet."""
+        """Takes in the positions below `end` that are not indexed yet, as many as there is time for."""
+        num_slot_bits = min(_MAX_SLOT_BITS, (end - 1).bit_length())
+        if 2**num_slot_bits > len(self._heads):
+            self._begin(num_slot_bits)
+        end = min(end, self._num_indexed + _MAX_INDEXED_AT_ONCE)
         if end > len(self._previous):
             self._previous_at.release()
             larger = np.empty(end + end // 4, np.int32)
