@@ -6,9 +6,9 @@
     python -m benchmarks.prompt_lookup recall [--tokens 200] [--rounds 5]
 
 `cost`: seconds of one pass over 1 .. 16 rows of one sequence, beside one row. `texts`: decoding with guesses beside
-decoding without, in turns, each time in a fresh engine that knows nothing of what rows cost; medians count. The model's
-own text does not matter for that, and with random weights means nothing: the whole model is computed, then the logits
-are bent to the next token of a given text:
+decoding without, step by step in turns, each round with fresh engines that know nothing of what rows cost; medians
+count. The model's own text does not matter for that, and with random weights means nothing: the whole model is
+computed, then the logits are bent to the next token of a given text:
 
     edit        a source file of this repository after its prompt, with two names changed
     prose       a page of these docs, without anything like it before
@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from transom.engine.engine import Engine
 from transom.layers.forward_batch import ForwardBatch
 from transom.models import Model, build
 from transom.registry.model_files import read_model_config
-from transom.request import Request, SamplingParams
+from transom.request import Request, RequestOutput, SamplingParams
 from transom.scheduler.prompt_lookup import PromptLookup
 from transom.tokenizer import Tokenizer
 from transom.weights.loader import WeightLoader
@@ -151,45 +151,59 @@ def misleading(_: Tokenizer, num_tokens: int) -> Text:
 TEXTS = {"edit": edit, "prose": prose, "random": random_tokens, "misleading": misleading}
 
 
-@dataclass(frozen=True)
-class Run:
-    """One request's decoding: everything behind its first token."""
+class Side:
+    """An engine whose requests decode, and what its steps have taken since all of them began."""
 
-    token_ids: list[int]
-    tokens_per_second: float
-    num_steps: int
-    num_drafted: int
-    num_accepted: int
+    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+        self.engine = engine
+        self.said: dict[str, list[int]] = {request.request_id: [] for request in requests}
+        for request in requests:
+            engine.add(request)
+        while not all(self.said.values()):
+            self._take(engine.step())
+        self.num_before = sum(map(len, self.said.values()))
+        self.seconds, self.num_steps = 0.0, 0
+        self.seconds_to_end: dict[str, float] = {}
+
+    def step(self) -> None:
+        """One more, if there is anything to do."""
+        if not self.engine.has_work():
+            return
+        started = time.perf_counter()
+        outputs = self.engine.step()
+        self.seconds += time.perf_counter() - started
+        self.num_steps += 1
+        self._take(outputs)
+        self.seconds_to_end |= {each.request_id: self.seconds for each in outputs if each.finish_reason is not None}
+
+    @property
+    def tokens_per_second(self) -> float:
+        return (sum(map(len, self.said.values())) - self.num_before) / self.seconds
+
+    def _take(self, outputs: Iterable[RequestOutput]) -> None:
+        for output in outputs:
+            self.said[output.request_id] += output.token_ids
 
 
-def decode(engine: Engine, request: Request) -> Run:
-    engine.add(request)
-    said: list[int] = []
-    started, num_before, num_steps = 0.0, 0, 0
-    while engine.has_work():
-        for output in engine.step():
-            said += output.token_ids
-        if said and not num_before:
-            started, num_before = time.perf_counter(), len(said)
-        num_steps += num_before > 0
-    seconds = time.perf_counter() - started
-    stats = engine.stats().scheduler
-    return Run(said, (len(said) - num_before) / seconds, num_steps, stats.num_drafted_tokens, stats.num_accepted_tokens)
+def take_turns(loaded: Loaded, model: Model, requests: Sequence[Request]) -> tuple[Side, Side]:
+    """Decodes without and with guesses, step by step in turns, so that whatever disturbs the machine disturbs both."""
+    plain, guessing = (Side(loaded.engine(model, count), requests) for count in (0, DEFAULT_DRAFT_TOKENS))
+    while plain.engine.has_work() or guessing.engine.has_work():
+        plain.step()
+        guessing.step()
+    assert plain.said == guessing.said, "guesses changed the tokens"
+    return plain, guessing
 
 
 def compare(name: str, loaded: Loaded, model: Model, request: Request, rounds: int) -> None:
-    """With and without guesses in turns; the tokens must be the same."""
-    sides: dict[int, list[Run]] = {0: [], DEFAULT_DRAFT_TOKENS: []}
-    for _ in range(rounds):
-        for max_draft_tokens, runs in sides.items():
-            runs.append(decode(loaded.engine(model, max_draft_tokens), request))
-    plain, guessing = sides.values()
-    assert all(run.token_ids == plain[0].token_ids for run in plain + guessing), "guesses changed the tokens"
-    speeds = [statistics.median(run.tokens_per_second for run in runs) for runs in (plain, guessing)]
-    last = guessing[-1]
+    pairs = [take_turns(loaded, model, [request]) for _ in range(rounds)]
+    speeds = [statistics.median(side.tokens_per_second for side in sides) for sides in zip(*pairs, strict=True)]
+    ratio = statistics.median(guessing.tokens_per_second / plain.tokens_per_second for plain, guessing in pairs)
+    last = pairs[-1][1]
+    stats = last.engine.stats().scheduler
     print(
-        f"| {name} | {speeds[0]:.1f} | {speeds[1]:.1f} | {speeds[1] / speeds[0]:.2f} | {last.num_steps} | "
-        f"{last.num_drafted} | {last.num_accepted} |",
+        f"| {name} | {speeds[0]:.1f} | {speeds[1]:.1f} | {ratio:.2f} | {last.num_steps} | "
+        f"{stats.num_drafted_tokens} | {stats.num_accepted_tokens} |",
         flush=True,
     )
 
@@ -214,30 +228,14 @@ def measure_batch(path: Path, num_sequences: int, num_tokens: int, rounds: int) 
     loaded, tokenizer = Loaded.of(path), Tokenizer.from_directory(BUNDLED / "tolstoy")
     texts = [edit(tokenizer, num_tokens), *[random_tokens(tokenizer, num_tokens)] * (num_sequences - 1)]
     reading = ReadingModel(loaded.model, texts)
-    seconds: dict[int, list[tuple[float, float]]] = {0: [], DEFAULT_DRAFT_TOKENS: []}
-    for _ in range(rounds):
-        for max_draft_tokens, measured in seconds.items():
-            engine = loaded.engine(reading, max_draft_tokens)
-            for index, text in enumerate(texts):
-                engine.add(reading.request(text, index))
-            measured.append(_seconds_to_end(engine))
+    requests = [reading.request(text, index) for index, text in enumerate(texts)]
+    pairs = [take_turns(loaded, reading, requests) for _ in range(rounds)]
     print("| seconds until | without | with guesses | ratio |\n|---|---|---|---|")
-    for name, which in (("the edit is done", 0), ("all are done", 1)):
-        plain, guessing = (statistics.median(each[which] for each in measured) for measured in seconds.values())
-        print(f"| {name} | {plain:.2f} | {guessing:.2f} | {plain / guessing:.2f} |")
-
-
-def _seconds_to_end(engine: Engine) -> tuple[float, float]:
-    """Of the first sequence and of all, from when all of them decode."""
-    begun, first_end, started = set[str](), 0.0, 0.0
-    while engine.has_work():
-        for output in engine.step():
-            begun.update([output.request_id] if output.token_ids else [])
-            if output.request_id == "0" and output.finish_reason is not None:
-                first_end = time.perf_counter()
-        if not started and len(begun) == engine.stats().scheduler.num_running:
-            started = time.perf_counter()
-    return first_end - started, time.perf_counter() - started
+    for name, which in (("the edit is done", min), ("all are done", max)):
+        ends = [[which(side.seconds_to_end.values()) for side in pair] for pair in pairs]
+        plain, guessing = (statistics.median(side) for side in zip(*ends, strict=True))
+        ratio = statistics.median(without / with_guesses for without, with_guesses in ends)
+        print(f"| {name} | {plain:.2f} | {guessing:.2f} | {ratio:.2f} |")
 
 
 def measure_recall(num_tokens: int, rounds: int) -> None:
