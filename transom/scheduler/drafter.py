@@ -14,7 +14,7 @@ _LONG_MATCH = 6
 _SHORT_RATE, _LONG_RATE = 0.4, 0.8
 """What is expected of a guess before any was checked ..."""
 _EXPECTATION_WEIGHT = 2.0
-"""... and how many checked ones that outweighs."""
+"""... and as how many checked ones that counts, until it is as old as they."""
 _DECAY = 0.8
 """What a draft still counts when the next one was checked: text turns from copied to new within a line."""
 _IDLE_STEPS, _IDLE_TURN = 16, 4
@@ -34,14 +34,16 @@ class Draft:
 
 @dataclass(slots=True)
 class _Rate:
-    expected: float
-    num_right: float = 0.0
-    num_checked: float = 0.0
+    num_right: float
+    num_checked: float = _EXPECTATION_WEIGHT
+
+    @classmethod
+    def expected(cls, rate: float) -> _Rate:
+        return cls(_EXPECTATION_WEIGHT * rate)
 
     @property
     def value(self) -> float:
-        weight = _EXPECTATION_WEIGHT
-        return (self.num_right + weight * self.expected) / (self.num_checked + weight)
+        return self.num_right / self.num_checked
 
     def note(self, num_right: int, num_checked: int) -> None:
         weight = min(1.0, _MAX_WEIGHT / num_checked)
@@ -57,7 +59,7 @@ class Drafter:
     def __init__(self, end_token_ids: frozenset[int]) -> None:
         self._lookup = PromptLookup()
         self._end_token_ids = end_token_ids
-        self._rates = {False: _Rate(_SHORT_RATE), True: _Rate(_LONG_RATE)}
+        self._rates = {False: _Rate.expected(_SHORT_RATE), True: _Rate.expected(_LONG_RATE)}
         self._is_long_match = False  # the last one
         self.num_idle_steps = 0
         """Steps since guesses of it were computed last."""
