@@ -16,6 +16,7 @@ from transom.cache import CacheManager, SequenceCache
 from transom.cache.file_system import FileSystem
 from transom.config.engine_config import resolve
 from transom.config.registry_config import ModelEntry
+from transom.engine.model_identity import ModelIdentity
 from transom.layers.forward_batch import AttentionSpec, ForwardBatch
 from transom.models import Model, build
 from transom.registry.model_files import read_model_config
@@ -45,11 +46,13 @@ class Harness:
         file_system: FileSystem | None = None,
         clock: Callable[[], float] = time.monotonic,
         model: Model | None = None,
+        outlives: bool = False,
         **limits: Any,
     ) -> None:
         """`architecture` changes fields of the ModelConfig, `limits` are fields of the EngineConfig.
 
-        `directory` may be a GGUF file. `model` is one that another harness built from the same directory.
+        `directory` may be a GGUF file. `model` is one that another harness built from the same directory. With
+        `outlives` what is on SSD is there for the next harness, too.
         """
         entry = ModelEntry.model_validate(
             {
@@ -62,7 +65,14 @@ class Harness:
         self.model_config, engine_config = resolve(entry, own_config, num_threads=2)
         self.engine_config = replace(engine_config, **{"enable_prefix_cache": False, **limits})
         self.model: Model = model or build(self.model_config, WeightLoader(open_weights(directory)))
-        self.cache = CacheManager(self.model_config, self.engine_config, file_system=file_system, clock=clock)
+        identity = ModelIdentity(self.model_config, self.engine_config, open_weights(directory).files)
+        self.cache = CacheManager(
+            self.model_config,
+            self.engine_config,
+            identify=identity if outlives else None,
+            file_system=file_system,
+            clock=clock,
+        )
 
     def open(self, token_ids: Sequence[int] = (), options: CacheOptions | None = None) -> Stream:
         """A new stream; `token_ids` are what the cache may know of its future. Empty, unless it reuses prefixes."""

@@ -14,6 +14,7 @@
     ├── UnavailableError             the server's side, passing; carries `retry_after_seconds`
     │   ├── ModelLoadingError
     │   ├── QueueFullError
+    │   │   └── KeyQueueFullError        what one API key may have waiting is
     │   ├── EngineRestartingError        the worker died; its requests get this
     │   └── DrainingError
     ├── EngineError                  a request failed inside the engine through no fault of the caller
@@ -136,6 +137,12 @@ class QueueFullError(UnavailableError):
     """The waiting queue of the model is full."""
 
     code = "queue_full"
+
+
+class KeyQueueFullError(QueueFullError):
+    """As many requests of the caller's key are waiting as may be."""
+
+    code = "rate_limit_exceeded"
 
 
 class EngineRestartingError(UnavailableError):

@@ -69,6 +69,7 @@ def make_cache(
     ssd_path: Path | None = None,
     hot_tokens: int | None = None,
     enable_prefix_cache: bool = False,
+    max_reuse_ssd_bytes: int | None = None,
     file_system: FileSystem | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> CacheManager:
@@ -88,6 +89,7 @@ def make_cache(
         ssd_path=ssd_path,
         hot_tokens=hot_tokens,
         enable_prefix_cache=enable_prefix_cache,
+        max_reuse_ssd_bytes=max_reuse_ssd_bytes,
     )
     model_config = make_model_config(layer_types, sliding_window)
     return CacheManager(model_config, engine_config, file_system=file_system, clock=clock)

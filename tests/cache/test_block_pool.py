@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from transom.cache.block import Block
 from transom.cache.block_pool import BlockPool, SlotAllocator
-from transom.cache.cold_tier import NoColdTier
 from transom.cache.layer_group import LayerGroup
+from transom.cache.no_cold_tier import NoColdTier
 from transom.config.model_config import LayerKind
 
 FULL = LayerGroup(LayerKind.FULL_ATTENTION, (0, 2, 4), window=None)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import NO_SLOT, BlockTable, clear
-from transom.cache.cold_tier import NoColdTier
 from transom.cache.layer_group import LayerGroup
+from transom.cache.no_cold_tier import NoColdTier
 from transom.config.model_config import LayerKind
 
 FULL = LayerGroup(LayerKind.FULL_ATTENTION, (0, 1), None)

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,10 +144,10 @@ def test_leftovers_of_any_layout_are_removed_and_strangers_stay(tmp_path: Path) 
 def test_a_later_version_s_directory_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
-    (path / "format.json").write_bytes(b'{"format": "transom-cold", "version": 2}')
+    (path / "format.json").write_bytes(b'{"format": "transom-cold", "version": 3}')
     (path / FULL.file_name).write_bytes(b"precious")
     for _ in range(2):
-        with pytest.raises(ConfigError, match="version 2"):
+        with pytest.raises(ConfigError, match="version 3"):
             ColdDirectory(RealFileSystem(), path, [FULL], MODEL)
     assert (path / FULL.file_name).read_bytes() == b"precious"
 
@@ -213,3 +214,85 @@ def test_a_read_only_disk_is_said_in_one_line(tmp_path: Path) -> None:
         pytest.raises(ConfigError, match=r"^ssd_path \S+ is not writable: Read-only file system$"),
     ):
         ColdDirectory(RealFileSystem(), small / "model", [FULL], MODEL)
+
+
+# ---- what outlives a run
+
+
+IDENTITY = b"i" * 32
+
+
+def kept_directory(path: Path, *layouts: ColdLayout, identity: bytes = IDENTITY) -> ColdDirectory:
+    return ColdDirectory(RealFileSystem(), path, layouts or (FULL,), MODEL, lambda seen: (identity, seen or b"seen"))
+
+
+def left_behind(path: Path) -> Blocks:
+    """Two blocks, by a run that is over."""
+    directory = kept_directory(path)
+    blocks = Blocks(directory, directory.files[0], [3, 7])
+    assert blocks.write().ok
+    directory.close(keep=True)
+    return blocks
+
+
+def test_files_of_the_same_identity_and_layout_are_kept(tmp_path: Path) -> None:
+    left = left_behind(tmp_path)
+    with closing(kept_directory(tmp_path)) as directory:
+        found = Blocks(directory, directory.files[0], [3, 7])
+        found.checksums[:] = left.checksums
+        assert found.read().ok
+    assert {path.name for path in tmp_path.iterdir()} == {"format.json", "fingerprint.json", "lock"}
+
+
+def test_files_with_more_places_than_are_wanted_are_kept_with_all_of_them(tmp_path: Path) -> None:
+    left_behind(tmp_path)
+    with closing(kept_directory(tmp_path, replace(FULL, capacity=8))) as directory:
+        assert directory.files[0].capacity == FULL.capacity
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        replace(FULL, capacity=21),
+        replace(FULL, num_rows=2),
+        replace(FULL, slot_bytes=4096),
+        replace(FULL, name="other"),
+    ],
+)
+def test_files_of_another_layout_are_emptied(tmp_path: Path, layout: ColdLayout) -> None:
+    left_behind(tmp_path)
+    with closing(kept_directory(tmp_path, layout)) as directory:
+        assert RealFileSystem().file_bytes(tmp_path / layout.file_name) == 0
+        assert [file.layout for file in directory.files] == [layout]
+
+
+def test_files_of_another_identity_or_of_none_are_emptied(tmp_path: Path) -> None:
+    for identity in (b"j" * 32, None):
+        left_behind(tmp_path)
+        if identity is None:
+            directory = ColdDirectory(RealFileSystem(), tmp_path, [FULL], MODEL)
+        else:
+            directory = kept_directory(tmp_path, identity=identity)
+        assert RealFileSystem().file_bytes(tmp_path / FULL.file_name) == 0
+        directory.close()
+
+
+def test_a_directory_of_version_1_is_emptied(tmp_path: Path) -> None:
+    left_behind(tmp_path)
+    path = tmp_path / "format.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    with closing(kept_directory(tmp_path)):
+        assert RealFileSystem().file_bytes(tmp_path / FULL.file_name) == 0
+        assert '"version": 2' in path.read_text()
+
+
+def test_what_identity_remembers_is_given_to_it_the_next_time(tmp_path: Path) -> None:
+    seen: list[bytes | None] = []
+
+    def remember(remembered: bytes | None) -> tuple[bytes, bytes]:
+        seen.append(remembered)
+        return IDENTITY, b"first" if remembered is None else b"second"
+
+    for _ in range(3):
+        ColdDirectory(RealFileSystem(), tmp_path, [FULL], MODEL, remember).close()
+    assert seen == [None, b"first", b"second"]

@@ -18,9 +18,10 @@ from transom.cache import TierState
 from transom.cache.block import Block, BlockState
 from transom.cache.cold_setup import open_cold_tier
 from transom.cache.cold_store import Run
-from transom.cache.cold_tier import DEADLINE_SECONDS, HUNG_DISK_SECONDS, TIMED_OUT, NoColdTier
+from transom.cache.cold_tier import DEADLINE_SECONDS, HUNG_DISK_SECONDS, TIMED_OUT
 from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.layer_group import layer_groups
+from transom.cache.no_cold_tier import NoColdTier
 from transom.config.engine_config import EngineConfig
 from transom.errors import ConfigError
 from transom.kernels import CHECKSUM_MISMATCH, IOFault, allocate_arena
@@ -58,7 +59,7 @@ class Bench:
             arena=self.arena,
             file_system=file_system,
             clock=self.clock,
-        )
+        ).tier
 
     def block(self, index: int) -> Block:
         """A sealed block of the full layers in slots 2 * index and 2 * index + 1."""

@@ -260,3 +260,41 @@ def test_faults_count_reads_writes_and_punches_together(cold_file: OpenFile) -> 
     with pytest.raises(OSError, match="Input/output error"):
         file_system.punch(cold_file, 0, PAGE_BYTES)
     assert fault.num_calls == 2
+
+
+# ---- what outlives a run
+
+
+@pytest.mark.parametrize("direct_io", [True, False])
+def test_a_kept_file_has_its_bytes_and_is_as_large_as_before(tmp_path: Path, direct_io: bool) -> None:
+    file_system, path = RealFileSystem(direct_io=direct_io), tmp_path / "cold-full.kv"
+    first = file_system.open_cold_file(path, 8 * PAGE_BYTES)
+    with path.open("r+b") as file:
+        file.seek(5 * PAGE_BYTES)
+        file.write(b"precious")
+    file_system.sync(first)
+    first.close()
+    with closing(file_system.open_cold_file(path, 8 * PAGE_BYTES, keep=True)) as second:
+        assert second.is_direct == first.is_direct
+    content = path.read_bytes()
+    assert (len(content), content.strip(b"\0")) == (8 * PAGE_BYTES, b"precious")
+    assert file_system.file_size(path) == 8 * PAGE_BYTES
+    assert PAGE_BYTES <= file_system.file_bytes(path) <= 2 * PAGE_BYTES
+
+
+def test_a_file_that_is_not_there_has_no_size_and_takes_nothing(tmp_path: Path, file_system: RealFileSystem) -> None:
+    assert file_system.file_size(tmp_path / "nowhere") is None
+    assert file_system.file_size(tmp_path) is None
+    assert file_system.file_bytes(tmp_path / "nowhere") == 0
+
+
+def test_a_database_is_for_us_alone_and_no_link(tmp_path: Path, file_system: RealFileSystem) -> None:
+    path = tmp_path / "prefix.sqlite"
+    with closing(file_system.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    assert mode_of(path) == 0o600
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="symbolic link"):
+        file_system.connect(path)
+    assert not (tmp_path / "elsewhere").exists()

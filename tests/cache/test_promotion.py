@@ -16,10 +16,13 @@ from transom.cache import CacheManager, LostBlockError
 from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
-from transom.cache.cold_tier import TIMED_OUT, ColdRead, NoColdTier
+from transom.cache.cold_tier import TIMED_OUT, ColdRead
 from transom.cache.layer_group import LayerGroup
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_index import PrefixIndex
+from transom.cache.prefix_record import NoPrefixStore
 from transom.cache.promotion import Promotion
+from transom.cache.publishing import Publishing
 from transom.cache.reuse_room import ReuseRoom
 from transom.config.model_config import LayerKind
 from transom.request import CacheOptions, CacheStrategy
@@ -157,7 +160,7 @@ def test_slots_into_which_a_stuck_disk_may_still_read_are_nobody_elses() -> None
     tier = StuckTier()
     pool = BlockPool(10, tier)
     table = cold_table(pool, 3)
-    room = ReuseRoom(pool, PrefixIndex(pool))
+    room = ReuseRoom(pool, PrefixIndex(pool, Publishing(NoPrefixStore(), tier)))
     promotion = Promotion(pool, tier, room, slot_bytes=4096, max_hot_blocks=None)
     promotion.begin([table], 6)
     promotion.settle()

@@ -28,6 +28,7 @@ def tiered_cache(
     chunk: int = 128,
     kv_dtype: KVDtype = "f32",
     enable_prefix_cache: bool = False,
+    max_reuse_ssd_bytes: int | None = None,
     fault: IOFault | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[CacheManager]:
@@ -42,6 +43,7 @@ def tiered_cache(
         ssd_path=directory / "cold",
         hot_tokens=hot_tokens,
         enable_prefix_cache=enable_prefix_cache,
+        max_reuse_ssd_bytes=max_reuse_ssd_bytes,
         file_system=RealFileSystem(fault),
         clock=clock,
     )

@@ -60,8 +60,12 @@ class FaultyEngine:
         ssd_path: Path | None = None,
         file_system: FileSystem | None = None,
         cache: CacheOptions | None = None,
+        outlives: bool = False,
     ) -> None:
-        """`directory` holds the model, see `write_model`; without `ssd_path` there is no cold tier."""
+        """`directory` holds the model, see `write_model`; without `ssd_path` there is no cold tier.
+
+        `outlives`: prefixes are reused, and what is on SSD is there for the next engine.
+        """
         self.clock = Clock()
         harness = Harness(
             directory,
@@ -72,6 +76,8 @@ class FaultyEngine:
             max_ssd_bytes=max_ssd_bytes if ssd_path else 0,
             ssd_path=ssd_path,
             cache=cache or CacheOptions(),
+            outlives=outlives,
+            enable_prefix_cache=outlives,
         )
         self.cache = harness.cache
         scheduler = Scheduler(

@@ -17,6 +17,7 @@ from transom.cache.stats import (
     CacheStats,
     ConvStateStats,
     KindStats,
+    ReuseStats,
     SequenceStats,
     TierState,
     TierStats,
@@ -89,10 +90,12 @@ class RecitingEngine:
 
     def stats(self) -> EngineStats | None:
         scheduler = SchedulerStats(len(self.running), 0, 0, 0, 0, 0, 7, 4, 3)
-        kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512, 3),)
+        kinds = (KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 512, 3, 1, 4),)
         sequences = (SequenceStats("cmpl-1-0-0", CacheStrategy.FULL, 300, 128, 192, 0),)
-        tiers = (TierStats("hot", 512, 2048), COLD_TIER)
-        return EngineStats(scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences), 1, 0.1, 0)
+        tiers = (TierStats("hot", 512, 2048, num_bytes_reuse=256), COLD_TIER)
+        return EngineStats(
+            scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences, ReuseStats(1, 640, 7, 3, 64, 5, 6)), 1, 0.1, 0
+        )
 
     async def start(self) -> LoadReport:
         """Never ends for an engine that is starting, and makes one that is stopped ready."""

@@ -27,11 +27,12 @@ async def test_tiers_layers_and_requests_are_shown_as_the_engine_reports_them(pa
     assert (shown["object"], shown["model"]) == ("model.cache", "tiny")
     assert (shown["block_size"], shown["num_sequences"], shown["num_tokens"]) == (64, 1, 5)
     hot, cold = shown["tiers"]
-    assert hot == {"name": "hot", "state": "on", "used_bytes": 512, "total_bytes": 2048}
+    assert hot == {"name": "hot", "state": "on", "used_bytes": 512, "reuse_bytes": 256, "total_bytes": 2048}
     assert cold == {
         "name": "cold",
         "state": "paused",
         "used_bytes": 768,
+        "reuse_bytes": 0,
         "total_bytes": 4096,
         "physical_bytes": 8192,
         "is_direct": False,
@@ -47,8 +48,25 @@ async def test_tiers_layers_and_requests_are_shown_as_the_engine_reports_them(pa
         "pauses": 7,
     }
     assert shown["layers"] == [
-        {"kind": "full_attention", "num_layers": 1, "hot_blocks": 2, "hot_blocks_total": 8, "cold_blocks": 3}
+        {
+            "kind": "full_attention",
+            "num_layers": 1,
+            "hot_blocks": 2,
+            "hot_blocks_total": 8,
+            "cold_blocks": 3,
+            "hot_reuse_blocks": 1,
+            "cold_reuse_blocks": 4,
+        }
     ]
+    assert shown["reuse"] == {
+        "hits": 1,
+        "hit_tokens": 640,
+        "hot_blocks": 7,
+        "cold_blocks": 3,
+        "recomputed_tokens": 64,
+        "evicted_blocks": 5,
+        "lost_blocks": 6,
+    }
     assert shown["conv_states"] is None
     assert shown["requests"] == [
         {

@@ -11,12 +11,14 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from tests.fakes import small_engine_config
 from tests.server.asgi import Exchange, ask, chat, complete
 from tests.server.served import RecitingEngine, make_app
 from transom.errors import BudgetExceededError, EngineError, EngineRestartingError, QueueFullError, TransomError
 from transom.server.event_stream import EventStream
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
+from transom.server.turns import MAX_NOT_STARTED
 
 COMPLETION = {"model": "tiny", "prompt": "abc", "max_tokens": 200}
 
@@ -89,16 +91,18 @@ async def test_a_client_that_goes_away_aborts_all_its_sequences(fields: dict[str
     assert not exchange.answer.is_complete
 
 
-async def test_a_hundred_clients_that_vanish_leave_nothing_behind() -> None:
+async def test_sixty_clients_that_vanish_leave_nothing_behind() -> None:
     engine = RecitingEngine(holds_after=2)
     lifecycle = Lifecycle()
     app = make_app(engine, lifecycle=lifecycle)
-    exchanges = [start(app, stream=True) for _ in range(100)]
-    await eventually(lambda: all(exchange.answer.body for exchange in exchanges))
+    exchanges = [start(app, stream=True) for _ in range(60)]
+    num_running = small_engine_config().max_num_seqs + MAX_NOT_STARTED
+    await eventually(lambda: sum(bool(exchange.answer.body) for exchange in exchanges) == num_running)
     for exchange in exchanges:
         exchange.gone.set()
     await asyncio.wait_for(asyncio.gather(*(exchange.task for exchange in exchanges)), 10)
     assert not engine.running
+    assert len(engine.requests) == num_running
     assert lifecycle.num_running == 0
     assert len(asyncio.all_tasks()) == 1
 
@@ -197,3 +201,36 @@ async def test_metrics_equal_the_sum_of_the_responses_also_for_streams_and_lost_
         assert float(shown[f'transom_{metric}_total{{model="tiny"}}']) == sum(usage[name] for usage in usages)
     assert float(shown['transom_requests_total{model="tiny",status="200"}']) == 3
     assert float(shown['transom_requests_total{model="tiny",status="499"}']) == 1
+
+
+@pytest.mark.parametrize("holds_after", [0, 3])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_deadline_ends_an_answer_and_frees_what_it_held(stream: bool, holds_after: int) -> None:
+    engine = RecitingEngine(holds_after=holds_after)
+    app = make_app(engine, settings=ServerSettings(request_timeout=0.1))
+    answer = await complete(app, stream=stream, max_tokens=200)
+    if stream and holds_after:
+        assert answer.status == 200
+        error = answer.events()[-1]["error"]
+    else:
+        assert answer.status == 408
+        error = answer.error
+    assert (error["type"], error["code"]) == ("timeout_error", "timeout")
+    assert "0.1 seconds" in error["message"]
+    assert not engine.running
+
+
+async def test_an_answer_in_time_does_not_notice_the_deadline() -> None:
+    app = make_app(settings=ServerSettings(request_timeout=5.0))
+    assert (await complete(app, stream=True, max_tokens=5)).events()[-1] == "[DONE]"
+    assert (await complete(app, max_tokens=5)).status == 200
+
+
+async def test_waiting_for_a_turn_counts_towards_the_deadline() -> None:
+    engine = RecitingEngine(holds_after=1)
+    app = make_app(engine, settings=ServerSettings(request_timeout=0.2))
+    exchanges = [start(app) for _ in range(40)]
+    await asyncio.gather(*(exchange.task for exchange in exchanges))
+    assert {exchange.answer.status for exchange in exchanges} == {408}
+    assert len(engine.requests) < len(exchanges)
+    assert not engine.running

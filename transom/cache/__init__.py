@@ -2,6 +2,7 @@
 
 from transom.cache.block import BLOCK_SIZE
 from transom.cache.cache_manager import CacheManager
+from transom.cache.cold_file import Identify
 from transom.cache.layer_cache import PagedLayerCache
 from transom.cache.lost_block import LostBlockError
 from transom.cache.sequence_cache import SequenceCache, TokenIds
@@ -21,6 +22,7 @@ __all__ = [
     "CacheManager",
     "CacheStats",
     "ConvStateStats",
+    "Identify",
     "KindStats",
     "LostBlockError",
     "PagedLayerCache",

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.cache.block import NO_SLOTS, Block, BlockState
+from transom.cache.block import BLOCK_SIZE, NO_SLOTS, Block, BlockState
 from transom.cache.layer_group import LayerGroup
 from transom.cache.reuse_data import ReuseData
 from transom.config.model_config import LayerKind
@@ -169,6 +169,13 @@ class BlockPool:
         for holder in block.holders:
             holder.note_demoted(block)
 
+    def give_up_place(self, block: Block) -> None:
+        """A block that is in both tiers is in RAM alone from now on."""
+        assert block.state is BlockState.CLEAN, f"a block that is {block.state.value} cannot leave the cold tier"
+        self._cold_places.forget(block)
+        block.state = BlockState.DIRTY
+        self.reuse.note_state(block)
+
     def lend(self, num_slots: int) -> NDArray[np.int32]:
         """Slots, [num_slots], for cold blocks to come back into; each ends with `promote` or `take_back`."""
         self._num_lent += num_slots
@@ -185,6 +192,20 @@ class BlockPool:
         self._num_lent -= len(slots)
         self._num_hot[group.kind] += 1
         return Block(group.kind, group.num_layers, slots, start)
+
+    def restore(self, kind: LayerKind, num_layers: int, index: int, cold_index: int) -> Block:
+        """A block, owned once, of an earlier run: its bytes are in the cold tier, at a place that is taken."""
+        self._num_cold[kind] += 1
+        self._num_cold_slots += num_layers
+        return Block(
+            kind,
+            num_layers,
+            NO_SLOTS,
+            index * BLOCK_SIZE,
+            sealed=True,
+            state=BlockState.COLD,
+            cold_index=cold_index,
+        )
 
     def hand_over(self, block: Block, to: Block) -> None:
         """The slots of a block that is owned once and in RAM alone become those of a cold one, which says the same."""

@@ -263,11 +263,16 @@ class BlockTable:
 def clear(tables: Sequence[BlockTable], pool: BlockPool) -> None:
     """Frees everything of one sequence, last position first, so that its head is the last to be overwritten."""
     for index in reversed(range(max(table.num_blocks for table in tables))):
-        for table in tables:
-            if index < table.num_blocks:
-                table.forget(pool, [index])
+        clear_block(tables, pool, index)
     for table in tables:
         table.begin_again()
+
+
+def clear_block(tables: Sequence[BlockTable], pool: BlockPool, index: int) -> None:
+    """Frees block `index` of one sequence, of all its kinds."""
+    for table in tables:
+        if index < table.num_blocks:
+            table.forget(pool, [index])
 
 
 def _is_hot(block: Block | None) -> bool:

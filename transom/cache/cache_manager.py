@@ -12,33 +12,44 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from transom import kernels
+from transom.cache.admission import Admission
 from transom.cache.block import BLOCK_SIZE
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.budget import Budget
+from transom.cache.cache_report import CacheReport
 from transom.cache.chunking import Chunking
+from transom.cache.cold_file import Identify
 from transom.cache.cold_setup import open_cold_tier
-from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdTier
 from transom.cache.conv_states import ConvStates
 from transom.cache.demotion import Demotion
 from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.cache.hot_tier import HotTier
 from transom.cache.layer_cache import BatchPart, LayerRows, PagedLayerCache
-from transom.cache.layer_group import LayerGroup, layer_groups
+from transom.cache.layer_group import LayerGroup, layer_groups, snapshot_group
+from transom.cache.load_or_recompute import LoadOrRecompute
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_index import PrefixIndex
 from transom.cache.prefix_key import KeyChain
+from transom.cache.prefix_record import NoPrefixStore, PrefixStore
 from transom.cache.prefix_reuse import PrefixReuse
 from transom.cache.promotion import Promotion
+from transom.cache.publishing import Publishing
 from transom.cache.reuse_room import ReuseRoom
+from transom.cache.reuse_writer import ReuseWriter
 from transom.cache.sequence_cache import SequenceCache, TokenIds
 from transom.cache.staging_ring import StagingRing, num_staging_slots
-from transom.cache.stats import CacheStats, KindStats, TierState, TierStats
+from transom.cache.stats import CacheStats, TierState
 from transom.cache.strategy import Strategy, strategy_of
 from transom.cache.tiered_layer_cache import TieredLayerCache
 from transom.config.engine_config import EngineConfig
 from transom.config.kv_size import cold_slot_bytes
 from transom.config.model_config import ModelConfig
 from transom.request import CacheOptions
+
+_FLUSH_SECONDS = 2.0
+"""How long a shutdown goes on writing what the next run may want."""
 
 
 class CacheManager:
@@ -53,11 +64,12 @@ class CacheManager:
         model_config: ModelConfig,
         engine_config: EngineConfig,
         *,
-        fingerprint: bytes = b"",
+        identify: Identify | None = None,
         file_system: FileSystem | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fingerprint`: of the model and of whatever else keys and values depend on; only what has the same is reused.
+        """`identify` says what model and rules make the keys and values: those of the same may outlive this cache, in a
+        cold tier. None: nothing does, and nobody needs to know.
 
         `file_system` None is the real one; `clock` is monotonic, in seconds.
         """
@@ -69,26 +81,33 @@ class CacheManager:
         self._conv_states = ConvStates(model_config, engine_config.max_num_seqs)
         budget = _ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
         self._hot_tier = HotTier(layout, budget.num_slots)
+        snapshots = snapshot_group(model_config, layout.slot_bytes) if engine_config.enable_prefix_cache else None
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
+        prefix_store: PrefixStore = NoPrefixStore()
+        identity = b""
         if engine_config.has_cold_tier and engine_config.ssd_path is not None:
-            self._cold_tier = open_cold_tier(
+            opened = open_cold_tier(
                 model_config,
                 engine_config,
                 engine_config.ssd_path,
-                groups=self._groups,
+                groups=self._groups if snapshots is None else (*self._groups, snapshots),
                 slot_bytes=layout.slot_bytes,
                 arena=self._hot_tier.arena,
                 file_system=file_system or RealFileSystem(),
                 clock=clock,
+                identify=identify if engine_config.enable_prefix_cache else None,
             )
+            self._cold_tier, prefix_store, identity = opened.tier, opened.prefix_store, opened.identity or b""
         self._budget = replace(budget, num_cold_slots=self._cold_tier.num_slots)
         self._pool = BlockPool(budget.num_hot_slots, self._cold_tier)
         self._ring = StagingRing(self._cold_tier, budget.num_hot_slots, budget.num_staging_slots, layout.slot_bytes)
-        index = PrefixIndex(self._pool)
+        index = PrefixIndex(self._pool, Publishing(prefix_store, self._cold_tier))
         room = ReuseRoom(self._pool, index, _max_reuse_slots(engine_config, layout.slot_bytes))
         self._demotion = Demotion(self._pool, self._cold_tier, room, budget.max_hot_blocks)
         self._promotion = Promotion(self._pool, self._cold_tier, room, layout.slot_bytes, budget.max_hot_blocks)
         self._chunking = Chunking(self._budget, self._demotion)
+        self._rates = LoadOrRecompute(clock, self._cold_tier.read_totals)
+        self._writer = ReuseWriter(self._cold_tier, room, layout.slot_bytes)
         self._reuse = PrefixReuse(
             self._groups,
             pool=self._pool,
@@ -98,11 +117,22 @@ class CacheManager:
             demotion=self._demotion,
             room=room,
             max_hot_blocks=budget.max_hot_blocks,
-            has_convolutions=self._conv_states.num_bytes > 0,
+            snapshot_group=snapshots,
+            conv_states=self._conv_states,
+            rates=self._rates,
+            writer=self._writer,
+        )
+        self._admission = Admission(self._budget, self._pool, self._cold_tier, self._reuse)
+        self._report = CacheReport(
+            self._budget, self._pool, self._hot_tier, self._cold_tier, self._reuse, self._conv_states, snapshots
         )
         self._index = index
-        self._fingerprint = fingerprint if engine_config.enable_prefix_cache else None
+        self._identity = identity if engine_config.enable_prefix_cache else None
         self._handles: dict[SequenceCache, None] = {}
+        self._prefix_store = prefix_store
+        self._keeps_blocks = not isinstance(prefix_store, NoPrefixStore)
+        index.restore(prefix_store.load())
+        room.keep_within_cap()
 
     @property
     def budget(self) -> Budget:
@@ -142,7 +172,7 @@ class CacheManager:
             token_ids,
             strategy,
             name,
-            chain=None if self._fingerprint is None else KeyChain(self._fingerprint, salt, token_ids),
+            chain=None if self._identity is None else KeyChain(self._identity, salt, token_ids),
             may_hit=may_hit and strategy.capacity_blocks is None,  # which attention decides that nobody has measured
             trusts_cold_tier=trusts_cold_tier,
         )
@@ -170,16 +200,8 @@ class CacheManager:
         always start, since `check_fits` has passed.
         """
         others = [other for other in self._handles if other is not handle]
-        if not others:
-            return True
         self._demotion.take_in_writes()
-        block_slots = sum(group.num_layers for group in self._groups)
-        headroom = len(self._handles) * block_slots
-        if headroom > self._pool.num_slots:
-            return False
-        wanted = sum(self._num_lacking_slots(each) for each in (handle, *others)) + headroom
-        room = self._num_unclaimed_slots()
-        return wanted <= room or wanted - self._reuse.num_shared_slots(handle) <= room
+        return self._admission.can_start(handle, others)
 
     def prefill_chunk(self, handle: SequenceCache, wanted: int) -> int:
         """How many of the next `wanted` tokens one step should compute for this sequence; at least 1.
@@ -227,10 +249,11 @@ class CacheManager:
                 f"cannot commit {num_tokens} tokens: {handle.num_computed_tokens} are committed, "
                 f"{handle.num_reserved_tokens} are reserved"
             )
+        self._rates.end_pass()
         self._conv_states.commit(handle, num_tokens)
         for table in handle.tables:
             table.seal(handle.num_computed_tokens, num_tokens)
-        self._reuse.publish(handle, num_tokens)
+        self._reuse.publish(handle, num_tokens, self._conv_states.take_border(handle))
         for table in handle.tables:
             table.drop_invisible(self._pool, num_tokens)
         handle.num_computed_tokens = num_tokens
@@ -261,7 +284,10 @@ class CacheManager:
         self._demotion.take_in_writes()
         self._promotion.take_in()
         num_needed_slots = self._chunking.write_ahead(parts, self._tables())
-        if not any(handle.needs_rounds for handle, _, _ in parts):
+        self._writer.write_some()
+        is_in_ram = not any(handle.needs_rounds for handle, _, _ in parts)
+        self._rates.begin_pass(sum(num_tokens for _, _, num_tokens in parts) if is_in_ram else 0)
+        if is_in_ram:
             return PagedLayerCache(self._hot_tier, self._rows, parts, self._conv_states.begin(parts))
         num_spare_slots = self._pool.num_free_slots + self._pool.reuse.num_hot_slots - num_needed_slots
         self._promotion.begin([table for handle, _, _ in parts for table in handle.tables], num_spare_slots)
@@ -274,32 +300,30 @@ class CacheManager:
             drop_lost=self._reuse.drop_lost,
         )
 
+    def tend(self) -> None:
+        """Between requests: goes on writing what later ones may want. Quick."""
+        self._demotion.take_in_writes()
+        self._writer.write_some(is_idle=True)
+
+    def flush(self, seconds: float) -> bool:
+        """Waits until what is worth it is written and would survive anything; False: it does not yet, or never will."""
+        self._writer.flush(seconds, self._demotion.take_in_writes)
+        return self._prefix_store.flush(seconds)
+
     def shut_down(self) -> None:
-        """Ends the cold tier: its files are removed, its directory is free for others. Idempotent; the last call."""
+        """Ends the cold tier: its directory is free for others, with what is published in it. Idempotent; the last
+        call."""
+        if self._keeps_blocks:
+            self._writer.flush(_FLUSH_SECONDS, self._demotion.take_in_writes)
+            self._keeps_blocks = False
+        self._demotion.take_in_writes()
         self._cold_tier.close()
 
     def stats(self) -> CacheStats:
         """Blocks and bytes, used and total, as of now."""
         self._demotion.take_in_writes()
         self._cold_tier.trim()
-        reuse, slot_bytes = self._pool.reuse, self._budget.slot_bytes
-        hot = TierStats(
-            "hot",
-            (self._pool.num_used_slots - reuse.num_hot_slots) * slot_bytes,
-            self._hot_tier.num_bytes,
-            num_bytes_reuse=reuse.num_hot_slots * slot_bytes,
-        )
-        num_cold_bytes = reuse.num_placed_slots * cold_slot_bytes(slot_bytes)
-        return CacheStats(
-            block_size=BLOCK_SIZE,
-            num_sequences=len(self._handles),
-            num_tokens=sum(handle.num_computed_tokens for handle in self._handles),
-            tiers=(hot, *self._cold_tier.tiers(num_cold_bytes)),
-            kinds=tuple(self._kind_stats(group) for group in self._groups),
-            sequences=tuple(handle.stats() for handle in self._handles),
-            reuse=self._reuse.stats(),
-            conv_states=self._conv_states.stats(),
-        )
+        return self._report.stats(tuple(self._handles))
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a block is leaked, owned twice or miscounted. Costs a walk over all blocks."""
@@ -334,35 +358,6 @@ class CacheManager:
         num_missing = sum(table.num_missing_slots(num_tokens) for table in handle.tables)
         has_cap = self._budget.max_hot_blocks is not None
         return num_missing == 0 or (num_missing <= self._pool.num_free_slots and not has_cap)
-
-    def _num_unclaimed_slots(self) -> int:
-        """Slots in both tiers that hold no block, or only the second copy of one, or reuse data. While nothing can be
-        written, only those in RAM that are free or can be freed."""
-        reuse = self._pool.reuse
-        num_copies = self._cold_tier.num_placed_slots - self._pool.num_cold_slots
-        num_in_ram = self._pool.num_free_slots + self._pool.num_lent_slots + reuse.num_hot_slots
-        if self._cold_tier.state is not TierState.ON:
-            return num_in_ram + num_copies - reuse.num_copied_slots
-        return num_in_ram + num_copies + self._cold_tier.num_free_slots + reuse.num_cold_slots
-
-    def _num_lacking_slots(self, handle: SequenceCache) -> int:
-        """Slots that the sequence will need, at its peak, beside those it has, for the tokens known so far."""
-        num_kept = sum(table.num_kept_blocks * table.group.num_layers for table in handle.tables)
-        return max(0, self._budget.peak_slots(len(handle.token_ids), handle.strategy) - num_kept)
-
-    def _kind_stats(self, group: LayerGroup) -> KindStats:
-        pool, reuse = self._pool, self._pool.reuse
-        num_blocks_used = pool.num_hot_blocks(group.kind) - reuse.num_hot_blocks(group.kind)
-        return KindStats(
-            kind=group.kind,
-            num_layers=group.num_layers,
-            num_blocks_used=num_blocks_used,
-            num_blocks_total=pool.num_slots // group.num_layers,
-            num_bytes_used=num_blocks_used * group.num_layers * self._budget.slot_bytes,
-            num_cold_blocks=pool.num_cold_blocks(group.kind) - reuse.num_cold_blocks(group.kind),
-            num_reuse_blocks=reuse.num_hot_blocks(group.kind),
-            num_cold_reuse_blocks=reuse.num_cold_blocks(group.kind),
-        )
 
 
 def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: EngineConfig, state_bytes: int) -> Budget:

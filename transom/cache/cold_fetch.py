@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from transom.cache.block import Block
 from transom.cache.block_pool import BlockPool
-from transom.cache.cold_tier import ColdRead, ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdRead, ColdTier
+from transom.cache.no_cold_tier import NoColdTier
 
 
 @dataclass(frozen=True, slots=True)

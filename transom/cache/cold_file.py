@@ -6,7 +6,7 @@ consecutive blocks of one layer are one sequential read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +15,24 @@ from numpy.typing import NDArray
 
 from transom.cache.cold_format import FORMAT_NAME, ColdFormat, ColdLayout
 from transom.cache.file_system import FileSystem, LockedDirectory, OpenFile
+from transom.cache.prefix_database import database_bytes, remove_database
 from transom.errors import ConfigError
 
-__all__ = ["ColdDirectory", "ColdFile", "ColdFormat", "ColdLayout", "remove_leftovers"]
+__all__ = [
+    "FINGERPRINT_NAME",
+    "ColdDirectory",
+    "ColdFile",
+    "ColdFormat",
+    "ColdLayout",
+    "Identify",
+    "remove_leftovers",
+]
+
+FINGERPRINT_NAME = "fingerprint.json"
+
+Identify = Callable[[bytes | None], tuple[bytes, bytes]]
+"""Says what keys and values are made by, in 32 bytes; may take as long as reading the model. What it remembers in the
+directory, to be quicker the next time, is its argument and its second result."""
 
 
 class ColdFile:
@@ -70,52 +85,47 @@ class ColdFile:
         if errors:
             raise errors[0]
 
+    def sync(self) -> None:
+        """Blocks until what was written is durable. OSError, after which nobody knows, and nobody should ask again."""
+        self._file_system.sync(self._file)
+
     def close(self) -> None:
-        """Closes the file and removes it: nothing of it is of use to the next run. After the queue; idempotent."""
+        """After the queue; idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
         self._file.close()
-        with suppress(ConfigError):  # then the next start removes it
-            self._file_system.remove(self._file.path)
 
 
 class ColdDirectory:
-    """All cold files of one model, locked against other servers, empty at first.
+    """All cold files of one model, locked against other servers.
 
-    Nothing that an earlier run left behind survives. ConfigError, in one line, when the directory cannot be used.
-    `model` is written down for people and for `transom cache`: plain values that say whose bytes these are.
+    With `identify` they are as an earlier run left them, if that was of the same identity and layout. Otherwise they
+    are empty, and nothing that an earlier run left behind survives. ConfigError, in one line, when the directory cannot
+    be used. `model` is written down for people and for `transom cache`.
     """
 
     def __init__(
-        self, file_system: FileSystem, path: Path, layouts: Sequence[ColdLayout], model: Mapping[str, str | int]
+        self,
+        file_system: FileSystem,
+        path: Path,
+        layouts: Sequence[ColdLayout],
+        model: Mapping[str, str | int],
+        identify: Identify | None = None,
     ) -> None:
         self.path = path
-        self._file_system = file_system
+        self.file_system = file_system
+        self.identity: bytes | None = None
         self._directory = file_system.prepare_directory(path)
         self._opened: list[OpenFile] = []
         self._is_closed = False
         try:
-            self.files = self._open(ColdFormat(tuple(layouts), dict(model)))
+            self._check_version()
+            self.identity = None if identify is None else self._identify(identify)
+            self.files = self._open(self._format(layouts, model))
         except BaseException:
             self._give_up()
             raise
-
-    def _open(self, cold_format: ColdFormat) -> tuple[ColdFile, ...]:
-        remove_leftovers(self._file_system, self._directory)
-        self._file_system.replace(self.path / FORMAT_NAME, cold_format.to_json())
-        for layout in cold_format.layouts:
-            self._opened.append(self._file_system.open_cold_file(self.path / layout.file_name, layout.num_bytes))
-        self.queue = self._file_system.io_queue()
-        return tuple(
-            ColdFile(layout, file, self._file_system)
-            for layout, file in zip(cold_format.layouts, self._opened, strict=True)
-        )
-
-    def _give_up(self) -> None:
-        for file in self._opened:
-            file.close()
-        self._directory.close()
 
     @property
     def is_direct(self) -> bool:
@@ -124,26 +134,83 @@ class ColdDirectory:
 
     def physical_bytes(self) -> int:
         """What the directory occupies on disk, whatever lies in it. OSError when it cannot be told."""
-        return self._file_system.physical_bytes(self.path)
+        return self.file_system.physical_bytes(self.path)
 
-    def close(self) -> None:
-        """Waits for what is being read and written, removes the files, gives up the lock. Idempotent."""
+    def other_bytes(self) -> int:
+        """The same without cold files and database. OSError when it cannot be told."""
+        cold_bytes = sum(self.file_system.file_bytes(file.path) for file in self._opened)
+        return self.physical_bytes() - cold_bytes - database_bytes(self.file_system, self.path)
+
+    def sync(self) -> None:
+        """Blocks until what was written to the cold files is durable. OSError, after which nobody should ask again."""
+        for file in self.files:
+            file.sync()
+
+    def close(self, *, keep: bool = False) -> None:
+        """Waits for what is being read and written, gives up lock and files; `keep`: for the next run. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
         self.queue.close()
         for file in self.files:
             file.close()
+        if not keep:
+            with suppress(ConfigError):  # then the next start removes them
+                remove_leftovers(self.file_system, self._directory)
+        self._directory.close()
+
+    def _check_version(self) -> None:
+        ColdFormat.check(self.file_system.read(self.path / FORMAT_NAME), self.path)
+
+    def _identify(self, identify: Identify) -> bytes:
+        path = self.path / FINGERPRINT_NAME
+        remembered = self.file_system.read(path)
+        identity, to_remember = identify(remembered)
+        if to_remember != remembered:
+            self.file_system.replace(path, to_remember)
+        return identity
+
+    def _format(self, layouts: Sequence[ColdLayout], model: Mapping[str, str | int]) -> ColdFormat:
+        return ColdFormat(tuple(layouts), dict(model), None if self.identity is None else self.identity.hex())
+
+    def _open(self, wanted: ColdFormat) -> tuple[ColdFile, ...]:
+        kept = self._kept_format(wanted)
+        if kept is None:
+            remove_leftovers(self.file_system, self._directory)
+            self.file_system.replace(self.path / FORMAT_NAME, wanted.to_json())
+        layouts = (kept or wanted).layouts
+        for layout in layouts:
+            path = self.path / layout.file_name
+            self._opened.append(self.file_system.open_cold_file(path, layout.num_bytes, keep=kept is not None))
+        self.queue = self.file_system.io_queue()
+        return tuple(
+            ColdFile(layout, file, self.file_system) for layout, file in zip(layouts, self._opened, strict=True)
+        )
+
+    def _kept_format(self, wanted: ColdFormat) -> ColdFormat | None:
+        """Of the files that are there, if they are what is wanted."""
+        try:
+            found = ColdFormat.from_json(self.file_system.read(self.path / FORMAT_NAME) or b"")
+        except ValueError:
+            return None
+        sizes = {layout.file_name: layout.num_bytes for layout in found.layouts}
+        is_whole = all(self.file_system.file_size(self.path / name) == size for name, size in sizes.items())
+        return found if is_whole and found.serves(wanted) else None
+
+    def _give_up(self) -> None:
+        for file in self._opened:
+            file.close()
         self._directory.close()
 
 
 def remove_leftovers(file_system: FileSystem, directory: LockedDirectory) -> None:
-    """Removes every cold file that an earlier run left; files of other names are not ours and stay.
+    """Removes the cold files that an earlier run left, and its database; files of other names are not ours and stay.
 
     ConfigError when the directory was written by a later version: what that keeps there may be wanted.
     """
     path = directory.path
     ColdFormat.check(file_system.read(path / FORMAT_NAME), path)
+    remove_database(file_system, path)
     for name in file_system.names(path):
         if ColdLayout.is_file_name(name):
             file_system.remove(path / name)

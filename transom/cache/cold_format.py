@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache.file_system import PAGE_BYTES
+from transom.config.model_config import LayerKind
 from transom.errors import ConfigError
 
-__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "ColdFormat", "ColdLayout"]
+__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "KIND_NAMES", "ColdFormat", "ColdLayout"]
 
 FORMAT_NAME = "format.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
+_KNOWN_VERSIONS = (1, FORMAT_VERSION)
+"""In version 1 nothing outlived a run, so there is nothing to be found."""
 _FORMAT = "transom-cold"
+KIND_NAMES = {
+    LayerKind.FULL_ATTENTION: "full",
+    LayerKind.SLIDING_ATTENTION: "sliding",
+    LayerKind.SHORT_CONV: "conv",
+}
+"""Of layouts, by the kind of the group's layers."""
 _PREFIX, _SUFFIX = "cold-", ".kv"
 
 
@@ -41,6 +50,15 @@ class ColdLayout:
         return -(-self.slot_bytes // PAGE_BYTES) * PAGE_BYTES
 
     @property
+    def kind(self) -> LayerKind | None:
+        """Of the layers whose blocks lie here; None for a name that no kind has."""
+        return next((kind for kind, name in KIND_NAMES.items() if name == self.name), None)
+
+    def has_place(self, index: int, num_slots: int) -> bool:
+        """Whether a block of so many slots can lie there."""
+        return num_slots == self.num_rows and 0 <= index < self.capacity
+
+    @property
     def block_bytes(self) -> int:
         """What a block takes in the file, all rows together."""
         return self.num_rows * self.stride
@@ -53,6 +71,10 @@ class ColdLayout:
     @property
     def file_name(self) -> str:
         return f"{_PREFIX}{self.name}{_SUFFIX}"
+
+    def serves(self, wanted: ColdLayout) -> bool:
+        """Whether a file that lies like this can take the place of the one that is wanted."""
+        return self.capacity >= wanted.capacity and replace(self, capacity=wanted.capacity) == wanted
 
     @staticmethod
     def is_file_name(name: str) -> bool:
@@ -78,12 +100,26 @@ class ColdFormat:
     layouts: tuple[ColdLayout, ...]
     model: Mapping[str, str | int]
     """Whose keys and values these are, for people."""
+    identity: str | None = None
+    """What the keys and values were made by, as hexadecimal digits; None: nobody will want them after this run."""
+    version: int = FORMAT_VERSION
+
+    def serves(self, wanted: ColdFormat) -> bool:
+        """Whether files of this format are as good as those that are wanted: the same things are where they belong."""
+        return (
+            self.identity is not None
+            and self.version == FORMAT_VERSION
+            and self.identity == wanted.identity
+            and len(self.layouts) == len(wanted.layouts)
+            and all(mine.serves(other) for mine, other in zip(self.layouts, wanted.layouts, strict=True))
+        )
 
     def to_json(self) -> bytes:
         content = {
             "format": _FORMAT,
             "version": FORMAT_VERSION,
             "model": dict(self.model),
+            "identity": self.identity,
             "files": [{**asdict(layout), "file": layout.file_name, "stride": layout.stride} for layout in self.layouts],
         }
         return json.dumps(content, indent=2).encode() + b"\n"
@@ -93,10 +129,10 @@ class ColdFormat:
         """ValueError when it is damaged."""
         try:
             data = json.loads(content)
-            files, model = data["files"], data["model"]
-            if not isinstance(files, list) or not isinstance(model, dict):
-                raise TypeError("a list of files and an object")
-            return cls(tuple(_layout(each) for each in files), model)
+            files, model, identity, version = data["files"], data["model"], data.get("identity"), data["version"]
+            if not isinstance(files, list) or not isinstance(model, dict) or not isinstance(identity, str | None):
+                raise TypeError("a list of files, an object, and a string")
+            return cls(tuple(_layout(each) for each in files), model, identity, _size(version))
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{FORMAT_NAME} is damaged") from error
 
@@ -109,7 +145,7 @@ class ColdFormat:
             return
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise ConfigError(f"ssd_path {directory} holds a {FORMAT_NAME} of another program")
-        if data.get("version") != FORMAT_VERSION:
+        if data.get("version") not in _KNOWN_VERSIONS:
             raise ConfigError(
                 f"ssd_path {directory} has format version {data.get('version')}, this version of Transom knows "
                 f"{FORMAT_VERSION}: give it another directory, or remove this one"

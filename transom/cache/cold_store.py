@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transom.cache.block import NO_INDEX, Block
 from transom.cache.cold_file import ColdFile
 from transom.cache.cold_indices import ColdIndices
+from transom.cache.prefix_record import BlockRecord
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class ColdStore:
         self._indices = ColdIndices(file.capacity)
         self._checksums = np.zeros((file.num_rows, file.capacity, 2), np.uint64)  # in RAM where written to
         self._has_bytes = np.zeros(file.capacity, np.bool_)  # the file may hold bytes there
+        self._is_from_earlier = np.zeros(file.capacity, np.bool_)  # nobody of this run wrote the bytes there
         self._freed: list[int] = []  # places without a block, not yet given back to the disk
 
     @property
@@ -59,8 +61,27 @@ class ColdStore:
             run.base = block.cold_index - block.index
             num_new += not self._has_bytes[block.cold_index]
             self._has_bytes[block.cold_index] = True
+            self._is_from_earlier[block.cold_index] = False
         self.num_used += len(blocks)
         return num_new * self.block_bytes
+
+    def restore(self, records: Sequence[BlockRecord]) -> None:
+        """The places of blocks that an earlier run wrote, each once, are taken; all others are emptied. First, once."""
+        indices = sorted(record.cold_index for record in records)
+        for index in indices:
+            self._indices.take(index)
+        for record in records:
+            self._checksums[:, record.cold_index] = record.checksums
+        self.num_used += len(records)
+        self._has_bytes[:] = True
+        for first, count in gaps(indices, self.file.capacity):
+            self._punch(first, count)
+        self._is_from_earlier[indices] = True
+
+    def is_from_earlier(self, cold_indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[blocks]: whether an earlier run wrote the bytes at these places; they may not be what its record says."""
+        is_from_earlier: NDArray[np.bool_] = self._is_from_earlier[cold_indices]
+        return is_from_earlier
 
     def unplace(self, block: Block) -> None:
         """The block leaves its place, which is free from the next `trim` on."""
@@ -77,8 +98,8 @@ class ColdStore:
         """[num_layers, blocks]: where the shares of blocks begin in the file."""
         return self.file.offsets(np.arange(self.num_layers)[:, np.newaxis], cold_indices)
 
-    def checksums(self, row: int, cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """[blocks, 2], of one layer's share."""
+    def checksums(self, row: int | slice, cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """[blocks, 2], of one layer's share, or [layers, blocks, 2]; a copy."""
         checksums: NDArray[np.uint64] = self._checksums[row, cold_indices]
         return checksums
 
@@ -119,3 +140,10 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
     for _, group in itertools.groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
         run = [index for _, index in group]
         yield run[0], len(run)
+
+
+def gaps(indices: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of what ascending numbers leave of `0 .. end`."""
+    for before, after in itertools.pairwise([-1, *indices, end]):
+        if after - before > 1:
+            yield before + 1, after - before - 1

@@ -82,10 +82,14 @@ class ColdTier:
         num_slots: int,
         max_bytes: int,
         physical_bytes: Callable[[], int],
+        num_promised_bytes: Callable[[], int] = lambda: 0,
         close_files: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`num_slots` fit into the budget beside what the file system needs; `physical_bytes` measures, or OSError."""
+        """`num_slots` fit into the budget beside what the file system needs; `physical_bytes` measures, or OSError.
+
+        `num_promised_bytes` are what somebody else may still write into the directory.
+        """
         self.num_slots = num_slots
         self._stores = stores
         self._arena = arena
@@ -93,6 +97,7 @@ class ColdTier:
         self._queue = queue
         self._max_bytes = max_bytes
         self._physical_bytes = physical_bytes
+        self._num_promised_bytes = num_promised_bytes
         self._close_files = close_files
         self._gate = SpillGate(clock)
         self._counters = TransferCounters(clock)
@@ -125,6 +130,15 @@ class ColdTier:
     def num_placed_slots(self) -> int:
         """Slots' worth of blocks that have a place here, those included whose write is not over."""
         return sum(store.num_used * store.num_layers for store in self._stores.values())
+
+    @property
+    def num_writing_slots(self) -> int:
+        """Slots on their way here."""
+        return sum(write.checksums[..., 0].size for write in self._writes)
+
+    def read_totals(self) -> tuple[int, float]:
+        """Bytes that were read so far, and the time that the disk worked on them in seconds."""
+        return self._counters.num_bytes_read, self._counters.read_seconds
 
     def write(self, blocks: Sequence[Block], run: Run) -> int:
         """Starts to write sealed, dirty blocks of one kind and one sequence, in order; how many of them it took.
@@ -200,6 +214,10 @@ class ColdTier:
             self._judge(read, errors)
         return errors
 
+    def checksums(self, kind: LayerKind, cold_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """[layers, blocks, 2], a copy: of what was written at these places."""
+        return self._stores[kind].checksums(slice(None), cold_indices)
+
     def is_over(self, read: ColdRead) -> bool:
         """Whether a transfer has left its slots."""
         if read.result is None:
@@ -242,7 +260,7 @@ class ColdTier:
             of_kind = [block for block in (*blocks, *leaving) if block.kind is kind]
             store.check_integrity([block for block in of_kind if block.state is not BlockState.DIRTY])
         assert {b for b in blocks if b.state is BlockState.WRITING} == set(writing) - set(leaving), "a write is lost"
-        assert self._physical_bytes() <= self._max_bytes, "the directory holds more than its budget"
+        assert self._measured_bytes() <= self._max_bytes, "the directory holds more than its budget"
 
     def _num_writable(self, blocks: Sequence[Block]) -> int:
         """How many of the blocks have room: by the budget, by the places of the file, by what is on the disk.
@@ -259,9 +277,11 @@ class ColdTier:
 
     def _num_free_bytes(self, num_slots: int) -> int:
         """What the directory may still grow by, if so many slots are written."""
+        promised = self._num_promised_bytes()  # first: what is written between the two measurements counts twice
         under_way = sum(write.num_new_bytes for write in self._writes)
-        num_slots += sum(write.checksums[..., 0].size for write in self._writes)
-        return max(0, self._max_bytes - self._measured_bytes() - under_way - metadata_bytes(num_slots))
+        num_slots += self.num_writing_slots
+        num_bytes = self._measured_bytes() + promised + under_way + metadata_bytes(num_slots)
+        return max(0, self._max_bytes - num_bytes)
 
     def _measured_bytes(self) -> int:
         """Physical bytes of the directory; all of the budget where they cannot be told."""
@@ -343,12 +363,21 @@ class ColdTier:
             self._note_over()
 
     def _judge(self, read: ColdRead, errors: NDArray[np.int32]) -> None:
-        """Takes note of bytes that did not come, or came wrong."""
-        num_wrong = int((errors == CHECKSUM_MISMATCH).sum())
-        self._counters.num_checksum_failures += num_wrong
-        self._counters.num_read_errors += int((errors != 0).sum()) - num_wrong
-        self._stores[read.kind].retire(read.cold_indices[errors != 0].tolist())
-        first = int(errors[errors != 0][0])
+        """Takes note of bytes that did not come, or came wrong.
+
+        Bytes that an earlier run left may be others than it recorded, if it was killed in between. The disk is as good
+        as before then.
+        """
+        is_wrong = errors == CHECKSUM_MISMATCH
+        self._counters.num_checksum_failures += int(is_wrong.sum())
+        self._counters.num_read_errors += int((errors != 0).sum() - is_wrong.sum())
+        store = self._stores[read.kind]
+        is_doubtful = (errors != 0) & ~(is_wrong & store.is_from_earlier(read.cold_indices))
+        if not is_doubtful.any():
+            logger.info("blocks of an earlier run are not what was recorded; they are computed again")
+            return
+        store.retire(read.cold_indices[is_doubtful].tolist())
+        first = int(errors[is_doubtful][0])
         if first != TIMED_OUT:  # which the gate knows already
             self._gate.note(first)
         logger.error("blocks could not be read from the cold tier (error %d); they are computed again", first)
@@ -357,53 +386,3 @@ class ColdTier:
         self._counters.num_write_errors += 1
         self._gate.note(error)
         logger.warning("the cold tier could not be written (error %d), it is %s", error, self._gate.state.value)
-
-
-class NoColdTier:
-    """Where nothing may leave RAM."""
-
-    num_slots = 0
-    num_free_slots = 0
-    num_placed_slots = 0
-    generation = 0
-    state = TierState.ON
-    takes_blocks = True
-
-    def tiers(self, _num_bytes_reuse: int = 0) -> tuple[TierStats, ...]:
-        return ()
-
-    def close(self) -> None:
-        """There is nothing."""
-
-    def read(
-        self, kind: LayerKind, _row: int, _cold_indices: NDArray[np.int64], _arena_slots: NDArray[np.int32]
-    ) -> ColdRead:
-        raise KeyError(kind)
-
-    def finish_read(self, read: ColdRead, _wanted: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
-        raise KeyError(read.kind)
-
-    def is_over(self, read: ColdRead) -> bool:
-        raise KeyError(read.kind)
-
-    def wait_for_read(self, read: ColdRead) -> bool:
-        raise KeyError(read.kind)
-
-    def write(self, _blocks: Sequence[Block], _run: Run) -> int:
-        """Takes none."""
-        return 0
-
-    def poll(self) -> list[Block]:
-        return []
-
-    def wait(self) -> list[Block]:
-        return []
-
-    def forget(self, _block: Block) -> bool:
-        return True
-
-    def trim(self) -> None:
-        """There is nothing."""
-
-    def check_integrity(self, blocks: Sequence[Block]) -> None:
-        assert all(block.state is BlockState.DIRTY for block in blocks), "a block is said to be in a tier that is not"

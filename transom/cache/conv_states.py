@@ -1,7 +1,8 @@
 """What short convolutions remember of each sequence: the last inputs of every convolution layer. Owns that memory.
 
 A sequence has two copies: what later tokens will see, and what the forward pass under way makes of it. The pass may be
-void, then the first still stands; a commit swaps them. Knows no blocks: a state is small, and always in RAM.
+void, then the first still stands; a commit swaps them. A pass also notes the state at the last border between blocks
+that it crosses, which whoever begins there needs. Owns no blocks: a state is small, and always in RAM.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom import kernels
+from transom.cache.block import BLOCK_SIZE
 from transom.cache.sequence_cache import SequenceCache
 from transom.cache.stats import ConvStateStats
 from transom.config.kv_size import conv_state_bytes
@@ -49,6 +51,7 @@ class ConvStates:
         self._current = [0] * num_sequences
         self._computed: dict[SequenceCache, int] = {}
         """Up to which position the pass under way has computed its other copy."""
+        self._borders: dict[SequenceCache, tuple[int, Floats]] = {}
         self._pass: StatePass | None = None
         """The one under way."""
         assert self._states.nbytes == num_sequences * conv_state_bytes(model_config), "the arithmetic is wrong"
@@ -74,6 +77,11 @@ class ConvStates:
         for handle, start, num_tokens in parts:
             self._place(handle)
             self._computed[handle] = start + num_tokens
+        self._borders = {
+            handle: (_last_border(start, num_tokens), np.empty(self._states.shape[2:], np.float32))
+            for handle, start, num_tokens in parts
+            if handle.chain is not None and _last_border(start, num_tokens) > start
+        }
         places = [self._places[handle] for handle, _, _ in parts]
         self._pass = StatePass(
             self._states,
@@ -81,8 +89,25 @@ class ConvStates:
             np.array(places),
             np.array([self._current[place] for place in places]),
             [num_tokens for _, _, num_tokens in parts],
+            [
+                (number, self._borders[handle][0] - start, self._borders[handle][1])
+                for number, (handle, start, _) in enumerate(parts)
+                if handle in self._borders
+            ],
         )
         return self._pass
+
+    def load(self, handle: SequenceCache, state: NDArray[np.uint8]) -> None:
+        """A sequence begins with a state that another one noted, as the first bytes of `state`."""
+        place = self._place(handle)
+        own = self._states[place, self._current[place]]
+        own[...] = state[: own.nbytes].view(np.float32).reshape(own.shape)
+
+    def take_border(self, handle: SequenceCache) -> tuple[int, NDArray[np.uint8]] | None:
+        """The position at which the last pass noted a state, and its bytes [any]; once. None: it crossed no border, or
+        there are no convolutions."""
+        position, state = self._borders.pop(handle, (0, None))
+        return None if state is None else (position, state.reshape(-1).view(np.uint8))
 
     def commit(self, handle: SequenceCache, num_tokens: int) -> None:
         """The pass up to position `num_tokens` counts. Raises ValueError for a position that it did not reach, and for
@@ -99,6 +124,7 @@ class ConvStates:
     def close(self, handle: SequenceCache) -> None:
         """Forgets a sequence."""
         self._computed.pop(handle, None)
+        self._borders.pop(handle, None)
         place = self._places.pop(handle, None)
         if place is not None:
             self._free.append(place)
@@ -135,22 +161,21 @@ class StatePass:
         places: NDArray[np.intp],
         current: NDArray[np.intp],
         lengths: Sequence[int],
+        borders: Sequence[tuple[int, int, Floats]],
     ) -> None:
+        """`borders`: (number of a sequence, row of it, where the state before that row goes)."""
         self._states = states
         self._rows = rows
         self._places = places
         self._current = current
         self._starts = np.cumsum([0, *lengths], dtype=np.int32)
         num_inputs = states.shape[3]
-        # The last inputs of each sequence, as rows of its history and of the batch, one behind the other.
-        back = np.arange(num_inputs) - num_inputs
-        histories = np.arange(len(lengths))[:, np.newaxis] * num_inputs
-        ends = self._starts[1:, np.newaxis] + back
-        is_new = ends >= self._starts[:-1, np.newaxis]
-        old = histories + num_inputs + (ends - self._starts[:-1, np.newaxis])
-        self._last = np.where(is_new, len(lengths) * num_inputs + ends, old)
+        self._last = _inputs_before(np.arange(len(lengths)), np.array(lengths), self._starts, num_inputs)
+        sequences, border_rows = (np.array([border[at] for border in borders], np.intp) for at in (0, 1))
+        self._borders = [border[2] for border in borders]
+        self._at_borders = _inputs_before(sequences, border_rows, self._starts, num_inputs)
         self._kept_rows = {
-            place: np.concatenate([histories[index] + np.arange(num_inputs), self._own_rows(index)])
+            place: np.concatenate([index * num_inputs + np.arange(num_inputs), self._own_rows(index)])
             for index, place in enumerate(places.tolist())
             if 1 < lengths[index] <= MAX_REWOUND_ROWS
         }
@@ -164,6 +189,8 @@ class StatePass:
         mixed = kernels.short_conv(x, history, self._starts, weight, bias)
         inputs = np.concatenate([history.reshape(-1, x.shape[1]), x])
         self._states[self._places, 1 - self._current, row] = inputs[self._last]
+        for border, places in zip(self._borders, self._at_borders, strict=True):
+            border[row] = inputs[places]
         for place, rows in self._kept_rows.items():
             self._kept[place].append((row, inputs[rows]))
         return mixed
@@ -183,3 +210,20 @@ class StatePass:
         """Rows of a sequence's inputs in this pass, behind the histories of all."""
         num_before = len(self._places) * self._states.shape[3]
         return np.arange(num_before + self._starts[index], num_before + self._starts[index + 1])
+
+
+def _last_border(start: int, num_tokens: int) -> int:
+    """The last position up to the end of a pass where a block begins."""
+    return (start + num_tokens) // BLOCK_SIZE * BLOCK_SIZE
+
+
+def _inputs_before(
+    sequences: NDArray[np.intp], rows: NDArray[np.intp], starts: NDArray[np.int32], num_inputs: int
+) -> NDArray[np.intp]:
+    """[n, num_inputs]: where the inputs before row `rows[i]` of sequence `sequences[i]` are, in all histories and the
+    rows of the batch, one behind the other."""
+    back = rows[:, np.newaxis] + np.arange(num_inputs) - num_inputs
+    num_sequences = len(starts) - 1
+    in_histories = (sequences[:, np.newaxis] + 1) * num_inputs + back
+    in_batch = num_sequences * num_inputs + starts[sequences][:, np.newaxis] + back
+    return np.where(back >= 0, in_batch, in_histories)

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
-from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdTier
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.reuse_room import ReuseRoom
 
 Tables = Sequence[BlockTable]
@@ -60,6 +61,13 @@ class Demotion:
                 return False
         return True
 
+    def drop_clean(self, tables: Tables, num_slots: int) -> bool:
+        """Lets go of clean blocks with so many slots, as far as there are any; whether there were."""
+        victims = _enough(_in_turn(tables, BlockState.CLEAN), num_slots)
+        for _, block in victims:
+            self._pool.demote(block)
+        return bool(victims)
+
     def num_obtainable_slots(self, tables: Tables) -> int:
         """Slots that are free, or could be after waiting for writes."""
         free = self._pool.num_free_slots + self._pool.num_leaving_slots
@@ -95,14 +103,7 @@ class Demotion:
 
     def _let_go(self, tables: Tables, num_slots: int) -> bool:
         """Clean blocks go or, where there are none, dirty ones are written and waited for. False: none are left."""
-        return self._drop_clean(tables, num_slots) or self._wait_for_writes(tables, num_slots)
-
-    def _drop_clean(self, tables: Tables, num_slots: int) -> bool:
-        """Lets go of clean blocks with so many slots, as far as there are any; whether there were."""
-        victims = _enough(_in_turn(tables, BlockState.CLEAN), num_slots)
-        for _, block in victims:
-            self._pool.demote(block)
-        return bool(victims)
+        return self.drop_clean(tables, num_slots) or self._wait_for_writes(tables, num_slots)
 
     def _wait_for_writes(self, tables: Tables, num_slots: int) -> bool:
         """Makes sure that enough is being written, and waits until something of it is over."""
@@ -142,7 +143,7 @@ class Demotion:
     def _reclaim(self, ended: Iterable[Block]) -> None:
         for block in ended:
             self._pool.reclaim(block)
-            self._pool.reuse.note_state(block)
+            self._reuse_room.note_written(block)
 
 
 def _movable(tables: Tables) -> Iterator[tuple[BlockTable, Block]]:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import sqlite3
 import stat
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ class LockedDirectory:
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A cold file, empty at first: all zeros, without a block on disk."""
+    """A cold file; what nobody has written to is zeros, without a block on disk."""
 
     path: Path
     descriptor: int
@@ -73,8 +74,8 @@ class FileSystem(Protocol):
     def names(self, directory: Path) -> list[str]:
         """What lies in the directory, in order. ConfigError."""
 
-    def open_cold_file(self, path: Path, num_bytes: int) -> OpenFile:
-        """A sparse file of `num_bytes` zeros, without what an earlier run left in it. ConfigError."""
+    def open_cold_file(self, path: Path, num_bytes: int, *, keep: bool = False) -> OpenFile:
+        """A sparse file of `num_bytes`: zeros, or with `keep` what an earlier run left in it. ConfigError."""
 
     def read(self, path: Path) -> bytes | None:
         """The content of a small file of ours; None where there is none. ConfigError when it is not a file of ours."""
@@ -88,8 +89,20 @@ class FileSystem(Protocol):
     def physical_bytes(self, directory: Path) -> int:
         """What the directory and everything in it occupies on disk, metadata of the file system included. OSError."""
 
+    def file_bytes(self, path: Path) -> int:
+        """What one file occupies on disk, 0 where there is none. OSError."""
+
+    def file_size(self, path: Path) -> int | None:
+        """Where a regular file ends, holes included; None where there is none. OSError."""
+
     def punch(self, file: OpenFile, offset: int, num_bytes: int) -> None:
         """Gives a range back to the disk; it reads as zeros afterwards. OSError where that cannot be done."""
+
+    def sync(self, file: OpenFile) -> None:
+        """Blocks until what was written would survive a power failure. OSError: never try that file again."""
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        """A database of ours, made where it is missing; autocommit, for any thread. ConfigError, sqlite3.Error."""
 
     def io_queue(self) -> IOQueue:
         """New native threads for reading and writing; the caller closes them."""
@@ -118,11 +131,12 @@ class RealFileSystem:
         with _said_in_one_line(directory):
             return sorted(entry.name for entry in directory.iterdir())
 
-    def open_cold_file(self, path: Path, num_bytes: int) -> OpenFile:
+    def open_cold_file(self, path: Path, num_bytes: int, *, keep: bool = False) -> OpenFile:
         with _said_in_one_line(path.parent), _kept_open(path, os.O_RDWR | os.O_CREAT) as descriptor:
-            os.ftruncate(descriptor, 0)
-            is_direct = self._direct_io and _switch_to_direct(descriptor)
-            os.ftruncate(descriptor, 0)
+            num_kept_bytes = num_bytes if keep else 0
+            os.ftruncate(descriptor, num_kept_bytes)
+            is_direct = self._direct_io and _switch_to_direct(descriptor, num_kept_bytes)
+            os.ftruncate(descriptor, num_kept_bytes)
             _make_sparse(path, descriptor, num_bytes)
             return OpenFile(path, descriptor, is_direct)
 
@@ -147,6 +161,27 @@ class RealFileSystem:
     def physical_bytes(self, directory: Path) -> int:
         sizes = {(each.st_dev, each.st_ino): each.st_blocks * 512 for each in _statuses(directory)}
         return sum(sizes.values())
+
+    def file_bytes(self, path: Path) -> int:
+        try:
+            return path.lstat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def file_size(self, path: Path) -> int | None:
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def sync(self, file: OpenFile) -> None:
+        os.fdatasync(file.descriptor)
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        with _said_in_one_line(path.parent):
+            os.close(_open_file(path, os.O_RDWR | os.O_CREAT))
+        return sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
 
     def punch(self, file: OpenFile, offset: int, num_bytes: int) -> None:
         punch_hole(file.descriptor, offset, num_bytes, self._fault)
@@ -244,12 +279,12 @@ def _can_be_as_large(descriptor: int, num_bytes: int) -> bool:
     return True
 
 
-def _switch_to_direct(descriptor: int) -> bool:
-    """Past the page cache from now on, if an aligned page can be written and read that way."""
+def _switch_to_direct(descriptor: int, offset: int) -> bool:
+    """Past the page cache from now on, if an aligned page can be written and read that way at `offset`, the end."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | _O_DIRECT)
-        if _O_DIRECT and _page_comes_back(descriptor):
+        if _O_DIRECT and _page_comes_back(descriptor, offset):
             return True
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
@@ -259,11 +294,11 @@ def _switch_to_direct(descriptor: int) -> bool:
     return False
 
 
-def _page_comes_back(descriptor: int) -> bool:
+def _page_comes_back(descriptor: int, offset: int) -> bool:
     with mmap.mmap(-1, PAGE_BYTES) as written, mmap.mmap(-1, PAGE_BYTES) as read:
         written[:] = bytes(range(256)) * (PAGE_BYTES // 256)
-        os.pwritev(descriptor, [written], 0)
-        os.preadv(descriptor, [read], 0)
+        os.pwritev(descriptor, [written], offset)
+        os.preadv(descriptor, [read], offset)
         return written[:] == read[:]
 
 

@@ -40,10 +40,24 @@ class HotTier:
         """Size of the arena: every byte of keys and values that is ever in RAM."""
         return self.arena.nbytes
 
+    @property
+    def slot_bytes(self) -> int:
+        return self._layout.slot_bytes
+
     def copy(self, slots: NDArray[np.int32], to_slots: NDArray[np.int32]) -> None:
         """The bytes of `slots` are in `to_slots`, too."""
         by_slot = self.arena.reshape(-1, self._layout.slot_bytes)
         by_slot[to_slots] = by_slot[slots]
+
+    def read(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """The bytes of slots, one behind the other; a copy."""
+        return self.arena.reshape(-1, self._layout.slot_bytes)[slots].reshape(-1)
+
+    def write(self, slots: NDArray[np.int32], content: NDArray[np.uint8]) -> None:
+        """The first bytes of slots, one behind the other, are these; zeros behind them."""
+        padded = np.zeros(len(slots) * self._layout.slot_bytes, np.uint8)
+        padded[: len(content)] = content
+        self.arena.reshape(-1, self._layout.slot_bytes)[slots] = padded.reshape(len(slots), -1)
 
     def store(
         self,

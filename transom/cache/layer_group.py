@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transom.cache.strategy import AttendedSet, Strategy
+from transom.config.kv_size import snapshot_bytes
 from transom.config.model_config import LayerKind, ModelConfig
 
 
@@ -42,6 +43,15 @@ def layer_groups(model_config: ModelConfig) -> tuple[LayerGroup, ...]:
     windows = {LayerKind.FULL_ATTENTION: None, LayerKind.SLIDING_ATTENTION: model_config.sliding_window}
     kinds = [kind for kind in dict.fromkeys(model_config.layer_types) if kind in windows]
     return tuple(LayerGroup(kind, _indices_of(kind, model_config), windows[kind]) for kind in kinds)
+
+
+def snapshot_group(model_config: ModelConfig, slot_bytes: int) -> LayerGroup | None:
+    """What the short convolutions of one sequence remember, as a block of a group of its own; None without such.
+
+    Such a block has as many slots as the bytes of a state take, not one for each layer.
+    """
+    num_slots = -(-snapshot_bytes(model_config) // slot_bytes)
+    return LayerGroup(LayerKind.SHORT_CONV, tuple(range(num_slots)), None) if num_slots else None
 
 
 def _indices_of(kind: LayerKind, model_config: ModelConfig) -> tuple[int, ...]:

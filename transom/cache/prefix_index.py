@@ -6,11 +6,13 @@ are forgotten one by one. Knows no tier, no policy and no open sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from transom.cache.block import Block
 from transom.cache.block_pool import BlockPool
+from transom.cache.prefix_record import BlockRecord
+from transom.cache.publishing import Publishing
 from transom.config.model_config import LayerKind
 
 
@@ -32,8 +34,9 @@ class PrefixNode:
 class PrefixIndex:
     """Nodes by key, each with at least one block. Used by one thread."""
 
-    def __init__(self, pool: BlockPool) -> None:
+    def __init__(self, pool: BlockPool, publishing: Publishing) -> None:
         self._pool = pool
+        self._publishing = publishing
         self._nodes: dict[bytes, PrefixNode] = {}
         self._node_of: dict[Block, PrefixNode] = {}
 
@@ -55,17 +58,43 @@ class PrefixIndex:
         """
         if block.kind in node.blocks:
             return False
+        self._own(node, block)
+        self._publishing.note_block(node, block)
+        return True
+
+    def restore(self, records: Iterable[BlockRecord]) -> None:
+        """Blocks that an earlier run left in the cold tier, least recently used first; before anything else is here."""
+        for record in records:
+            node = self._nodes.get(record.key) or PrefixNode(record.key, record.parent, record.index, record.tenant)
+            block = self._pool.restore(record.kind, len(record.checksums), record.index, record.cold_index)
+            self._own(node, block)
+            self._pool.release(block)
+
+    def note_written(self, block: Block) -> None:
+        """The write of a block, of whomever, is over."""
+        if block.is_indexed:
+            self._publishing.note_block(self._node_of[block], block)
+
+    def note_leaving(self, block: Block) -> None:
+        """A block of the index gives up its place in the cold tier, and stays in RAM."""
+        self._publishing.note_dropped(self._node_of[block], block)
+
+    def note_used(self, nodes: Sequence[PrefixNode]) -> None:
+        """A sequence began with these nodes, in order of position."""
+        self._publishing.note_used(nodes)
+
+    def _own(self, node: PrefixNode, block: Block) -> None:
         assert block.sealed, "a block was published that may still change"
         assert not block.is_indexed, "a block was published twice"
         assert self._nodes.setdefault(node.key, node) is node, "two nodes have one key"
         node.blocks[block.kind] = self._pool.share(block)
         self._node_of[block] = node
         block.is_indexed = True
-        return True
 
     def drop(self, block: Block) -> None:
         """Nobody will find this block any more; whoever uses it keeps it."""
         node = self._node_of.pop(block)
+        self._publishing.note_dropped(node, block)
         del node.blocks[block.kind]
         if not node.blocks:
             del self._nodes[node.key]

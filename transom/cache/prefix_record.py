@@ -65,6 +65,10 @@ class PrefixStore(Protocol):
         """These chains were used just now."""
         ...
 
+    def flush(self, seconds: float) -> bool:
+        """Waits until everything said so far is durable; False: it is not yet, or never will be."""
+        ...
+
     def close(self) -> None:
         """The last call; may wait for a short time. Idempotent."""
         ...
@@ -84,6 +88,10 @@ class NoPrefixStore:
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """There is no record of them."""
+
+    def flush(self, _seconds: float) -> bool:
+        """Nothing will ever be, and nobody needs it."""
+        return True
 
     def close(self) -> None:
         """There is nothing."""

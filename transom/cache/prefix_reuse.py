@@ -10,20 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from transom.cache.block import BLOCK_SIZE, Block, BlockState
 from transom.cache.block_pool import BlockPool
-from transom.cache.block_table import BlockTable, clear
+from transom.cache.block_table import BlockTable, clear, clear_block
 from transom.cache.cold_fetch import ColdFetch
-from transom.cache.cold_tier import ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdTier
+from transom.cache.conv_states import ConvStates
 from transom.cache.demotion import Demotion
 from transom.cache.hot_tier import HotTier
 from transom.cache.layer_group import LayerGroup
+from transom.cache.load_or_recompute import LoadOrRecompute
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_hit import Hit, HitFinder
 from transom.cache.prefix_index import PrefixIndex, PrefixNode
 from transom.cache.prefix_key import tenant_tag
 from transom.cache.reuse_counters import ReuseCounters
 from transom.cache.reuse_room import ReuseRoom
+from transom.cache.reuse_writer import MIN_TOKENS_WORTH_WRITING, ReuseWriter
 from transom.cache.sequence_cache import SequenceCache
+from transom.cache.snapshots import Snapshots
 from transom.cache.stats import ReuseStats
 
 
@@ -41,7 +49,10 @@ class PrefixReuse:
         demotion: Demotion,
         room: ReuseRoom,
         max_hot_blocks: int | None,
-        has_convolutions: bool,
+        snapshot_group: LayerGroup | None,
+        conv_states: ConvStates,
+        rates: LoadOrRecompute,
+        writer: ReuseWriter,
     ) -> None:
         self._groups = groups
         self._pool = pool
@@ -49,8 +60,11 @@ class PrefixReuse:
         self._hot_tier = hot_tier
         self._demotion = demotion
         self._room = room
+        self._rates = rates
+        self._writer = writer
         self._fetch = ColdFetch(pool, cold_tier)
-        self._finder = HitFinder(groups, has_convolutions=has_convolutions, max_hot_blocks=max_hot_blocks)
+        self._finder = HitFinder(groups, has_convolutions=conv_states.num_bytes > 0, max_hot_blocks=max_hot_blocks)
+        self._snapshots = Snapshots(snapshot_group, conv_states, pool, index, hot_tier, self._fetch, demotion, room)
         self._max_hot_blocks = max_hot_blocks
         self._counters = ReuseCounters()
 
@@ -69,24 +83,36 @@ class PrefixReuse:
     def adopt(self, handle: SequenceCache, tables: Sequence[BlockTable]) -> None:
         """The sequence, which has nothing yet, begins with the longest hit; `tables` are those of all open ones."""
         self._fetch.take_back_late()
-        hit = self._find(handle, may_copy=True)
-        if hit is not None and hit.is_whole_prompt and not self._adopt(handle, hit, tables):
-            hit = self._find(handle, may_copy=False)
-        if hit is not None and not hit.is_whole_prompt:
-            self._adopt(handle, hit, tables)
+        hit = self._worth_using(handle, self._find(handle, may_copy=True))
+        while hit is not None and not self._adopt(handle, hit, tables):
+            hit = self._worth_using(handle, self._find(handle, may_copy=False))
 
-    def publish(self, handle: SequenceCache, num_tokens: int) -> None:
-        """Positions `< num_tokens` are computed and sealed; whole blocks of them that are not found yet will be."""
+    def publish(self, handle: SequenceCache, num_tokens: int, border: tuple[int, NDArray[np.uint8]] | None) -> None:
+        """Positions `< num_tokens` are computed and sealed; whole blocks of them that are not found yet will be.
+
+        `border` is a position where a block begins, and what convolutions remember there; None where they do not.
+        """
         chain = handle.chain
         if chain is None:
             return
-        for index in range(handle.num_computed_tokens // BLOCK_SIZE, num_tokens // BLOCK_SIZE):
-            if index >= chain.num_blocks or handle.has_forgotten((index + 1) * BLOCK_SIZE):
-                return
-            self._publish_block(handle, index)
+        end = min(num_tokens // BLOCK_SIZE, chain.num_blocks)  # what was guessed right is known a moment later
+        for index in range(handle.num_judged_blocks, end):
+            if handle.has_forgotten((index + 1) * BLOCK_SIZE):
+                break
+            node = self._publish_block(handle, index)
+            if border is not None and border[0] == (index + 1) * BLOCK_SIZE:
+                self._snapshots.publish(node, border[1], handle.tables)
+            self._want_if_long(handle, index)
+        handle.num_judged_blocks = max(handle.num_judged_blocks, end)
 
     def close(self, handle: SequenceCache) -> None:
         """The sequence lets go of all it has, its tail first."""
+        if handle.chain is not None and self._snapshots.group is not None:
+            for index in reversed(range(max(table.num_blocks for table in handle.tables))):
+                clear_block(handle.tables, self._pool, index)
+                node = self._index.get(handle.chain.key(index)) if index < handle.chain.num_blocks else None
+                if node is not None:
+                    self._snapshots.touch(node)
         clear(handle.tables, self._pool)
         self._room.keep_within_cap()
 
@@ -101,7 +127,8 @@ class PrefixReuse:
         """A snapshot."""
         return self._counters.snapshot(num_evicted_blocks=self._room.num_evicted_blocks)
 
-    def _find(self, handle: SequenceCache, *, may_copy: bool) -> Hit | None:
+    def _find(self, handle: SequenceCache, *, may_copy: bool, in_ram: bool = False) -> Hit | None:
+        """The longest hit; `in_ram`: that needs nothing from the cold tier."""
         if handle.chain is None or not handle.may_hit:
             return None
         nodes = self._nodes(handle)
@@ -111,9 +138,25 @@ class PrefixReuse:
             nodes,
             len(handle.token_ids),
             handle.strategy,
-            may_use=lambda block: _may_use(handle, block),
+            may_use=lambda block: _may_use(handle, block) and not (in_ram and block.is_cold),
             may_copy=may_copy,
         )
+
+    def _worth_using(self, handle: SequenceCache, hit: Hit | None) -> Hit | None:
+        """The hit, or a shorter one in RAM, if the rest of it is sooner computed again than read."""
+        if hit is None:
+            return None
+        blocks = [block for number, group in enumerate(self._groups) for block in hit.blocks_of(group, number)]
+        blocks += [snapshot for snapshot in (self._snapshots.find(hit.nodes[-1]),) if snapshot is not None]
+        num_cold_slots = sum(block.num_layers for block in blocks if block.is_cold)
+        if num_cold_slots == 0:
+            return hit
+        shorter = self._find(handle, may_copy=False, in_ram=True)
+        num_saved_tokens = hit.num_tokens - (shorter.num_tokens if shorter is not None else 0)
+        if self._rates.is_worth_reading(num_cold_slots * self._hot_tier.slot_bytes, num_saved_tokens):
+            return hit
+        self._counters.num_recomputed_tokens += num_saved_tokens
+        return shorter
 
     def _nodes(self, handle: SequenceCache) -> list[PrefixNode]:
         """The chain of the known tokens, as far as the index has it."""
@@ -127,7 +170,8 @@ class PrefixReuse:
         return nodes
 
     def _adopt(self, handle: SequenceCache, hit: Hit, tables: Sequence[BlockTable]) -> bool:
-        """False: there is no room for the copy of the last block, or it did not come back right."""
+        """False: there is no room for the copy of the last block, or it did not come back right, or the state of the
+        convolutions did not."""
         blocks = [hit.blocks_of(group, number) for number, group in enumerate(self._groups)]
         is_cold = [block.is_cold for of_group in blocks for block in of_group]
         sources = [self._pool.share(of_group.pop()) for of_group in blocks] if hit.is_whole_prompt else []
@@ -137,12 +181,15 @@ class PrefixReuse:
         copies = self._copies(sources, tables) if sources else []
         for source in sources:
             self._pool.release(source)
-        if copies is None:
+        has_state = self._snapshots.group is None or self._snapshots.load(handle, hit.nodes[-1], tables)
+        if copies is None or not has_state:
             clear(handle.tables, self._pool)
             return False
         for table, copy in zip(handle.tables, copies, strict=False):
             table.append(copy)
         handle.begin(hit.num_tokens, len(hit.nodes) * BLOCK_SIZE)
+        self._index.note_used(hit.nodes)
+        self._writer.want(hit.nodes)
         self._counters.count_hit(hit.num_tokens, is_cold.count(False), is_cold.count(True))
         return True
 
@@ -178,7 +225,17 @@ class PrefixReuse:
         self._hot_tier.copy(source.slots, copy.slots)
         return copy
 
-    def _publish_block(self, handle: SequenceCache, index: int) -> None:
+    def _want_if_long(self, handle: SequenceCache, index: int) -> None:
+        """A chain that is long, or known to become so, is worth writing at once; one that grew, when it is long."""
+        assert handle.chain is not None
+        if handle.chain.num_blocks * BLOCK_SIZE < MIN_TOKENS_WORTH_WRITING:
+            return
+        first = 0 if (index + 1) * BLOCK_SIZE == MIN_TOKENS_WORTH_WRITING else index
+        nodes = [self._index.get(handle.chain.key(each)) for each in range(first, index + 1)]
+        self._writer.want(node for node in nodes if node is not None)
+        self._writer.write_some()
+
+    def _publish_block(self, handle: SequenceCache, index: int) -> PrefixNode:
         chain = handle.chain
         assert chain is not None
         key = chain.key(index)
@@ -189,6 +246,7 @@ class PrefixReuse:
         is_new = [self._publish_own(handle, table, node, block) for table, block in own if block is not None]
         if any(is_new):
             handle.published_blocks.append(index)
+        return node
 
     def _publish_own(self, handle: SequenceCache, table: BlockTable, node: PrefixNode, own: Block) -> bool:
         """Whether a block of the sequence is the one that others will find."""

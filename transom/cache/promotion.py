@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
-from transom.cache.cold_tier import ColdRead, ColdTier, NoColdTier
+from transom.cache.cold_tier import ColdRead, ColdTier
+from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.reuse_room import ReuseRoom
 
 Tables = Sequence[BlockTable]

@@ -15,6 +15,7 @@ class ReuseCounters:
     num_hit_tokens: int = 0
     num_hot_blocks: int = 0
     num_cold_blocks: int = 0
+    num_recomputed_tokens: int = 0
     num_lost_blocks: int = 0
 
     def count_hit(self, num_tokens: int, num_hot_blocks: int, num_cold_blocks: int) -> None:
@@ -30,6 +31,7 @@ class ReuseCounters:
             num_hit_tokens=self.num_hit_tokens,
             num_hot_blocks=self.num_hot_blocks,
             num_cold_blocks=self.num_cold_blocks,
+            num_recomputed_tokens=self.num_recomputed_tokens,
             num_evicted_blocks=num_evicted_blocks,
             num_lost_blocks=self.num_lost_blocks,
         )

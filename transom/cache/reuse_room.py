@@ -7,7 +7,7 @@ wait but for a write of it that is under way already. Used by one thread; waits 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from transom.cache.block import Block, BlockState
 from transom.cache.block_pool import BlockPool
@@ -20,7 +20,7 @@ class ReuseRoom:
     def __init__(self, pool: BlockPool, index: PrefixIndex, max_cold_slots: int | None = None) -> None:
         self._pool = pool
         self._index = index
-        self._max_cold_slots = max_cold_slots
+        self.max_cold_slots = max_cold_slots
         self.num_evicted_blocks = 0
         """Blocks that were forgotten for want of room."""
 
@@ -54,16 +54,34 @@ class ReuseRoom:
         return bool(victims)
 
     def free_cold(self, num_slots: int) -> None:
-        """Frees so many slots' worth of places in the cold tier, as far as there are any to be had."""
+        """Frees so many slots' worth of places in the cold tier, as far as there are any to be had.
+
+        What is in RAM, too, is still found there.
+        """
         reuse = self._pool.reuse
         copied = (block for block in reuse.hot_blocks() if block.state is BlockState.CLEAN)
         for block in _enough(itertools.chain(reuse.cold_blocks(), copied), num_slots):
-            self._evict(block)
+            if block.is_cold:
+                self._evict(block)
+            else:
+                self._index.note_leaving(block)
+                self._pool.give_up_place(block)
+
+    def note_begun(self, blocks: Sequence[Block]) -> None:
+        """The writes of these blocks, of whomever, have begun."""
+        for block in blocks:
+            self._pool.reuse.note_state(block)
+
+    def note_written(self, block: Block) -> None:
+        """The write of a block, of whomever, is over."""
+        self._pool.reuse.note_state(block)
+        self._index.note_written(block)
+        self.keep_within_cap()
 
     def keep_within_cap(self) -> None:
         """Forgets what is more than the cold tier may hold of reuse data."""
-        if self._max_cold_slots is not None and self.num_placed_slots > self._max_cold_slots:
-            self.free_cold(self.num_placed_slots - self._max_cold_slots)
+        if self.max_cold_slots is not None and self.num_placed_slots > self.max_cold_slots:
+            self.free_cold(self.num_placed_slots - self.max_cold_slots)
 
     def _evict(self, block: Block) -> None:
         self._index.drop(block)

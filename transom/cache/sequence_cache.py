@@ -27,6 +27,7 @@ class SequenceCache:
         "num_cached_tokens",
         "num_computed_tokens",
         "num_dropped_tokens",
+        "num_judged_blocks",
         "num_reserved_tokens",
         "published_blocks",
         "strategy",
@@ -63,6 +64,8 @@ class SequenceCache:
         self.num_reserved_tokens = 0
         self.num_dropped_tokens = 0
         """Tokens of full-attention layers that were dropped because little attention was paid to them."""
+        self.num_judged_blocks = 0
+        """Of its first blocks: they are published, or never will be."""
         self.published_blocks: list[int] = []
         """Which of its whole blocks it was the first to leave to others."""
         self.is_open = True
@@ -71,6 +74,7 @@ class SequenceCache:
         """Its tables hold the KV of so many tokens, which others have computed, and have room for so many."""
         self.num_cached_tokens = self.num_computed_tokens = num_tokens
         self.num_reserved_tokens = num_reserved_tokens
+        self.num_judged_blocks = num_tokens // BLOCK_SIZE
 
     def has_forgotten(self, num_tokens: int) -> bool:
         """Whether the last of its first `num_tokens` tokens did not see everything in full-attention layers: then its

@@ -102,6 +102,8 @@ class ReuseStats:
     """Blocks of hits that were in RAM."""
     num_cold_blocks: int = 0
     """Blocks of hits that were on SSD alone."""
+    num_recomputed_tokens: int = 0
+    """Tokens whose KV was on SSD and was computed again, because reading would have taken longer."""
     num_evicted_blocks: int = 0
     """Blocks that were forgotten because somebody wanted their room."""
     num_lost_blocks: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def show_stats(
 
 def verify_all(places: Sequence[ColdPlace], *, as_json: bool) -> None:
     """One line for each problem on standard error, and exit code 1 if there is any."""
-    contents = [inspect(place) for place in places]
+    contents = [inspect(place, read_blocks=True) for place in places]
     _show_directories(contents, [], as_json=as_json)
     problems = [problem for content in contents for problem in content.problems]
     for problem in problems:
@@ -45,12 +45,12 @@ def verify_all(places: Sequence[ColdPlace], *, as_json: bool) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def purge_all(places: Sequence[ColdPlace]) -> None:
+def purge_all(places: Sequence[ColdPlace], tenant: str | None = None) -> None:
     """Raises `ConfigError` at the first one that is in use; those before it are empty then."""
     if not places:
         print(_NOWHERE)
     for place in places:
-        print(f"{place.model}: {size_text(purge(place))} given back ({place.directory})")
+        print(f"{place.model}: {size_text(purge(place, tenant))} given back ({place.directory})")
 
 
 def remove_leftovers(places: Sequence[ColdPlace]) -> None:
@@ -98,8 +98,13 @@ def _plain_leftover(content: ColdContent) -> dict[str, Any]:
 
 
 def _plain(content: ColdContent) -> dict[str, Any]:
-    plain = asdict(content)
-    place = plain.pop("place")
+    plain = asdict(replace(content, published=None))
+    place, published = plain.pop("place"), content.published
+    plain["published"] = published and {
+        "blocks": len(published.records),
+        "tenants": published.num_tenants,
+        "damaged": published.num_damaged,
+    }
     return {**place, "directory": str(content.place.directory), **plain}
 
 
@@ -147,7 +152,7 @@ def _request_table(answers: Iterable[dict[str, Any]]) -> Table:
 
 
 def _directory_table(contents: Iterable[ColdContent]) -> Table:
-    table = plain_table("MODEL", "ON DISK", "OF", "COLD FILES", "IN USE", "SOUND", "DIRECTORY")
+    table = plain_table("MODEL", "ON DISK", "OF", "COLD FILES", "BLOCKS", "TENANTS", "IN USE", "SOUND", "DIRECTORY")
     for content in contents:
         place = content.place
         table.add_row(
@@ -155,6 +160,8 @@ def _directory_table(contents: Iterable[ColdContent]) -> Table:
             size_text(content.physical_bytes),
             "-" if place.max_bytes is None else size_text(place.max_bytes),
             str(len(content.cold_files)),
+            "-" if content.published is None else str(len(content.published.records)),
+            "-" if content.published is None else str(content.published.num_tenants),
             "yes" if content.in_use else "no",
             "no" if content.problems else "yes",
             str(place.directory) if content.exists else f"{place.directory} (not made yet)",

@@ -50,7 +50,7 @@ def verify(
     ssd_path: _Directory = None,
     as_json: _Json = False,
 ) -> None:
-    """Check format, sizes, modes and physical bytes of cold files; exit code 1 if anything is wrong."""
+    """Check format, sizes, modes, records and all published blocks; exit code 1 if anything is wrong."""
     with told_in_one_line():
         from transom.cli.cache import verify_all
         from transom.cli.cold_places import find_places
@@ -61,21 +61,25 @@ def verify(
 @cache_app.command()
 def purge(
     model: _Model = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Only what was computed for this tenant; nothing: everything.", show_default=False),
+    ] = None,
     config: options.Config = None,
     ssd_path: _Directory = None,
     leftovers: Annotated[
         bool, typer.Option("--leftovers", help="Instead: what models that --config no longer names have left.")
     ] = False,
 ) -> None:
-    """Remove the cold files of models that no server uses."""
+    """Remove keys and values that servers left for their next run, of models that no server uses."""
     with told_in_one_line():
         from transom.cli.cache import purge_all, remove_leftovers
         from transom.cli.cold_places import find_leftovers, find_places
         from transom.errors import ConfigError
 
         if leftovers:
-            if config is None or model is not None or ssd_path is not None:
-                raise ConfigError("--leftovers needs --config FILE, and neither a model nor --ssd-path")
+            if config is None or (model, ssd_path, tenant) != (None, None, None):
+                raise ConfigError("--leftovers needs --config FILE, and neither a model nor --ssd-path nor --tenant")
             remove_leftovers(find_leftovers(config))
             return
-        purge_all(find_places(config, ssd_path, model))
+        purge_all(find_places(config, ssd_path, model), tenant)

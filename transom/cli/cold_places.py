@@ -13,10 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transom.cache.cold_file import remove_leftovers
+from transom.cache.cold_file import FINGERPRINT_NAME, remove_leftovers
 from transom.cache.cold_format import FORMAT_NAME, ColdFormat, ColdLayout
 from transom.cache.file_system import RealFileSystem
+from transom.cache.prefix_database import DATABASE_FILES
 from transom.cli.options import ModelOptions
+from transom.cli.published import Published, count_wrong_blocks, read_published, remove_tenant
 from transom.cli.sources import load_registry
 from transom.config.engine_config import MIB
 from transom.config.registry_config import ModelEntry
@@ -50,6 +52,8 @@ class ColdContent:
     foreign_files: tuple[str, ...]
     """Files that Transom did not make; they count against the budget."""
     problems: tuple[str, ...]
+    published: Published | None = None
+    """What is there for the next run; None while a server uses it, or where it cannot be told."""
 
 
 def find_places(config: Path | None, ssd_path: Path | None, model: str | None) -> tuple[ColdPlace, ...]:
@@ -84,8 +88,11 @@ def unclaimed_bytes(entries: Iterable[ModelEntry]) -> int:
     return sum(RealFileSystem().physical_bytes(place.directory) for place in places)
 
 
-def inspect(place: ColdPlace) -> ColdContent:
-    """Reads names, sizes and modes, no keys and values. Raises `OSError` where it may not look."""
+def inspect(place: ColdPlace, *, read_blocks: bool = False) -> ColdContent:
+    """Reads names, sizes, modes and records; with `read_blocks` all published keys and values, too.
+
+    Raises `OSError` where it may not look.
+    """
     directory = place.directory
     if not os.path.lexists(directory):
         return ColdContent(place, False, False, 0, (), (), ())
@@ -101,14 +108,24 @@ def inspect(place: ColdPlace) -> ColdContent:
         foreign_files=tuple(name for name in names if not _is_ours(name)),
         problems=(),
     )
-    problems = (*_mode_problems(directory, names), *_format_problems(content), *_budget_problems(content))
-    return replace(content, problems=problems)
+    problems = [*_mode_problems(directory, names), *_format_problems(content), *_budget_problems(content)]
+    published = None
+    if not content.in_use and not problems:
+        try:
+            cold_format = ColdFormat.from_json((directory / FORMAT_NAME).read_bytes())
+            published = read_published(directory, cold_format)
+            problems += _published_problems(directory, cold_format, published, read_blocks)
+        except FileNotFoundError:
+            published = Published()
+        except ConfigError as error:
+            problems.append(str(error))
+    return replace(content, problems=tuple(problems), published=published)
 
 
-def purge(place: ColdPlace) -> int:
-    """Removes the cold files of a model that no server uses; the bytes that were given back.
+def purge(place: ColdPlace, tenant: str | None = None) -> int:
+    """Removes what a model's servers left, or what of it is one tenant's; the bytes that were given back.
 
-    Raises `ConfigError` when a server uses them, or somebody else's files lie there.
+    Raises `ConfigError` when a server uses it, or somebody else's files lie there.
     """
     if not os.path.lexists(place.directory):
         return 0
@@ -116,8 +133,12 @@ def purge(place: ColdPlace) -> int:
     locked = file_system.prepare_directory(place.directory)
     try:
         before = file_system.physical_bytes(place.directory)
-        remove_leftovers(file_system, locked)
-        file_system.remove(place.directory / FORMAT_NAME)
+        if tenant is None:
+            remove_leftovers(file_system, locked)
+            for name in (FORMAT_NAME, FINGERPRINT_NAME):
+                file_system.remove(place.directory / name)
+        else:
+            remove_tenant(file_system, place.directory, tenant)
         return max(0, before - file_system.physical_bytes(place.directory))
     finally:
         locked.close()
@@ -156,7 +177,7 @@ def _below(ssd_path: Path) -> tuple[ColdPlace, ...]:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (LOCK_NAME, FORMAT_NAME) or ColdLayout.is_file_name(name)
+    return name in (LOCK_NAME, FORMAT_NAME, FINGERPRINT_NAME, *DATABASE_FILES) or ColdLayout.is_file_name(name)
 
 
 def _is_locked(directory: Path) -> bool:
@@ -218,3 +239,15 @@ def _budget_problems(content: ColdContent) -> Iterator[str]:
     directory, max_bytes = content.place.directory, content.place.max_bytes
     if max_bytes is not None and content.physical_bytes > max_bytes:
         yield f"{directory} takes {content.physical_bytes} bytes on disk, max_ssd_mb allows {max_bytes}"
+
+
+def _published_problems(
+    directory: Path, cold_format: ColdFormat, published: Published, read_blocks: bool
+) -> Iterator[str]:
+    if published.num_damaged:
+        yield f"{directory} holds {published.num_damaged} damaged records; their blocks will not be found"
+    if read_blocks and (num_wrong := count_wrong_blocks(directory, cold_format, published)):
+        yield (
+            f"{directory}: {num_wrong} of {len(published.records)} published blocks are not what was recorded; "
+            "they will be computed again"
+        )

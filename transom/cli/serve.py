@@ -70,6 +70,8 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
         port=file.port if options.port is None else options.port,
         api_keys=tuple(key for key in options.api_keys if key),
         api_keys_file=file.api_keys_file,
+        request_timeout=file.request_timeout_seconds,
+        max_waiting_per_key=file.max_waiting_per_key,
         allowed_hosts=options.allowed_hosts,
         default_model=options.default_model,
         max_output_tokens=options.max_output_tokens,

@@ -16,6 +16,7 @@ __all__ = [
     "kv_bytes_per_block",
     "kv_bytes_per_token",
     "kv_bytes_per_token_by_kind",
+    "snapshot_bytes",
 ]
 
 BLOCK_SIZE = 64
@@ -93,6 +94,11 @@ def conv_state_bytes(model_config: ModelConfig) -> int:
     num_layers = model_config.layer_types.count(LayerKind.SHORT_CONV)
     num_inputs = model_config.short_conv.conv_L_cache - 1
     return 2 * num_layers * num_inputs * model_config.hidden_size * 4
+
+
+def snapshot_bytes(model_config: ModelConfig) -> int:
+    """What one copy of such a state takes; 0 of a model without convolutions."""
+    return conv_state_bytes(model_config) // 2
 
 
 def _bytes_per_token_and_layer(model_config: ModelConfig, kv_dtype: str) -> int:

@@ -20,6 +20,7 @@ from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_MAX_WAITING_PER_KEY",
     "DEFAULT_TIER",
     "CacheConfig",
     "ModelEntry",
@@ -35,6 +36,8 @@ __all__ = [
 
 DEFAULT_TIER = "default"
 """The quota tier of callers who are given no other; may be absent, which means no limits."""
+
+DEFAULT_MAX_WAITING_PER_KEY = 64
 
 _STATE = "transom-state"
 _MAX_ID_CHARACTERS = 128
@@ -109,6 +112,12 @@ class ServerConfig(_Section):
     """A request waits so long for its model to be loaded; then it is refused (503)."""
     max_waiting_for_load: Annotated[int, Field(ge=0)] = 256
     """Requests to all models that may wait for a load; more are refused (503)."""
+    request_timeout_seconds: Seconds | None = None
+    """An answer that is not complete after so long, waiting included, is ended: 408, or an error event in a stream that
+    has begun. null: it may take as long as it takes."""
+    max_waiting_per_key: Count = DEFAULT_MAX_WAITING_PER_KEY
+    """Requests of one API key that may wait for their turn at one model; more are refused (429). Keys are served in
+    turn."""
     state_path: PathSetting | None = None
     """Directory for what the server must remember across restarts: the use of quotas. Relative to the registry file;
     null: `transom-state` beside it. Made only when there are quotas, and used by one server at a time."""

@@ -20,7 +20,7 @@ from transom.engine.channel import Abort, Heartbeat, Message, Outputs, Refused, 
 from transom.engine.error_data import error_from_data
 from transom.engine.mailbox import Mailbox
 from transom.engine.reports import EngineStats, LoadReport
-from transom.engine.restarts import DELAYS_SECONDS, RestartLimit
+from transom.engine.restarts import DELAYS_SECONDS, MAX_RESTARTS, RestartLimit
 from transom.engine.watchdog import WatchLimits
 from transom.engine.worker_process import WorkerProcess
 from transom.errors import (
@@ -80,6 +80,7 @@ class EngineClient:
         on_state_change: Callable[[EngineStatus], None] = _ignore,
         check_files: Callable[[], None] = _any_files,
         restart_delays_seconds: Sequence[float] = DELAYS_SECONDS,
+        max_restarts: int = MAX_RESTARTS,
         watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 - frozen
     ) -> None:
         self._model_config = model_config
@@ -87,7 +88,7 @@ class EngineClient:
         self._name = name
         self._on_state_change = on_state_change
         self._check_files = check_files
-        self._restart_limit = RestartLimit(restart_delays_seconds)
+        self._restart_limit = RestartLimit(restart_delays_seconds, max_restarts)
         self._watch_limits = watch_limits
         self._status = EngineStatus(EngineState.STOPPED)
         self._mailboxes: dict[str, Mailbox] = {}

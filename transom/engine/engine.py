@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from transom.cache import CacheManager, LostBlockError
+from transom.cache import CacheManager, Identify, LostBlockError
 from transom.cache.file_system import FileSystem
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
@@ -57,14 +57,15 @@ class Engine:
         engine_config: EngineConfig,
         *,
         file_system: FileSystem | None = None,
+        identify: Identify | None = None,
         grammars: Grammars | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> Engine:
-        """An engine with a cache and a scheduler of its own. Raises ConfigError as `CacheManager` does.
+        """An engine with a cache and a scheduler of its own; `identify` as `CacheManager` has it. Raises ConfigError.
 
         Without `grammars` requests that have one are refused. `clock` times steps, in seconds.
         """
-        cache = CacheManager(model_config, engine_config, file_system=file_system)
+        cache = CacheManager(model_config, engine_config, identify=identify, file_system=file_system)
         scheduler = Scheduler(
             cache,
             eos_token_ids=model_config.eos_token_ids,
@@ -149,6 +150,7 @@ class Engine:
 
     def _rest(self) -> list[RequestOutput]:
         """Nothing can be computed. If somebody waits for the disk nevertheless, a moment passes."""
+        self._cache.tend()
         failed = self._take_failed()
         if self.has_work() and not failed:
             self._sleep(_REST_SECONDS)

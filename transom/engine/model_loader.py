@@ -20,6 +20,7 @@ from transom.config.model_config import ModelConfig
 from transom.engine.engine import Engine
 from transom.engine.grammars import Grammars
 from transom.engine.loading_priority import at_low_priority
+from transom.engine.model_identity import ModelIdentity
 from transom.engine.reports import LoadReport
 from transom.errors import ConfigError, WeightsError
 from transom.grammar.vocabulary import Vocabulary, make_tokenizer
@@ -39,7 +40,8 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     Raises ConfigError when it fits neither `max_ram_bytes` nor this machine, UnsupportedModelError, WeightsError.
     """
     started = time.monotonic()
-    weights = quantized_weights(open_weights(engine_config.model_path), engine_config.quantization)
+    stored = open_weights(engine_config.model_path)
+    weights = quantized_weights(stored, engine_config.quantization)
     if isinstance(weights, QuantizedSource):
         _log_fallbacks(weights)
     if problems := misfits(model_config, weights):
@@ -47,8 +49,13 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     check_memory(model_config, engine_config, weights.nbytes)
     try:
         model = at_low_priority(lambda: build(model_config, WeightLoader(weights)), engine_config.num_threads)
+        identity = ModelIdentity(model_config, engine_config, stored.files)
+
+        def identify(remembered: bytes | None) -> tuple[bytes, bytes]:
+            return at_low_priority(lambda: identity(remembered), engine_config.num_threads)
+
         grammars = Grammars(lambda: _grammar_tokenizer(engine_config.model_path, model_config.vocab_size))
-        engine = Engine.of(model, model_config, engine_config, grammars=grammars)
+        engine = Engine.of(model, model_config, engine_config, identify=identify, grammars=grammars)
     except MemoryError as error:
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"

@@ -44,6 +44,7 @@ from transom.kernels._native import (
 )
 
 __all__ = [
+    "ARITHMETIC_VERSION",
     "CHECKSUM_MISMATCH",
     "SHORT_TRANSFER",
     "AttentionState",
@@ -78,3 +79,6 @@ __all__ = [
     "store_kv",
     "swiglu",
 ]
+
+ARITHMETIC_VERSION = 1
+"""To be raised by whoever changes a bit of what any kernel computes: what was computed before is not reused then."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from transom.metrics.snapshot import KindUsage, ModelSnapshot, TierUsage, Transfers
+from transom.metrics.snapshot import KindUsage, ModelSnapshot, Reuse, TierUsage, Transfers
 
 
 class PulledMetrics(Collector):
@@ -22,6 +22,11 @@ class PulledMetrics(Collector):
             yield _family(GaugeMetricFamily(f"transom_{name}", text, labels=["model"]), models, read)
         for name, text, read in _COUNTERS:
             yield _family(CounterMetricFamily(f"transom_{name}", text, labels=["model"]), models, read)
+        for name, text, count in _REUSE_COUNTERS:
+            family = CounterMetricFamily(f"transom_{name}", text, labels=["model"])
+            for model in models:
+                family.add_metric([model.model], count(model.reuse))
+            yield family
         yield from _tier_metrics(models)
         yield from _transfer_metrics(models)
         yield from _block_metrics(models)
@@ -51,8 +56,22 @@ _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
     ("spec_decode_num_accepted_tokens", "Guessed tokens that were right.", lambda model: model.num_accepted_tokens),
     ("worker_restarts", "How often the model's process was started again.", lambda model: model.num_restarts),
 )
+_REUSE_COUNTERS: tuple[tuple[str, str, Callable[[Reuse], float]], ...] = (
+    ("prefix_cache_hits", "Sequences that began with KV of others.", lambda reuse: reuse.num_hits),
+    ("prefix_cache_hit_tokens", "Tokens that these did not compute.", lambda reuse: reuse.num_hit_tokens),
+    ("prefix_cache_hot_blocks", "Blocks of hits that were in RAM.", lambda reuse: reuse.num_hot_blocks),
+    ("prefix_cache_cold_blocks", "Blocks of hits that were on SSD alone.", lambda reuse: reuse.num_cold_blocks),
+    (
+        "prefix_cache_recomputed_tokens",
+        "Tokens that were sooner computed again than read.",
+        lambda reuse: reuse.num_recomputed_tokens,
+    ),
+    ("prefix_cache_evicted_blocks", "Blocks whose room was wanted.", lambda reuse: reuse.num_evicted_blocks),
+    ("prefix_cache_lost_blocks", "Blocks that did not come back right.", lambda reuse: reuse.num_lost_blocks),
+)
 _TIER_GAUGES: tuple[tuple[str, str, Callable[[TierUsage], float]], ...] = (
     ("kv_cache_used_bytes", "KV bytes in use.", lambda tier: tier.num_bytes_used),
+    ("kv_cache_reuse_bytes", "KV bytes that ended requests left.", lambda tier: tier.num_bytes_reuse),
     ("kv_cache_total_bytes", "KV bytes of the budget.", lambda tier: tier.num_bytes_total),
     ("kv_cache_physical_bytes", "What the tier's directory takes on disk.", lambda tier: tier.num_physical_bytes),
 )

@@ -33,6 +33,8 @@ class TierUsage:
     """`on`, `paused` or `off`: whether anything new is written to it."""
     transfers: Transfers | None = None
     """None where nothing is carried to and fro."""
+    num_bytes_reuse: int = 0
+    """What ended sequences left, beside what is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,19 @@ class KindUsage:
     num_hot: int
     num_hot_total: int
     num_cold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """What the reuse of prefixes did, since the worker's birth."""
+
+    num_hits: int = 0
+    num_hit_tokens: int = 0
+    num_hot_blocks: int = 0
+    num_cold_blocks: int = 0
+    num_recomputed_tokens: int = 0
+    num_evicted_blocks: int = 0
+    num_lost_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +77,5 @@ class ModelSnapshot:
     """Tokens whose KV is held at this moment."""
     tiers: tuple[TierUsage, ...] = ()
     kinds: tuple[KindUsage, ...] = ()
+    reuse: Reuse = Reuse()
     worker_resident_bytes: int = 0

@@ -28,7 +28,7 @@ from transom.models.qwen3_moe import Qwen3MoeBuilder
 from transom.weights.loader import WeightLoader, WeightSource
 from transom.weights.weight_check import TooManyProblemsError, WeightCheck
 
-__all__ = ["ALIASES", "ARCHITECTURES", "Model", "build", "misfits"]
+__all__ = ["ALIASES", "ARCHITECTURES", "Model", "arithmetic_version", "build", "misfits"]
 
 
 class Model(Protocol):
@@ -67,11 +67,13 @@ def build(config: ModelConfig, loader: WeightLoader) -> Model:
 
     Raises UnsupportedModelError for an unknown model type and WeightsError for weights that do not fit.
     """
-    name = ALIASES.get(config.model_type, config.model_type)
-    if name not in ARCHITECTURES:
-        known = ", ".join(sorted({*ARCHITECTURES, *ALIASES}))
-        raise UnsupportedModelError(f"model_type {config.model_type!r} is not supported; supported: {known}")
-    return ARCHITECTURES[name](config, loader).build()
+    return _architecture(config.model_type)(config, loader).build()
+
+
+def arithmetic_version(model_type: str) -> str:
+    """Changes whenever a family computes other bits than before from the same weights. UnsupportedModelError."""
+    architecture = _architecture(model_type)
+    return f"{architecture.__name__} {architecture.arithmetic_version}"
 
 
 def misfits(config: ModelConfig, source: WeightSource) -> list[str]:
@@ -85,3 +87,11 @@ def misfits(config: ModelConfig, source: WeightSource) -> list[str]:
     except TooManyProblemsError as error:
         return [*check.problems, str(error)]
     return check.problems
+
+
+def _architecture(model_type: str) -> type[DecoderBuilder]:
+    name = ALIASES.get(model_type, model_type)
+    if name not in ARCHITECTURES:
+        known = ", ".join(sorted({*ARCHITECTURES, *ALIASES}))
+        raise UnsupportedModelError(f"model_type {model_type!r} is not supported; supported: {known}")
+    return ARCHITECTURES[name]

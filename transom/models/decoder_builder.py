@@ -29,6 +29,8 @@ _FULL, _SLIDING, _NONE = range(3)  # the rotations of a pass
 class DecoderBuilder:
     """Builds once. Subclasses override the parts in which their family differs from Llama."""
 
+    arithmetic_version = 1
+    """Of the family: to be raised by whoever changes what it computes, this class's or the subclass's own."""
     final_norm = "model.norm"
     output_projection = "o_proj"
     head_norms = ("q_norm", "k_norm")

@@ -44,15 +44,18 @@ class Answer(Protocol):
 
 async def answer(planned: Answer, request: Request, context: ServerContext) -> Response:
     """Runs `planned` in the way its body asks for."""
+    limit = context.settings.request_timeout
     if planned.body.stream:
         return EventStream(
             _chunks_of_loaded(planned, context.registry),
             context.lifecycle,
             ping_interval=_ping_interval(planned.body, context.settings.ping_interval),
             slow_reader_timeout=context.settings.slow_reader_timeout,
+            limit_seconds=limit,
         )
+    whole = _whole_of_loaded(planned, context.registry)
     with context.lifecycle.answering():
-        content = await run_watched(_whole_of_loaded(planned, context.registry), request.receive, context.lifecycle)
+        content = await run_watched(whole, request.receive, context.lifecycle, limit)
     return json_response(content)
 
 

@@ -31,6 +31,8 @@ from transom.server.rate_limits import rate_limit_headers
 from transom.server.settings import ServerSettings
 from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
+from transom.server.turns import Turns
+from transom.server.until_answered import UntilAnswered
 
 _ROUTERS = (completions_router, chat_router, cache_router, models_router, tokenize_router, health_router)
 
@@ -47,9 +49,10 @@ def create_app(
     keys file that cannot be used.
     """
     settings.check_bind()
-    metrics = MetricsCollector(lambda: take_snapshots(registry))
+    turns: dict[str, Turns] = {}
+    metrics = MetricsCollector(lambda: take_snapshots(registry, turns))
     quotas = quotas or QuotaLedger(Quotas())
-    context = ServerContext(registry, metrics, settings, lifecycle or Lifecycle(), quotas)
+    context = ServerContext(registry, metrics, settings, lifecycle or Lifecycle(), quotas, turns)
     app = FastAPI(
         title="Transom",
         version=SYSTEM_FINGERPRINT.removeprefix("transom-"),
@@ -59,6 +62,7 @@ def create_app(
         middleware=[
             Middleware(OuterLayer, metrics=metrics, headers=partial(rate_limit_headers, quotas)),
             Middleware(HostGuard, settings=settings),
+            Middleware(UntilAnswered),
             Middleware(RequireKey, keys=_key_ring(registry, settings, quotas)),
         ],
         exception_handlers={HTTPException: _routing_error},

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.cache.stats import CacheStats, ConvStateStats, KindStats, SequenceStats, TierStats
+from transom.cache.stats import CacheStats, ConvStateStats, KindStats, ReuseStats, SequenceStats, TierStats
 from transom.errors import ModelLoadingError
 from transom.registry import ServedModel
 from transom.server.answering import json_response
@@ -78,6 +78,7 @@ def _numbers(cache: CacheStats) -> dict[str, Any]:
         "layers": [_kind(kind) for kind in cache.kinds],
         "conv_states": None if cache.conv_states is None else _conv_states(cache.conv_states),
         "requests": [_sequence(sequence) for sequence in cache.sequences],
+        "reuse": _reuse(cache.reuse),
     }
 
 
@@ -86,6 +87,7 @@ def _tier(tier: TierStats) -> dict[str, Any]:
         "name": tier.name,
         "state": tier.state.value,
         "used_bytes": tier.num_bytes_used,
+        "reuse_bytes": tier.num_bytes_reuse,
         "total_bytes": tier.num_bytes_total,
         **({} if tier.name == HOT_TIER else _disk(tier)),
     }
@@ -117,6 +119,21 @@ def _kind(kind: KindStats) -> dict[str, Any]:
         "hot_blocks": kind.num_blocks_used,
         "hot_blocks_total": kind.num_blocks_total,
         "cold_blocks": kind.num_cold_blocks,
+        "hot_reuse_blocks": kind.num_reuse_blocks,
+        "cold_reuse_blocks": kind.num_cold_reuse_blocks,
+    }
+
+
+def _reuse(reuse: ReuseStats) -> dict[str, Any]:
+    """What beginning with the KV of others did so far."""
+    return {
+        "hits": reuse.num_hits,
+        "hit_tokens": reuse.num_hit_tokens,
+        "hot_blocks": reuse.num_hot_blocks,
+        "cold_blocks": reuse.num_cold_blocks,
+        "recomputed_tokens": reuse.num_recomputed_tokens,
+        "evicted_blocks": reuse.num_evicted_blocks,
+        "lost_blocks": reuse.num_lost_blocks,
     }
 
 

@@ -18,6 +18,8 @@ from transom.server.gate import Gate
 from transom.server.interruption import run_watched
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
+from transom.server.turns import TurnLimits, Turns
+from transom.server.until_answered import until_answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class ServerContext:
     settings: ServerSettings
     lifecycle: Lifecycle
     quotas: QuotaLedger
+    turns: dict[str, Turns]
+    """By the id of the model."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whose turn it is to be parsed."""
 
@@ -45,10 +49,28 @@ class ServerContext:
         return served
 
     def gate(self, served: ServedModel, request: Request) -> Gate:
-        """The caller's way to the model. Raises `QuotaExceededError` when it is shut: before any work is done."""
-        gate = Gate(caller_of(request), served, self.quotas)
-        gate.check()
-        return gate
+        """The caller's way to the model, and a place in its queue.
+
+        Raises before any work is done: `QuotaExceededError` when not even the smallest request would be let in,
+        `QueueFullError` when too many are waiting.
+        """
+        caller, turns = caller_of(request), self._turns_at(served)
+        self.quotas.check(caller.name, caller.tier, served.id)
+        place = turns.arrive(caller.name)
+        until_answered(request).callback(place.leave)
+        return Gate(caller, served, self.quotas, turns, place)
+
+    def _turns_at(self, served: ServedModel) -> Turns:
+        if served.id not in self.turns:
+            engine = served.engine_config
+            limits = TurnLimits(
+                max_running=engine.max_num_seqs,
+                max_waiting=engine.max_num_waiting,
+                max_waiting_per_key=self.settings.max_waiting_per_key,
+                max_waiting_tokens=engine.waiting_token_limit,
+            )
+            self.turns[served.id] = Turns(limits)
+        return self.turns[served.id]
 
     async def until_limits_are_known(self, served: ServedModel, request: Request) -> None:
         """Waits for the first load of a model: what its budgets hold is known only then.

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from transom.errors import (
     ContextLengthExceededError,
     EngineError,
+    KeyQueueFullError,
     ModelNotFoundError,
     QuotaExceededError,
     RequestError,
@@ -78,8 +79,10 @@ def reply_to(error: Exception) -> ErrorReply:
             return _refusal(400, error)
         case QuotaExceededError():
             return _over_quota(error)
+        case KeyQueueFullError():
+            return _passing(429, _RATE_LIMIT, error)
         case UnavailableError():
-            return _unavailable(error)
+            return _passing(503, SERVER_ERROR, error)
         case EngineError() | TransomError():
             return ErrorReply(500, str(error) if isinstance(error, EngineError) else _FIXED, SERVER_ERROR, _INTERNAL)
         case _:
@@ -87,6 +90,7 @@ def reply_to(error: Exception) -> ErrorReply:
 
 
 _INTERNAL = "internal_error"
+_RATE_LIMIT = "rate_limit_error"
 _USED_UP = "insufficient_quota"
 _FIXED = "The server failed to answer this request. The log has the details under this answer's x-request-id."
 
@@ -101,12 +105,11 @@ def _over_quota(error: QuotaExceededError) -> ErrorReply:
     if error.is_daily:
         headers["x-should-retry"] = "false"
         return ErrorReply(429, str(error), _USED_UP, _USED_UP, extra=limit, headers=headers)
-    return ErrorReply(429, str(error), "rate_limit_error", "rate_limit_exceeded", extra=limit, headers=headers)
+    return ErrorReply(429, str(error), _RATE_LIMIT, "rate_limit_exceeded", extra=limit, headers=headers)
 
 
-def _unavailable(error: UnavailableError) -> ErrorReply:
-    headers = _retry_headers(error.retry_after_seconds)
-    return ErrorReply(503, str(error), SERVER_ERROR, error.code, headers=headers)
+def _passing(status: int, type: str, error: UnavailableError) -> ErrorReply:
+    return ErrorReply(status, str(error), type, error.code, headers=_retry_headers(error.retry_after_seconds))
 
 
 def _retry_headers(seconds: float) -> dict[str, str]:

@@ -47,19 +47,21 @@ class EventStream(Response):
         *,
         ping_interval: float | None,
         slow_reader_timeout: float,
+        limit_seconds: float | None = None,
     ) -> None:
         super().__init__()
         self._payloads = payloads
         self._lifecycle = lifecycle
         self._ping_interval = ping_interval
         self._slow_reader_timeout = slow_reader_timeout
+        self._limit_seconds = limit_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the whole answer. Raises what the first event raises; `ClientDisconnect` when nobody listens."""
         connection = _Connection(send, self._slow_reader_timeout)
         try:
             with self._lifecycle.answering():
-                async with watch(receive, self._lifecycle) as interruption:
+                async with watch(receive, self._lifecycle, self._limit_seconds) as interruption:
                     await self._forward(connection, interruption)
         except ClientDisconnect:
             raise

@@ -1,4 +1,4 @@
-"""`Gate`: one caller's way to one model, past its quota. Made for each answer."""
+"""`Gate`: one caller's way to one model, past its quota and the queue. Made for each answer, when it is asked for."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from transom.llm import GenerationRequest, TextDelta
 from transom.quotas import QuotaLedger, Reservation
 from transom.registry import ServedModel
 from transom.server.caller import Caller
+from transom.server.turns import Place, Turns
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """For one answer."""
+    """For one answer, which has its place in the queue from the beginning."""
 
     caller: Caller
     served: ServedModel
     quotas: QuotaLedger
-
-    def check(self) -> None:
-        """Raises `QuotaExceededError` when not even the smallest request would be let in."""
-        self.quotas.check(self.caller.name, self.caller.tier, self.served.id)
+    turns: Turns
+    place: Place
 
     def reserve(self, max_tokens: int) -> Reservation:
         """Charges the caller for as many tokens, until the reservation is settled. Raises `QuotaExceededError`."""
         return self.quotas.reserve(self.caller.name, self.caller.tier, self.served.id, max_tokens)
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TextDelta]:
-        """As `LLM.generate`."""
-        return self.served.llm.generate(request)
+        """As `LLM.generate`, when it is the caller's turn. Raises `QueueFullError`, too."""
+        return self.turns.generate(self.caller.name, self.place, request, self.served.llm.generate)

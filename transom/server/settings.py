@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from transom.config.registry_config import DEFAULT_MAX_WAITING_PER_KEY
 from transom.errors import ConfigError
 
 DEFAULT_PORT = 9632
@@ -38,6 +39,10 @@ class ServerSettings:
     slow_reader_timeout: float = 60.0
     """A client that takes nothing for so long is cut off."""
     header_timeout: float = 10.0
+    request_timeout: float | None = None
+    """An answer that is not complete by then is ended (408). None: it may take as long as it takes."""
+    max_waiting_per_key: int = DEFAULT_MAX_WAITING_PER_KEY
+    """Requests of one key that may wait for their turn at one model; more are refused (429)."""
     drain_timeout: float = 30.0
     """Running answers get so long to finish when the server is told to stop."""
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
 
 from transom.cache.stats import TierStats
 from transom.engine import EngineStats
-from transom.metrics import KindUsage, ModelSnapshot, TierUsage, Transfers
+from transom.metrics import KindUsage, ModelSnapshot, Reuse, TierUsage, Transfers
 from transom.registry import ModelRegistry, ServedModel
+from transom.server.turns import Turns
 
 HOT_TIER = "hot"
 
 
-def take_snapshots(registry: ModelRegistry) -> Iterable[ModelSnapshot]:
-    """Every model as of its worker's last report."""
-    return [_snapshot(served) for served in registry.models()]
+def take_snapshots(registry: ModelRegistry, turns: Mapping[str, Turns]) -> Iterable[ModelSnapshot]:
+    """Every model as of its worker's last report; what waits here for its turn there, as of now."""
+    return [_snapshot(served, turns.get(served.id)) for served in registry.models()]
 
 
-def _snapshot(served: ServedModel) -> ModelSnapshot:
+def _snapshot(served: ServedModel, turns: Turns | None) -> ModelSnapshot:
+    snapshot = _worker_snapshot(served)
+    return snapshot if turns is None else replace(snapshot, num_waiting=snapshot.num_waiting + turns.num_waiting)
+
+
+def _worker_snapshot(served: ServedModel) -> ModelSnapshot:
     stats = served.engine.stats()
     return ModelSnapshot(
         served.id,
@@ -42,6 +48,7 @@ def _numbers(stats: EngineStats) -> dict[str, Any]:
         "num_drafted_tokens": scheduler.num_drafted_tokens,
         "num_accepted_tokens": scheduler.num_accepted_tokens,
         "kv_tokens": cache.num_tokens,
+        "reuse": Reuse(**asdict(cache.reuse)),
         "tiers": tuple(_tier(tier) for tier in cache.tiers),
         "kinds": tuple(
             KindUsage(kind.kind.value, kind.num_blocks_used, kind.num_blocks_total, kind.num_cold_blocks)
@@ -57,6 +64,7 @@ def _tier(tier: TierStats) -> TierUsage:
         tier.name,
         tier.num_bytes_used,
         tier.num_bytes_total,
+        num_bytes_reuse=tier.num_bytes_reuse,
         num_physical_bytes=tier.num_physical_bytes,
         state=tier.state.value,
         transfers=None if is_hot else Transfers(**asdict(tier.transfers)),

@@ -128,6 +128,12 @@ class GgufFile:
         """Bytes of all tensors, at the width they have in the files."""
         return sum(self.info(name).nbytes for name in self._parts)
 
+    @property
+    def files(self) -> tuple[MappedFile, ...]:
+        """All that the tensors lie in, in order of their names."""
+        files = {part.file.path: part.file for part in self._parts.values()}
+        return tuple(files[path] for path in sorted(files))
+
     def _part_of(self, name: str) -> _Part:
         if name not in self._parts:
             raise WeightsError(f"{self.path}: tensor {name!r} is missing")

@@ -20,6 +20,7 @@ from transom.weights.ggml_types import FILE_TYPES
 from transom.weights.gguf import GgufFile, open_gguf
 from transom.weights.gguf_names import ANY_EXPERT, NAMINGS, GgufNaming, hugging_face_order
 from transom.weights.gguf_values import shown
+from transom.weights.mapped_file import MappedFile
 from transom.weights.tensor_info import TensorInfo
 
 __all__ = ["GgufCheckpoint", "describe_gguf", "open_gguf_checkpoint"]
@@ -91,6 +92,11 @@ class GgufCheckpoint:
     def nbytes(self) -> int:
         """Bytes of all tensors, at the width they have in the file."""
         return sum(self.info(name).nbytes for name in self._places)
+
+    @property
+    def files(self) -> tuple[MappedFile, ...]:
+        """All that the tensors lie in, in order of their names."""
+        return self._file.files
 
     def _place(self, name: str) -> _Place:
         if name not in self._places:

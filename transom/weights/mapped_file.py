@@ -28,6 +28,8 @@ class MappedFile:
     """Device and inode."""
     modified_ns: int
     """When the file was last written to before it was opened."""
+    changed_ns: int
+    """When the file or what the system knows of it was last changed; nobody can set that time back."""
 
     @classmethod
     def open(cls, path: Path, file_format: str, least_bytes: int) -> MappedFile:
@@ -44,7 +46,8 @@ class MappedFile:
             if status.st_size < least_bytes:
                 raise WeightsError(f"{path}: {status.st_size} bytes are too few for a {file_format} file")
             mapping = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
-            return cls(path, mapping, status.st_size, (status.st_dev, status.st_ino), status.st_mtime_ns)
+            identity = (status.st_dev, status.st_ino)
+            return cls(path, mapping, status.st_size, identity, status.st_mtime_ns, status.st_ctime_ns)
         finally:
             os.close(descriptor)
 

@@ -111,6 +111,12 @@ class Checkpoint:
         """Bytes of all tensors, at the width they have in the files."""
         return sum(self.info(name).nbytes for name in self._files)
 
+    @property
+    def files(self) -> tuple[MappedFile, ...]:
+        """All that the tensors lie in, in order of their names."""
+        files = {each.file.path: each.file for each in self._files.values()}
+        return tuple(files[path] for path in sorted(files))
+
     def _file_of(self, name: str) -> SafetensorsFile:
         if name not in self._files:
             raise WeightsError(f"tensor {name!r} is missing in the checkpoint")

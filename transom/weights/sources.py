@@ -9,10 +9,11 @@ from typing import Protocol
 from transom.weights.gguf import find_gguf
 from transom.weights.gguf_checkpoint import open_gguf_checkpoint
 from transom.weights.loader import WeightSource
+from transom.weights.mapped_file import MappedFile
 from transom.weights.quantization import QuantizedSource
 from transom.weights.safetensors import open_checkpoint
 
-__all__ = ["SizedWeightSource", "num_parameters", "open_weights", "quantized_weights"]
+__all__ = ["SizedWeightSource", "StoredWeights", "num_parameters", "open_weights", "quantized_weights"]
 
 
 class SizedWeightSource(WeightSource, Protocol):
@@ -24,7 +25,16 @@ class SizedWeightSource(WeightSource, Protocol):
         ...
 
 
-def open_weights(path: Path) -> SizedWeightSource:
+class StoredWeights(SizedWeightSource, Protocol):
+    """Tensors as they lie in files."""
+
+    @property
+    def files(self) -> tuple[MappedFile, ...]:
+        """All of these files, in order of their names."""
+        ...
+
+
+def open_weights(path: Path) -> StoredWeights:
     """Opens what is there, reading headers only. Raises WeightsError naming file and tensor."""
     gguf_path = find_gguf(path)
     return open_checkpoint(path) if gguf_path is None else open_gguf_checkpoint(gguf_path)
