@@ -84,7 +84,8 @@ Bearer KEY` or `X-Api-Key: KEY`. `transom keys create NAME` makes a key of 256 r
 its entry; the file holds digests only. It must belong to the user who runs the server (or to root) and be readable by
 its owner alone. A changed file is read again within a second, without a restart; one that has become unusable changes
 nothing but the log. A request whose key may not use a model is told what it would be told of a model that does not
-exist. The keys of `--api-key` are the operator's: all models, admin.
+exist. Health is told to everybody, which models there are to keys that may use them. The keys of `--api-key` are the
+operator's: all models, admin.
 
 """
 

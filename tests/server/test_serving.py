@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 
+import psutil
 import pytest
 
 from tests.server.running import Running, running
@@ -184,3 +185,29 @@ async def test_an_exception_while_preparing_comes_out() -> None:
 def test_the_listener_is_a_listening_socket() -> None:
     with bind("localhost", 0) as listener, socket.create_connection(listener.getsockname()[:2]):
         pass
+
+
+@pytest.mark.parametrize("num_tokens", [20, 200])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_reader_that_takes_nothing_is_cut_off_and_leaves_no_connection(stream: bool, num_tokens: int) -> None:
+    settings = ServerSettings(port=0, drain_timeout=2, slow_reader_timeout=0.2)
+    fields = {"prompt": "abc", "max_tokens": num_tokens, "n": 4, "logprobs": 20, "stream": stream}
+    body = json.dumps(fields).encode()
+    engine = RecitingEngine()
+    async with running(engine, settings=settings) as server:
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(reader, ("127.0.0.1", server.port))
+            await loop.sock_sendall(reader, post(body))
+            async with asyncio.timeout(60):
+                while not engine.requests or _num_connections(server.port) or server.lifecycle.num_running:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        assert not engine.running
+
+
+def _num_connections(port: int) -> int:
+    """Connections of this process's server that still exist at its end."""
+    mine = psutil.Process().net_connections("tcp")
+    return sum(each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in mine)

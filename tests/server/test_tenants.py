@@ -88,6 +88,17 @@ async def test_s12_what_concerns_everybody_needs_an_admin_key(app: FastAPI) -> N
         assert (await get(app, "own", path)).status == 200
 
 
+async def test_readiness_is_told_to_everybody_and_models_to_who_may_use_them(app: FastAPI) -> None:
+    for headers, visible in (
+        ([("host", "localhost")], set()),
+        (as_key("wrong"), set()),
+        (as_key("b1"), {"tiny"}),
+        (as_key("root"), {"tiny", "tiny-1"}),
+    ):
+        answer = await ask(app, "GET", "/health/ready", headers=headers)
+        assert (answer.status, answer.json()["status"], set(answer.json()["models"])) == (200, "ready", visible)
+
+
 async def test_two_keys_in_one_request_must_be_the_same(app: FastAPI) -> None:
     two: Headers = [*as_key("a1"), ("x-api-key", "a2")]
     assert (await ask(app, "GET", "/v1/models", headers=two)).status == 401

@@ -237,7 +237,7 @@ async def test_what_waits_here_is_counted_as_waiting() -> None:
     exchanges = [Exchange(app, "POST", "/v1/completions", json.dumps(TEXT).encode()) for _ in range(20)]
     num_waiting = len(exchanges) - small_engine_config().max_num_seqs - MAX_NOT_STARTED
     line = f'transom_num_requests_waiting{{model="tiny"}} {num_waiting:.1f}'
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while line not in (await ask(app, "GET", "/metrics")).body.decode():
             await settle()
     for exchange in exchanges:

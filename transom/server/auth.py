@@ -41,10 +41,10 @@ class RequireKey:
         """None when the request must not pass. A key that is given twice must be the same."""
         if self._keys.is_open:
             return Caller()
-        if scope["path"] in OPEN_PATHS and scope["type"] == "http":
-            return NOBODY
         callers = {self._keys.caller(key) for key in _given_keys(scope["headers"])}
-        return callers.pop() if len(callers) == 1 else None
+        caller = callers.pop() if len(callers) == 1 else None
+        is_open = scope["path"] in OPEN_PATHS and scope["type"] == "http"
+        return NOBODY if caller is None and is_open else caller
 
 
 def _given_keys(headers: _Headers) -> list[bytes]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from transom.metrics import CONTENT_TYPE
 from transom.server.answering import json_response
-from transom.server.caller import check_admin
+from transom.server.caller import Caller, caller_of, check_admin
 from transom.server.context import ServerContext
 
 _RETRY = {"retry-after": "1"}
@@ -23,8 +23,8 @@ def health_router(context: ServerContext) -> APIRouter:
     async def live() -> Response:
         return json_response({"status": "ok"})
 
-    async def ready() -> Response:
-        return _ready(context)
+    async def ready(request: Request) -> Response:
+        return _ready(context, caller_of(request))
 
     async def health() -> Response:
         if context.registry.is_loading:
@@ -36,17 +36,20 @@ def health_router(context: ServerContext) -> APIRouter:
         check_admin(request)
         return Response(context.metrics.render(), media_type=CONTENT_TYPE)
 
-    routes = {"/health/live": live, "/health/ready": ready, "/ready": ready, "/health": health, "/v1/health": health}
-    for path, endpoint in routes.items():
-        router.add_api_route(path, endpoint, methods=["GET"], response_model=None)
+    router.add_api_route("/health/live", live, methods=["GET"], response_model=None)
+    for path in ("/health/ready", "/ready"):
+        router.add_api_route(path, ready, methods=["GET"], response_model=None)
+    for path in ("/health", "/v1/health"):
+        router.add_api_route(path, health, methods=["GET"], response_model=None)
     router.add_api_route("/metrics", metrics, methods=["GET"], response_model=None)
     return router
 
 
-def _ready(context: ServerContext) -> Response:
+def _ready(context: ServerContext, caller: Caller) -> Response:
+    """The status is for everybody; models, with the reasons of those that failed, for who may use them."""
     loaded = {served.id: served.status_fields() for served in context.registry.models()}
     failed = {failure.entry.id: failure.status_fields() for failure in context.registry.failed()}
-    models = {**loaded, **failed}
+    models = {name: fields for name, fields in {**loaded, **failed}.items() if caller.may_use(name)}
     if context.lifecycle.draining:
         return _unavailable({"status": "draining", "models": models})
     if context.registry.is_loading:

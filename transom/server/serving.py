@@ -102,14 +102,29 @@ class _Server(uvicorn.Server):
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time that a request's headers may take, and no patience for unwanted bodies."""
+    """HTTP/1.1 with a limit on the time that a request's headers may take, and no patience for unwanted bodies.
+
+    The connection of a reader that takes nothing for a while is reset, with whatever was not sent.
+    """
 
     _header_timer: asyncio.TimerHandle | None = None
+    _reader_timer: asyncio.TimerHandle | None = None
     header_timeout = 10.0
+    slow_reader_timeout = 60.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _limit_unread(transport, self.slow_reader_timeout)
         self._watch_headers()
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than should: the reader has so long to take most of it."""
+        super().pause_writing()
+        self._reader_timer = self.loop.call_later(self.slow_reader_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_reader_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -137,6 +152,7 @@ class LimitedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_reader_timer()
         super().connection_lost(exc)
 
     def _watch_headers(self) -> None:
@@ -147,6 +163,11 @@ class LimitedProtocol(H11Protocol):
         elif self._header_timer is None and (self.cycle is None or self.conn.trailing_data[0]):
             self._header_timer = self.loop.call_later(self.header_timeout, self.transport.close)
 
+    def _stop_reader_timer(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
     def _stop_timer(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
@@ -154,7 +175,8 @@ class LimitedProtocol(H11Protocol):
 
 
 def _uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
-    protocol = type("_Protocol", (LimitedProtocol,), {"header_timeout": settings.header_timeout})
+    limits = {"header_timeout": settings.header_timeout, "slow_reader_timeout": settings.slow_reader_timeout}
+    protocol = type("_Protocol", (LimitedProtocol,), limits)
     return uvicorn.Config(
         app,
         http=protocol,
@@ -169,6 +191,12 @@ def _uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
+
+
+def _limit_unread(transport: asyncio.Transport, seconds: float) -> None:
+    """For what is left when a connection is closed: the kernel gives it up when the peer takes nothing for so long."""
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 async def _prepare(prepare: Callable[[], Awaitable[bool]], server: _Server) -> None:
