@@ -74,14 +74,6 @@ class Loaded:
         """A fresh one, over the same weights."""
         return Engine.of(model, self.config, replace(self.limits, max_draft_tokens=max_draft_tokens))
 
-    def hidden_states(self, batch: ForwardBatch) -> NDArray[np.float32]:
-        """The model's own; only vectors of texts are made of them."""
-        return self._model.hidden_states(batch)
-
-    def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The model's own."""
-        return self._model.logits(hidden)
-
 
 @dataclass(frozen=True)
 class Text:
@@ -120,6 +112,12 @@ class ReadingModel:
         following = self._texts[batch.token_ids[rows] // VOCABULARY, batch.positions[rows] + 1]
         logits[np.arange(len(logits)), following] = CERTAIN
         return logits
+
+    def hidden_states(self, batch: ForwardBatch) -> NDArray[np.float32]:
+        return self._model.hidden_states(batch)
+
+    def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._model.logits(hidden)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
