@@ -61,6 +61,14 @@ class FillingModel:
             batch.cache.attend(layer, heads, key_value, key_value, AttentionSpec(scale=1.0, window=BLOCK_SIZE))
         return np.zeros((len(batch.logit_rows), config.vocab_size), np.float32)
 
+    def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
+        """The model's own; only vectors of texts are made of them."""
+        return self._model.hidden_states(batch)
+
+    def logits(self, hidden: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The model's own."""
+        return self._model.logits(hidden)
+
 
 def load(path: Path, threads: int, kv_tokens: int, kv_dtype: str) -> tuple[Model, ModelConfig, EngineConfig]:
     """The model with all weights, and limits with room for so many tokens of KV."""

@@ -92,14 +92,25 @@ class SuccessorModel:
 
     def forward(self, batch: ForwardBatch) -> NDArray[np.float32]:
         """Logits [R, vocab_size]: 0 everywhere, 10 at the successor of the token that attention found."""
+        return self.logits(self.hidden_states(batch))
+
+    def hidden_states(self, batch: ForwardBatch) -> NDArray[np.float32]:
+        """[R, 2]: the token that attention found, and the row's position."""
         self.may_run.wait()
         if self._poison.intersection(batch.token_ids.tolist()):
             raise RuntimeError("poisoned")
         self.num_rows.append(len(batch.token_ids))
         found = self._own_tokens(batch)[batch.logit_rows]
-        logits = np.zeros((len(found), self._vocab_size), np.float32)
-        logits[np.arange(len(found)), (found + 1) % self._vocab_size] = 10.0
-        logits[np.isin(batch.token_ids[batch.logit_rows], list(self._nan_tokens))] = np.nan
+        hidden = np.stack((found, batch.positions[batch.logit_rows]), axis=1).astype(np.float32)
+        hidden[np.isin(batch.token_ids[batch.logit_rows], list(self._nan_tokens))] = np.nan
+        return hidden
+
+    def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of rows of hidden states."""
+        logits = np.zeros((len(hidden), self._vocab_size), np.float32)
+        successors = (np.nan_to_num(hidden[:, 0]).astype(np.int64) + 1) % self._vocab_size
+        logits[np.arange(len(hidden)), successors] = 10.0
+        logits[np.isnan(hidden[:, 0])] = np.nan
         return logits
 
     def _own_tokens(self, batch: ForwardBatch) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from tests.fakes import write_tiny_llama
 from tests.golden_models import write_golden_model
 from tests.harness import Harness, Stream
 from transom import kernels
+from transom.engine.engine import Engine
+from transom.request import Pooling, Request, SamplingParams
 
 Isa = Literal["portable", "avx2", "avx512", "avx512vnni"]
 NUM_TOKENS = 300  # four full blocks, a part of the fifth, over the border of a split
@@ -115,3 +118,28 @@ def test_preemption_and_computing_again_over_other_blocks_changes_no_bit(
     harness.close(again)
     harness.close(neighbour)
     assert same_bits(np.concatenate([first, *rest]), alone)
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+def test_vectors_do_not_depend_on_chunks_and_neighbours(harness: Harness, tokens: list[int], pooling: Pooling) -> None:
+    """A generating sequence among them."""
+
+    def vectors(chunk: int, num_neighbours: int) -> dict[str, tuple[float, ...] | None]:
+        limits = replace(harness.engine_config, max_num_batched_tokens=chunk)
+        engine = Engine.of(harness.model, harness.model_config, limits)
+        sampling = SamplingParams(max_tokens=0)
+        engine.add(Request("v", tokens, sampling, pooling=pooling, reuse_cache=False))
+        for index in range(num_neighbours):
+            other = random_tokens(harness, 20 + 30 * index, seed=index)
+            engine.add(Request(f"n{index}", other, sampling, pooling=pooling, reuse_cache=False))
+            engine.add(Request(f"g{index}", other, SamplingParams(max_tokens=5, temperature=0.0)))
+        outputs = []
+        while engine.has_work():
+            outputs += engine.step()
+        return {output.request_id: output.vector for output in outputs if output.finish_reason}
+
+    alone = vectors(512, 0)["v"]
+    assert alone is not None
+    assert len(alone) == harness.model_config.hidden_size
+    assert vectors(64, 3)["v"] == alone
+    assert vectors(130, 1)["v"] == alone

@@ -81,6 +81,15 @@ class FinishReason(StrEnum):
     """The engine failed; `RequestOutput.error` says how."""
 
 
+class Pooling(StrEnum):
+    """How the hidden states of a text become one vector."""
+
+    MEAN = "mean"
+    """Their mean."""
+    LAST = "last"
+    """That of the last token."""
+
+
 _FIXED_COST = 256
 _BIAS_COST = 32
 
@@ -161,7 +170,7 @@ class CacheOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to be generated. `n` of the HTTP interface becomes several of these."""
+    """One sequence to be generated, or made a vector of. `n` of the HTTP interface becomes several of these."""
 
     request_id: str
     prompt_token_ids: Sequence[int]
@@ -177,6 +186,9 @@ class Request:
     """Only requests of one salt share KV. What comes before its first NUL names the tenant."""
     reuse_cache: bool = True
     """KV that is there from earlier requests may be used instead of computing it again."""
+    pooling: Pooling | None = None
+    """A vector is asked for and no tokens: `sampling.max_tokens` is 0, and `reuse_cache` is false for the mean, which
+    needs the hidden states of all tokens."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", TokenIds.of(self.prompt_token_ids))
@@ -226,10 +238,6 @@ class Usage:
     """Tokens that full-attention layers no longer attended to at the end, because the cache strategy forgot them."""
     is_lossy: bool = False
     """The cache strategy may forget tokens, whether it did or not."""
-    num_drafted_tokens: int = 0
-    """Tokens that were guessed and computed, right or wrong."""
-    num_accepted_tokens: int = 0
-    """Those of them that turned out right; they are among `num_completion_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +260,5 @@ class RequestOutput:
     error: str | None = None
     num_computed_tokens: int = 0
     """Progress of prefill: tokens of the sequence whose KV exists."""
+    vector: tuple[float, ...] | None = None
+    """float32 [hidden_size], with `finish_reason` LENGTH, when `pooling` was asked for."""

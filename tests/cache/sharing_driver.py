@@ -37,6 +37,8 @@ class Stream:
     tokens: list[int]
     stored: list[Floats] = field(default_factory=list)
     length: int = 0
+    names: list[int] = field(default_factory=lambda: [0])
+    """By position: what stands for all tokens before it."""
 
     def sees(self, position: int, layer: int) -> list[int]:
         """The positions that the row at `position` attends to."""
@@ -54,7 +56,7 @@ class SharingDriver:
     cache: CacheManager
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
     tolerance: float = 1e-5
-    _rows: dict[tuple[int, ...], Floats] = field(default_factory=dict)
+    _rows: dict[int, Floats] = field(default_factory=dict)
 
     def open(
         self,
@@ -123,11 +125,12 @@ class SharingDriver:
         """What the tokens up to there store."""
         del stream.stored[num_tokens:]
         for position in range(len(stream.stored), num_tokens):
-            before = hash(tuple(stream.tokens[: position + 1]))
-            stream.stored.append(self._row(before))
+            del stream.names[position + 1 :]
+            stream.names.append(hash((stream.names[position], stream.tokens[position])))
+            stream.stored.append(self._row(stream.names[position + 1]))
 
     def _row(self, seed: int) -> Floats:
-        if (seed,) not in self._rows:
+        if seed not in self._rows:
             shape = (len(LAYERS), 2, NUM_KV_HEADS, HEAD_DIM)
-            self._rows[seed,] = np.random.default_rng(seed % 2**63).standard_normal(shape, dtype=np.float32)
-        return self._rows[seed,]
+            self._rows[seed] = np.random.default_rng(seed % 2**63).standard_normal(shape, dtype=np.float32)
+        return self._rows[seed]

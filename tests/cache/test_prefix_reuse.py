@@ -347,5 +347,5 @@ class ReuseMachine(RuleBasedStateMachine):
 
 TestReuse = ReuseMachine.TestCase
 TestReuse.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

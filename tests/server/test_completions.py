@@ -14,7 +14,7 @@ from tests.server.served import RECITED, TEXT, RecitingEngine, make_app, served_
 from transom.config.model_config import GenerationDefaults
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
-from transom.server.protocol import MAX_PROMPTS
+from transom.server.prompts import MAX_PROMPTS
 from transom.server.settings import ServerSettings
 
 

@@ -220,7 +220,6 @@ _FOREIGN_FEATURES = {
     "final_logit_softcapping": ("soft-capped logits", _NEUTRAL),
     "logit_scale": ("scaled logits", _NEUTRAL_FACTOR),
     "nextn_predict_layers": ("layers that predict further tokens", _NEUTRAL),
-    "pooling_type": ("embedding models", _NEUTRAL),
     "residual_scale": ("scaled residuals", _NEUTRAL_FACTOR),
     "rope.dimension_sections": ("rotary positions in sections", _NEUTRAL),
     "rope.scaling.alpha": ("a base stretched while the model is loaded", _NEUTRAL_FACTOR),

@@ -10,7 +10,7 @@ from typing import Any
 
 from transom.errors import ConfigError
 
-__all__ = ["MAX_JSON_BYTES", "read_json_object"]
+__all__ = ["MAX_JSON_BYTES", "read_json_list", "read_json_object"]
 
 MAX_JSON_BYTES = 16 * 2**20
 
@@ -20,15 +20,27 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
     Non-finite numbers come through as floats; whoever reads the key refuses them by name. Raises ConfigError.
     """
+    value = _read_json(path)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object, holds {type(value).__name__}")
+    return value
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """As `read_json_object`, for a file whose top level is a list."""
+    value = _read_json(path)
+    if not isinstance(value, list):
+        raise ConfigError(f"{path}: must hold a JSON list, holds {type(value).__name__}")
+    return value
+
+
+def _read_json(path: Path) -> Any:
     try:
-        value = json.loads(_read_text(path), object_pairs_hook=_unique)
+        return json.loads(_read_text(path), object_pairs_hook=_unique)
     except RecursionError:
         raise ConfigError(f"{path}: is nested too deeply") from None
     except ValueError as error:  # includes JSONDecodeError and integers of absurd length
         raise ConfigError(f"{path}: is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must hold a JSON object, holds {type(value).__name__}")
-    return value
 
 
 def _read_text(path: Path) -> str:

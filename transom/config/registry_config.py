@@ -257,6 +257,9 @@ class ModelEntry(_Section):
     """Quantise the matrices of a safetensors model while they are loaded; `q4_k` keeps the output matrix, or tied
     embeddings, in q6_k. Matrices whose rows are no multiple of a block, 256 for `q4_k` and 32 for `q8_0`, get `q8_0`,
     or else f16. Norms and biases stay f32. null: the width of the checkpoint."""
+    pooling: Literal["mean", "last"] | None = None
+    """How `/v1/embeddings` makes a vector of a text: the mean of all hidden states, or that of the last token. null: as
+    the model's files say, which is `last` where they say nothing."""
     tier_config: TierConfig = TierConfig()
     """Memory budgets."""
     cache: CacheConfig = CacheConfig()

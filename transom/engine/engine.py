@@ -145,7 +145,8 @@ class Engine:
                 scheduled = self._scheduler.give_up_lost(scheduled, error.handles)
             else:
                 ended = self._end_failed(result)
-                return ended + self._scheduler.update(scheduled, result.sampled, result.prompt_logprobs)
+                outputs = self._scheduler.update(scheduled, result.sampled, result.prompt_logprobs)
+                return ended + [replace(each, vector=result.vectors.get(each.request_id)) for each in outputs]
         return []
 
     def _rest(self) -> list[RequestOutput]:

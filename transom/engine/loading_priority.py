@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from transom import kernels
@@ -27,7 +28,8 @@ def at_low_priority(work: Callable[[], Result], num_threads: int) -> Result:
     def nicely() -> Result:
         thread = threading.get_native_id()
         niceness = min(os.getpriority(os.PRIO_PROCESS, thread) + NICENESS, _HIGHEST)
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        with suppress(OSError):  # where a sandbox forbids it, loading is as important as answering
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
         _renew_pool(num_threads)
         return work()
 

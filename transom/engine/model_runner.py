@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from transom.cache import LostBlockError, SequenceCache
 from transom.engine.grammars import Grammars, NextTokens
+from transom.engine.pools import Pools, pooled_rows
 from transom.errors import EngineError
 from transom.layers.forward_batch import ForwardBatch, LayerCache
 from transom.models import Model
@@ -46,6 +47,8 @@ class StepResult:
     it."""
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     """One per row that was asked for, in order."""
+    vectors: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of requests that asked for one, and whose last token was computed."""
     failed: dict[str, str] = field(default_factory=dict)
     """Requests whose computation failed, with a message that is fit to be shown."""
 
@@ -55,7 +58,8 @@ Allowed = Mapping[str, Future[NextTokens]]
 
 
 class ModelRunner:
-    """Owns nothing: model, cache and grammars are shared with whoever made them. One call at a time, blocking."""
+    """Owns vectors in the making; model, cache and grammars are shared with whoever made them. One call at a time,
+    blocking."""
 
     def __init__(
         self, model: Model, cache: LayerCacheSource, eos_token_ids: Iterable[int], grammars: Grammars | None = None
@@ -65,6 +69,7 @@ class ModelRunner:
         self._cache = cache
         self._eos_token_ids = tuple(eos_token_ids)
         self._grammars = grammars
+        self._pools = Pools()
 
     def run(self, output: SchedulerOutput) -> StepResult:
         """Computes every scheduled token, samples where a sequence is complete. Raises nothing of a request's own.
@@ -73,8 +78,8 @@ class ModelRunner:
         """
         result = StepResult()
         allowed = self._begin_grammars(output.scheduled)
-        for scheduled, logits in self._compute(output.scheduled, result):
-            self._finish(scheduled, logits, allowed, result)
+        for scheduled, rows in self._compute(output.scheduled, result):
+            self._finish(scheduled, rows, allowed, result)
         return result
 
     def _begin_grammars(self, scheduled: Sequence[ScheduledSequence]) -> Allowed:
@@ -88,7 +93,7 @@ class ModelRunner:
     def _compute(
         self, scheduled: Sequence[ScheduledSequence], result: StepResult
     ) -> list[tuple[ScheduledSequence, NDArray[np.float32]]]:
-        """The sequences that could be computed, each with its own rows of logits."""
+        """The sequences that could be computed, each with its own rows."""
         try:
             return list(zip(scheduled, self._forward(scheduled), strict=True))
         except LostBlockError:
@@ -103,20 +108,36 @@ class ModelRunner:
     def _forward(self, scheduled: Sequence[ScheduledSequence]) -> list[NDArray[np.float32]]:
         parts = [(_handle(each), each.start, each.num_scheduled_tokens) for each in scheduled]
         batch = forward_batch(scheduled, self._cache.layer_cache(parts))
-        logits = self._model.forward(batch)  # [R, V]
-        return np.split(logits, np.cumsum([_num_logit_rows(each) for each in scheduled])[:-1])
+        if any(each.sequence.request.pooling for each in scheduled):
+            return self._with_logits(scheduled, _shares(scheduled, self._model.hidden_states(batch)))
+        return _shares(scheduled, self._model.forward(batch))
+
+    def _with_logits(
+        self, scheduled: Sequence[ScheduledSequence], hidden: list[NDArray[np.float32]]
+    ) -> list[NDArray[np.float32]]:
+        """The hidden states of sequences that become vectors, and what the head makes of the others'."""
+        generating = [index for index, each in enumerate(scheduled) if each.sequence.request.pooling is None]
+        if generating:
+            logits = self._model.logits(np.concatenate([hidden[index] for index in generating]))
+            shares = _shares([scheduled[index] for index in generating], logits)
+            for index, share in zip(generating, shares, strict=True):
+                hidden[index] = share
+        return hidden
 
     def _finish(
-        self, scheduled: ScheduledSequence, logits: NDArray[np.float32], allowed: Allowed, result: StepResult
+        self, scheduled: ScheduledSequence, rows: NDArray[np.float32], allowed: Allowed, result: StepResult
     ) -> None:
         """Turns one sequence's rows into what it asked for."""
         request_id = scheduled.sequence.request_id
         try:
+            if scheduled.sequence.request.pooling is not None:
+                vector = self._pools.take(scheduled, rows)
+                result.vectors.update({} if vector is None else {request_id: vector})
             if scheduled.num_prompt_logprob_rows:
-                result.prompt_logprobs[request_id] = _prompt_logprobs(scheduled, logits)
+                result.prompt_logprobs[request_id] = _prompt_logprobs(scheduled, rows)
             if scheduled.needs_sample:
-                rows = logits[scheduled.num_prompt_logprob_rows :]
-                result.sampled[request_id] = self._sample(scheduled, rows, allowed.get(request_id))
+                sampled_rows = rows[scheduled.num_prompt_logprob_rows :]
+                result.sampled[request_id] = self._sample(scheduled, sampled_rows, allowed.get(request_id))
         except Exception as error:
             logger.exception("sampling for request %s failed", request_id)
             _fail(scheduled, error, result)
@@ -180,7 +201,7 @@ class ModelRunner:
 
 
 def forward_batch(scheduled: Sequence[ScheduledSequence], cache: LayerCache) -> ForwardBatch:
-    """The rows of all sequences one behind the other; logits only where somebody looks at them."""
+    """The rows of all sequences one behind the other; what comes out only where somebody looks at it."""
     lengths = [each.num_scheduled_tokens for each in scheduled]
     starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     return ForwardBatch(
@@ -195,14 +216,24 @@ def forward_batch(scheduled: Sequence[ScheduledSequence], cache: LayerCache) -> 
 
 
 def _logit_rows(scheduled: ScheduledSequence) -> NDArray[np.int32]:
-    """Within the sequence's own rows: those that score the prompt, then those that are sampled from."""
+    """Within the sequence's own rows: those that a vector is made of, or those that score the prompt, then those that
+    are sampled from."""
+    if scheduled.sequence.request.pooling is not None:
+        return pooled_rows(scheduled)
     scored, end = scheduled.num_prompt_logprob_rows, scheduled.num_scheduled_tokens
     first_sampled = end - (_num_logit_rows(scheduled) - scored)
     return np.concatenate((np.arange(scored, dtype=np.int32), np.arange(first_sampled, end, dtype=np.int32)))
 
 
 def _num_logit_rows(scheduled: ScheduledSequence) -> int:
+    if scheduled.sequence.request.pooling is not None:
+        return len(pooled_rows(scheduled))
     return scheduled.num_prompt_logprob_rows + (1 + len(scheduled.draft) if scheduled.needs_sample else 0)
+
+
+def _shares(scheduled: Sequence[ScheduledSequence], rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Of the rows that came out of the model each sequence's own."""
+    return np.split(rows, np.cumsum([_num_logit_rows(each) for each in scheduled])[:-1])
 
 
 def _prompt_logprobs(scheduled: ScheduledSequence, logits: NDArray[np.float32]) -> list[TokenLogprobs]:
@@ -222,4 +253,5 @@ def _fail(scheduled: ScheduledSequence, error: Exception, result: StepResult) ->
     request_id = scheduled.sequence.request_id
     result.sampled.pop(request_id, None)
     result.prompt_logprobs.pop(request_id, None)
+    result.vectors.pop(request_id, None)
     result.failed[request_id] = str(error) if isinstance(error, EngineError) else FAILURE_MESSAGE

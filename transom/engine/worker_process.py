@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from typing import cast
 
+import psutil
+
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
 from transom.engine.channel import HEADER_BYTES, Configure, Failed, Message, Ready, decode, encode, payload_length
 from transom.engine.error_data import error_from_data
 from transom.engine.reports import LoadReport
-from transom.engine.watchdog import BEAT, BEAT_SECONDS, Watchdog, WatchLimits
+from transom.engine.watchdog import BEAT_SECONDS, Watchdog, WatchLimits
 from transom.errors import ChannelError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Matrix products are done by our own kernels; a second pool of threads would only take memory.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _LEVELS = {name: level for name, level in logging.getLevelNamesMapping().items() if level > logging.NOTSET}
+_MAX_BEATS = 1024
+"""Taken at once; as many as may have come while this process was blocked."""
 _GRACE_SECONDS = 2.0
 
 
@@ -100,11 +104,18 @@ class WorkerProcess:
 
     async def until_hung(self, has_work: Callable[[], bool]) -> str:
         """Kills the worker when it must be given up, and returns why, in words that begin with "it"."""
-        while (complaint := self._watchdog.complaint(has_work=has_work())) is None:  # noqa: ASYNC110
+        while (complaint := self._complaint(has_work())) is None:  # noqa: ASYNC110
             await asyncio.sleep(BEAT_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         return complaint
+
+    def _complaint(self, has_work: bool) -> str | None:
+        try:
+            times = psutil.Process(self.process_id).cpu_times()
+        except psutil.Error:  # it is gone, which `receive` tells
+            return None
+        return self._watchdog.complaint(has_work=has_work, processor_seconds=times.user + times.system)
 
     async def stop(self, grace_seconds: float = _GRACE_SECONDS) -> str:
         """Closes the channel, kills the process if that does not end it in time, and says how it ended."""
@@ -148,13 +159,11 @@ class WorkerProcess:
         return cls(creating.result(), reader, writer, name, pulse, limits)
 
     def _take_beats(self) -> None:
-        """Of all the beats that have come, the last one counts."""
         assert self._pulse is not None
-        data = os.read(self._pulse, 64 * BEAT.size)
-        if not data:
+        if os.read(self._pulse, _MAX_BEATS):
+            self._watchdog.take_beat()
+        else:
             self._stop_listening_for_beats()
-        for (processor_seconds,) in BEAT.iter_unpack(data):
-            self._watchdog.take_beat(processor_seconds)
 
     def _stop_listening_for_beats(self) -> None:
         if self._pulse is not None:

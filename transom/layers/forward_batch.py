@@ -65,5 +65,5 @@ class ForwardBatch:
     token_ids: NDArray[np.int32]  # [T]
     positions: NDArray[np.int32]  # [T] absolute positions in their sequences
     sequence_starts: NDArray[np.int32]  # [S + 1] rows of sequence s are sequence_starts[s] .. sequence_starts[s + 1]
-    logit_rows: NDArray[np.int32]  # [R] rows whose logits are wanted, ascending
+    logit_rows: NDArray[np.int32]  # [R] rows whose logits or last hidden states are wanted, ascending
     cache: LayerCache

@@ -20,6 +20,7 @@ class Completion:
     finish_reason: FinishReason
     stop_reason: str | int | None
     usage: Usage
+    vector: tuple[float, ...] | None = None
 
     @property
     def mean_logprob(self) -> float:
@@ -57,6 +58,7 @@ def join(deltas: Sequence[TextDelta]) -> Completion:
         finish_reason=last.finish_reason,
         stop_reason=last.stop_reason,
         usage=last.usage,
+        vector=last.vector,
     )
 
 

@@ -49,6 +49,7 @@ class TextStream:
             logprobs=None if output.logprobs is None else tuple(details),
             prompt_logprobs=self._prompt_details(output),
             num_computed_tokens=output.num_computed_tokens,
+            vector=output.vector,
         )
         delta = self._finished(delta, output, texts)
         if delta.token_ids or delta.finish_reason is not None:

@@ -45,6 +45,7 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     ("model_ready", "1 when the model can be asked.", lambda model: model.is_ready),
     ("num_requests_running", "Sequences in the batch.", lambda model: model.num_running),
     ("num_requests_waiting", "Sequences in the queue.", lambda model: model.num_waiting),
+    ("num_requests_waiting_for_load", "Requests until the model is loaded.", lambda model: model.num_waiting_for_load),
     ("kv_cache_usage_perc", "Share of the KV budget in use, 0..1.", _kv_usage),
     ("kv_cache_tokens", "Tokens whose KV is held.", lambda model: model.kv_tokens),
     ("worker_resident_memory_bytes", "Memory of the model's process.", lambda model: model.worker_resident_bytes),
@@ -52,6 +53,7 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
     ("num_preemptions", "Sequences that gave up their room.", lambda model: model.num_preemptions),
     ("computed_tokens", "Tokens that went through the model.", lambda model: model.num_computed_tokens),
+    ("model_loads", "How often the model was loaded.", lambda model: model.num_loads),
     ("spec_decode_num_draft_tokens", "Tokens that were guessed and computed.", lambda model: model.num_drafted_tokens),
     ("spec_decode_num_accepted_tokens", "Guessed tokens that were right.", lambda model: model.num_accepted_tokens),
     ("worker_restarts", "How often the model's process was started again.", lambda model: model.num_restarts),

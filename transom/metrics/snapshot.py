@@ -73,6 +73,8 @@ class ModelSnapshot:
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
     num_restarts: int = 0
+    num_loads: int = 0
+    num_waiting_for_load: int = 0
     kv_tokens: int = 0
     """Tokens whose KV is held at this moment."""
     tiers: tuple[TierUsage, ...] = ()

@@ -38,6 +38,14 @@ class Model(Protocol):
         """Logits [R, vocab_size] of the batch's `logit_rows`. Blocks; one call at a time."""
         ...
 
+    def hidden_states(self, batch: ForwardBatch) -> NDArray[np.float32]:
+        """The first part of `forward`: [R, hidden_size] of the batch's `logit_rows`, behind the last norm."""
+        ...
+
+    def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The second part: [R, hidden_size] -> [R, vocab_size]."""
+        ...
+
 
 ARCHITECTURES: dict[str, type[DecoderBuilder]] = {
     "gemma2": Gemma2Builder,

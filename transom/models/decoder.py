@@ -81,9 +81,9 @@ class OutputHead:
     soft_cap: float | None = None
     """Logits become soft_cap * tanh(logit / soft_cap)."""
 
-    def forward(self, hidden: Floats, update: Floats) -> Floats:
-        """The residual and what is still to be added to it, [R, hidden_size] each -> [R, vocab_size]."""
-        logits = self.weight.forward(self.norm.forward_sum(hidden, update))
+    def forward(self, hidden: Floats) -> Floats:
+        """Normalised rows, [R, hidden_size] -> [R, vocab_size]."""
+        logits = self.weight.forward(hidden)
         if self.divisor != 1.0:
             logits /= np.float32(self.divisor)
         if self.soft_cap is not None:
@@ -104,6 +104,14 @@ class Decoder:
 
     def forward(self, batch: ForwardBatch) -> Floats:
         """Logits [R, vocab_size] of the batch's `logit_rows`."""
+        return self.logits(self.hidden_states(batch))
+
+    def logits(self, hidden: Floats) -> Floats:
+        """[R, hidden_size] as `hidden_states` gives them -> [R, vocab_size]."""
+        return self.head.forward(hidden)
+
+    def hidden_states(self, batch: ForwardBatch) -> Floats:
+        """Of the batch's `logit_rows`, behind the last norm: [R, hidden_size], what the head sees."""
         hidden = self.embedding.forward(batch.token_ids)
         if self.embedding_multiplier != 1.0:
             hidden *= np.float32(self.embedding_multiplier)
@@ -112,4 +120,4 @@ class Decoder:
         for layer in self.layers[:-1]:
             hidden, update = layer.forward(hidden, update, rotations, batch)
         hidden, update = self.layers[-1].forward(hidden, update, rotations, batch, keep=batch.logit_rows)
-        return self.head.forward(hidden, update)
+        return self.head.norm.forward_sum(hidden, update)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transom.config.gguf_config import gguf_generation_defaults, gguf_model_config
 from transom.config.model_config import GenerationDefaults, ModelConfig
+from transom.config.pooling_config import PoolingConfig
 from transom.errors import TokenizerError
 from transom.tokenizer import ChatTemplate, Tokenizer
 from transom.weights.gguf import GgufFile, find_gguf, open_gguf
@@ -20,10 +21,11 @@ __all__ = ["ModelFiles", "read_model_config", "read_model_files", "read_text_fil
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model's architecture, its authors' sampling settings, and its ways between text and tokens."""
+    """A model's architecture, its authors' settings, and its ways between text and tokens, and from text to vectors."""
 
     model_config: ModelConfig
     generation_defaults: GenerationDefaults
+    pooling: PoolingConfig
     tokenizer: Tokenizer
     chat_template: ChatTemplate
 
@@ -48,7 +50,7 @@ def read_text_files(path: Path) -> tuple[Tokenizer, ChatTemplate]:
 
 def _from_directory(path: Path) -> ModelFiles:
     model_config, defaults = ModelConfig.from_hf(path), GenerationDefaults.from_hf(path)
-    return ModelFiles(model_config, defaults, *_text_of_directory(path))
+    return ModelFiles(model_config, defaults, PoolingConfig.from_hf(path), *_text_of_directory(path))
 
 
 def _text_of_directory(path: Path) -> tuple[Tokenizer, ChatTemplate]:
@@ -60,7 +62,7 @@ def _from_gguf(path: Path) -> ModelFiles:
     file = open_gguf(path)
     described = describe_gguf(file)
     model_config, defaults = gguf_model_config(described), gguf_generation_defaults(described)
-    return ModelFiles(model_config, defaults, *_text_of_gguf(file))
+    return ModelFiles(model_config, defaults, PoolingConfig.from_gguf(described), *_text_of_gguf(file))
 
 
 def _text_of_gguf(file: GgufFile) -> tuple[Tokenizer, ChatTemplate]:

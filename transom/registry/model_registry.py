@@ -20,7 +20,7 @@ from transom.errors import EngineRestartingError, ModelLoadingError, ModelNotFou
 from transom.llm import LLM
 from transom.registry.model_files import read_model_config, read_model_files
 from transom.registry.model_keeper import ModelKeeper
-from transom.registry.model_slot import Claim, ModelSlot
+from transom.registry.model_slot import Claim, ModelSlot, SlotState
 from transom.registry.residency import Residency
 from transom.registry.served_model import ModelState, ServedModel
 from transom.weights.file_stamp import FileStamps
@@ -98,7 +98,11 @@ class ModelRegistry:
     def failed(self) -> tuple[FailedModel, ...]:
         """Entries that cannot be served: their files cannot be used, or their last load failed."""
         slots = ((served, self.slot(served)) for served in self._models)
-        unloadable = (FailedModel(served.entry, slot.failure) for served, slot in slots if slot.failure is not None)
+        unloadable = (
+            FailedModel(served.entry, slot.failure)
+            for served, slot in slots
+            if slot.state is SlotState.FAILED and slot.failure is not None
+        )
         return (*self._unusable.values(), *unloadable)
 
     def slot(self, served: ServedModel) -> ModelSlot:
@@ -228,6 +232,7 @@ def _prepare_model(entry: ModelEntry, num_threads: int, adjust: Adjust, *, is_co
         llm,
         engine,
         _ram_bytes(model_config, engine_config) if is_counted else 0,
+        files.pooling.chosen(entry.pooling),
     )
 
 

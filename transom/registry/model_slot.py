@@ -72,6 +72,8 @@ class ModelSlot:
     """It takes no new users, so that it can be unloaded when the ones it has are gone."""
     is_to_unload: bool = False
     """An operator wants it unloaded."""
+    num_loads: int = 0
+    """That succeeded."""
     failure: Exception | None = None
     num_failures: int = 0
     failed_at: float = 0.0

@@ -113,6 +113,7 @@ class Residency:
         slot.state, slot.failure = SlotState.LOADED, None
         slot.is_sent_away = slot.is_to_unload = False
         slot.loaded_at = slot.last_used = self._clock()
+        slot.num_loads += 1
 
     def load_failed(self, model_id: str, error: Exception) -> None:
         """The model of a `Load` cannot be loaded, or a loaded one has died for good; nothing of it is left in RAM."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import GenerationDefaults, ModelConfig
+from transom.config.pooling_config import PoolingConfig
 from transom.config.registry_config import ModelEntry
 from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
 from transom.errors import EngineRestartingError, ModelLoadingError
@@ -67,6 +68,8 @@ class ServedModel:
     engine: Engine
     ram_bytes: int = 0
     """What it counts against the RAM of all models: its cap or, without one, weights + KV + workspace."""
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    """How a text becomes a vector; the entry's choice is in it."""
 
     @property
     def id(self) -> str:

@@ -13,11 +13,19 @@ from starlette.responses import Response
 from transom.llm import TextDelta
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.context import ServerContext
-from transom.server.event_stream import EventStream
+from transom.server.event_stream import PLAIN_EVENTS, EventForm, EventStream
 from transom.server.interruption import run_watched
 from transom.server.plan import Plan
-from transom.server.protocol import SamplingBody
 from transom.server.tally import Tally
+
+
+class AskedFor(Protocol):
+    """What of a body says in which way it is to be answered."""
+
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def sse_ping_interval(self) -> int | None: ...
 
 
 class Answer(Protocol):
@@ -29,7 +37,7 @@ class Answer(Protocol):
         ...
 
     @property
-    def body(self) -> SamplingBody:
+    def body(self) -> AskedFor:
         """What was asked."""
         ...
 
@@ -42,8 +50,8 @@ class Answer(Protocol):
         ...
 
 
-async def answer(planned: Answer, request: Request, context: ServerContext) -> Response:
-    """Runs `planned` in the way its body asks for."""
+async def answer(planned: Answer, request: Request, context: ServerContext, form: EventForm = PLAIN_EVENTS) -> Response:
+    """Runs `planned` in the way its body asks for; `form` is that of its events."""
     limit = context.settings.request_timeout
     if planned.body.stream:
         return EventStream(
@@ -52,6 +60,7 @@ async def answer(planned: Answer, request: Request, context: ServerContext) -> R
             ping_interval=_ping_interval(planned.body, context.settings.ping_interval),
             slow_reader_timeout=context.settings.slow_reader_timeout,
             limit_seconds=limit,
+            form=form,
         )
     whole = _whole_of_loaded(planned, context.registry)
     with context.lifecycle.answering():
@@ -83,7 +92,7 @@ def progress_fields(plan: Plan, tally: Tally, sequence: int, delta: TextDelta) -
     return {"prompt_progress": {"total": total, "processed": processed, "time_ms": tally.elapsed_ms}}
 
 
-def _ping_interval(body: SamplingBody, default: float) -> float | None:
+def _ping_interval(body: AskedFor, default: float) -> float | None:
     """llama.cpp's field wins; 0 and -1 switch the pings off."""
     if body.sse_ping_interval is None:
         return default

@@ -20,6 +20,7 @@ from transom.server.chat import chat_router
 from transom.server.choices import SYSTEM_FINGERPRINT
 from transom.server.completions import completions_router
 from transom.server.context import ServerContext
+from transom.server.embeddings import embeddings_router
 from transom.server.errors import INVALID_REQUEST, ErrorReply
 from transom.server.health import health_router
 from transom.server.host_guard import HostGuard
@@ -28,13 +29,23 @@ from transom.server.lifecycle import Lifecycle
 from transom.server.models import models_router
 from transom.server.outer import OuterLayer
 from transom.server.rate_limits import rate_limit_headers
+from transom.server.responses import responses_router
 from transom.server.settings import ServerSettings
 from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
 from transom.server.turns import Turns
 from transom.server.until_answered import UntilAnswered
 
-_ROUTERS = (completions_router, chat_router, cache_router, models_router, tokenize_router, health_router)
+_ROUTERS = (
+    completions_router,
+    chat_router,
+    responses_router,
+    embeddings_router,
+    cache_router,
+    models_router,
+    tokenize_router,
+    health_router,
+)
 
 
 def create_app(

@@ -41,14 +41,14 @@ def chat_router(context: ServerContext) -> APIRouter:
         served, body = await _read(context, request)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
-        prompt = await _fit(served, body)
-        plan = await _make_plan(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
+        prompt = await fit_chat(served, body)
+        plan = await plan_chat(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
         completion = _ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics), gate)
         return await answer(completion, request, context)
 
     async def count_input_tokens(request: Request) -> Response:
         served, body = await _read(context, request)
-        prompt = await _fit(served, body)
+        prompt = await fit_chat(served, body)
         fields = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
         return json_response({**fields, **_truncation_fields(body, prompt)})
 
@@ -189,7 +189,7 @@ async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, 
     return context.find_model({"model": body.model}, request), body
 
 
-async def _fit(served: ServedModel, body: ChatBody) -> FittedPrompt:
+async def fit_chat(served: ServedModel, body: ChatBody) -> FittedPrompt:
     """The whole prompt or, where the request allows that, as much of it as fits."""
     if body.truncation == "disabled":
         return FittedPrompt(await encode_chat(served, body))
@@ -209,11 +209,19 @@ def _truncation_fields(body: ChatBody, prompt: FittedPrompt) -> dict[str, Any]:
     return {} if body.truncation == "disabled" else {"truncation": prompt.fields()}
 
 
-async def _make_plan(
-    served: ServedModel, body: ChatBody, prompt: FittedPrompt, caller: Caller, cap: int | None
+async def plan_chat(
+    served: ServedModel,
+    body: ChatBody,
+    prompt: FittedPrompt,
+    caller: Caller,
+    cap: int | None,
+    *,
+    param: str = "messages",
+    prefix: str = "chatcmpl",
 ) -> Plan:
+    """The plan of an answer. `param` is the field that holds the prompt, `prefix` begins the answer's id."""
     cache, num_tokens = cache_options(served, body.cache), len(prompt.token_ids)
-    limit = limit_tokens(served, num_tokens, body.given_max_tokens, param="messages", cache=cache, cap=cap)
+    limit = limit_tokens(served, num_tokens, body.given_max_tokens, param=param, cache=cache, cap=cap)
     return make_plan(
         served,
         body,
@@ -222,7 +230,7 @@ async def _make_plan(
         caller=caller,
         cache=cache,
         grammar=await compile_prescribed(served, body),
-        id_prefix="chatcmpl",
+        id_prefix=prefix,
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )

@@ -12,7 +12,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.errors import RequestError
 from transom.llm import Completion, TextDelta, best
 from transom.registry import ServedModel
 from transom.request import TokenIds
@@ -24,6 +23,7 @@ from transom.server.context import ServerContext
 from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
+from transom.server.prompts import encode_prompt
 from transom.server.protocol import CompletionBody
 from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
@@ -166,14 +166,5 @@ async def _make_plan(served: ServedModel, body: CompletionBody, caller: Caller, 
 
 def _encode_all(served: ServedModel, body: CompletionBody) -> list[TokenIds]:
     """Blocks for as long as the texts are long."""
-    return [_encode(served, prompt, body.add_special_tokens) for prompt in body.prompts]
-
-
-def _encode(served: ServedModel, prompt: str | TokenIds, add_special_tokens: bool) -> TokenIds:
-    if not isinstance(prompt, str):
-        served.llm.check_token_ids(prompt, "prompt")
-        return prompt
-    ids = served.llm.encode(prompt, add_special_tokens=add_special_tokens)
-    if not ids:
-        raise RequestError("'prompt' is empty, and this model has no token to begin with.", param="prompt")
-    return TokenIds(ids)
+    add_special_tokens = body.add_special_tokens
+    return [encode_prompt(served, each, "prompt", add_special_tokens=add_special_tokens) for each in body.prompts]

@@ -1,15 +1,16 @@
 """Server-sent events: the answer of every streaming route.
 
 Nothing leaves before the first event (or the first ping), so that a refusal still is a plain status with a JSON body.
-What fails later becomes an error event, and then the closing `[DONE]` is missing: a cut answer cannot pass for a full
-one.
+What fails later becomes an error event, and then the closing `[DONE]`, or the event that says the same, is missing: a
+cut answer cannot pass for a full one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -37,6 +38,27 @@ def encode_event(payload: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
+def encode_named_event(payload: dict[str, Any]) -> bytes:
+    """One event whose kind, the payload's `type`, stands on a line of its own; an error body is of the kind `error`."""
+    if (error := payload.get("error")) is not None and "type" not in payload:
+        payload = {"type": "error", **{name: error[name] for name in ("code", "message", "param")}, **payload}
+    return b"event: " + str(payload["type"]).encode() + b"\n" + encode_event(payload)
+
+
+@dataclass(frozen=True, slots=True)
+class EventForm:
+    """How a route writes its events."""
+
+    encode: Callable[[dict[str, Any]], bytes]
+    closing: bytes
+    """Behind the last event of a whole answer."""
+
+
+PLAIN_EVENTS = EventForm(encode_event, DONE)
+NAMED_EVENTS = EventForm(encode_named_event, b"")
+"""Their last event says itself that it is the last one."""
+
+
 class EventStream(Response):
     """Sends `payloads` as events, pings while they are silent, and closes their source when the client goes away."""
 
@@ -48,6 +70,7 @@ class EventStream(Response):
         ping_interval: float | None,
         slow_reader_timeout: float,
         limit_seconds: float | None = None,
+        form: EventForm = PLAIN_EVENTS,
     ) -> None:
         super().__init__()
         self._payloads = payloads
@@ -55,6 +78,7 @@ class EventStream(Response):
         self._ping_interval = ping_interval
         self._slow_reader_timeout = slow_reader_timeout
         self._limit_seconds = limit_seconds
+        self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the whole answer. Raises what the first event raises; `ClientDisconnect` when nobody listens."""
@@ -68,14 +92,14 @@ class EventStream(Response):
         except Exception as error:
             if not connection.started:
                 raise
-            await _end_with_error(connection, error, scope)
+            await _end_with_error(connection, error, scope, self._form)
         finally:
             await self._payloads.aclose()
 
     async def _forward(self, connection: _Connection, interruption: Interruption) -> None:
         while (payload := await self._next(connection, interruption)) is not None:
-            await connection.write(encode_event(payload))
-        await connection.write(DONE, last=True)
+            await connection.write(self._form.encode(payload))
+        await connection.write(self._form.closing, last=True)
 
     async def _next(self, connection: _Connection, interruption: Interruption) -> dict[str, Any] | None:
         """The next payload, None at the end; pings as long as it does not come."""
@@ -109,10 +133,10 @@ class _Connection:
             raise ClientDisconnect from None
 
 
-async def _end_with_error(connection: _Connection, error: Exception, scope: Scope) -> None:
+async def _end_with_error(connection: _Connection, error: Exception, scope: Scope, form: EventForm) -> None:
     reply = reply_to(error)
     state = scope.setdefault("state", {})
     state["failed_with"] = reply.status
     if reply.status == 500:
         _log.error("request %s failed in mid-stream", state.get("request_id"), exc_info=error)
-    await connection.write(encode_event(reply.body()), last=True)
+    await connection.write(form.encode(reply.body()), last=True)

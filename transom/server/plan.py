@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from transom.errors import RequestError
 from transom.llm import Allowance, GenerationRequest, repeat
 from transom.registry import ServedModel
-from transom.request import CacheOptions, GrammarSpec, Request, SamplingParams, TokenIds
-from transom.server.cache_salt import salt_of
+from transom.request import CacheOptions, GrammarSpec, Pooling, Request, SamplingParams, TokenIds
+from transom.server.cache_salt import Narrowing, salt_of
 from transom.server.caller import Caller
 from transom.server.protocol import SamplingBody
 
@@ -132,6 +132,35 @@ def make_plan(
         tuple(limits),
         num_candidates,
         tuple(requests),
+        _allowance(served),
+    )
+
+
+def make_vector_plan(
+    served: ServedModel, prompts: Sequence[TokenIds], *, caller: Caller, narrowing: Narrowing, priority: int
+) -> Plan:
+    """The plan of an answer that is one vector for each prompt."""
+    answer_id, pooling = f"embd-{uuid.uuid4().hex}", served.pooling.pooling
+    requests = [
+        Request(
+            f"{answer_id}-{index}",
+            prompt,
+            SamplingParams(max_tokens=0),
+            priority=priority,
+            cache_salt=salt_of(caller, narrowing),
+            reuse_cache=pooling is not Pooling.MEAN,
+            pooling=pooling,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    return Plan(
+        answer_id,
+        int(time.time()),
+        served.id,
+        tuple(prompts),
+        (Limit(0, "max_tokens"),) * len(prompts),
+        1,
+        tuple(map(GenerationRequest, requests)),
         _allowance(served),
     )
 

@@ -13,6 +13,7 @@ from transom.errors import RequestError
 from transom.request import TokenIds
 from transom.server.cache_field import CacheField
 from transom.server.chat_messages import Message, StreamOptions, check_stop
+from transom.server.prompts import check_prompts, pack_prompts
 from transom.server.strict_body import StrictBody
 from transom.server.structure_fields import StructureFields
 
@@ -22,13 +23,13 @@ MAX_TOKENS = 100_000
 MAX_LOGIT_BIAS = 1024
 MAX_MESSAGES = 2048
 MAX_TOKEN_LIST = 65_536
-MAX_PROMPTS = 2048
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 
 Number = TypeVar("Number", int, float)
 
 Label = Annotated[str, StringConstraints(max_length=128)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 TokenIdList = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_LIST)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
@@ -61,7 +62,7 @@ COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
 class SamplingBody(StructureFields):
     """Fields that completions and chat share."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    model: ModelName | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=INT32_MAX)] | None = None
@@ -171,8 +172,8 @@ class CompletionBody(SamplingBody):
     @field_validator("prompt")
     @classmethod
     def _pack_prompt(cls, prompt: Any) -> tuple[str | TokenIds, ...]:
-        _check_prompt(prompt)
-        return tuple(item if isinstance(item, str) else TokenIds(item) for item in _prompt_list(prompt))
+        check_prompts(prompt, "prompt")
+        return pack_prompts(prompt)
 
     @model_validator(mode="after")
     def _check_completion(self) -> Self:
@@ -314,30 +315,3 @@ def _one_of(given: dict[str, Number | None]) -> Number | None:
     if len(set(values.values())) > 1:
         raise RequestError(f"{' and '.join(values)} are given with different values.", param=next(iter(values)))
     return next(iter(values.values()), None)
-
-
-def _prompt_list(prompt: Any) -> list[Any]:
-    if isinstance(prompt, str) or (prompt and not isinstance(prompt[0], str | list)):
-        return [prompt]
-    return list(prompt)
-
-
-def _check_prompt(prompt: Any) -> None:
-    if isinstance(prompt, str):
-        return
-    if not isinstance(prompt, list) or not prompt:
-        raise RequestError("'prompt' must be a text, texts, token ids or lists of them, and not empty.", param="prompt")
-    items = _prompt_list(prompt)
-    if len(items) > MAX_PROMPTS:
-        raise RequestError(f"'prompt' has {len(items)} entries; {MAX_PROMPTS} are allowed.", param="prompt")
-    texts = [isinstance(item, str) for item in items]
-    if all(texts):
-        return
-    if any(texts) or not all(_is_token_list(item) for item in items):
-        raise RequestError("'prompt' must hold texts only, or token ids (integers from 0) only.", param="prompt")
-
-
-def _is_token_list(item: Any) -> bool:
-    return (
-        isinstance(item, list) and bool(item) and all(type(token) is int and 0 <= token <= INT32_MAX for token in item)
-    )

@@ -11,7 +11,7 @@ import psutil
 from transom.cache.stats import TierStats
 from transom.engine import EngineStats
 from transom.metrics import KindUsage, ModelSnapshot, Reuse, TierUsage, Transfers
-from transom.registry import ModelRegistry, ServedModel
+from transom.registry import ModelRegistry, ModelSlot, ServedModel
 from transom.server.turns import Turns
 
 HOT_TIER = "hot"
@@ -19,20 +19,22 @@ HOT_TIER = "hot"
 
 def take_snapshots(registry: ModelRegistry, turns: Mapping[str, Turns]) -> Iterable[ModelSnapshot]:
     """Every model as of its worker's last report; what waits here for its turn there, as of now."""
-    return [_snapshot(served, turns.get(served.id)) for served in registry.models()]
+    return [_snapshot(served, registry.slot(served), turns.get(served.id)) for served in registry.models()]
 
 
-def _snapshot(served: ServedModel, turns: Turns | None) -> ModelSnapshot:
-    snapshot = _worker_snapshot(served)
+def _snapshot(served: ServedModel, slot: ModelSlot, turns: Turns | None) -> ModelSnapshot:
+    snapshot = _worker_snapshot(served, slot)
     return snapshot if turns is None else replace(snapshot, num_waiting=snapshot.num_waiting + turns.num_waiting)
 
 
-def _worker_snapshot(served: ServedModel) -> ModelSnapshot:
+def _worker_snapshot(served: ServedModel, slot: ModelSlot) -> ModelSnapshot:
     stats = served.engine.stats()
     return ModelSnapshot(
         served.id,
         served.is_ready,
         num_restarts=served.engine.num_restarts,
+        num_loads=slot.num_loads,
+        num_waiting_for_load=len(slot.waiting),
         worker_resident_bytes=resident_bytes(served.engine.process_id),
         **({} if stats is None else _numbers(stats)),
     )
