@@ -238,10 +238,6 @@ class Usage:
     """Tokens that full-attention layers no longer attended to at the end, because the cache strategy forgot them."""
     is_lossy: bool = False
     """The cache strategy may forget tokens, whether it did or not."""
-    num_drafted_tokens: int = 0
-    """Tokens that were guessed and computed, right or wrong."""
-    num_accepted_tokens: int = 0
-    """Those of them that turned out right; they are among `num_completion_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)

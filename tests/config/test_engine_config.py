@@ -228,7 +228,7 @@ def test_weights_kv_and_workspace_must_fit_into_the_cap(tmp_path: Path) -> None:
 def test_prompts_that_wait_are_part_of_the_workspace(tmp_path: Path) -> None:
     config, engine_config = resolved(read(tmp_path))
     longer = replace(engine_config, max_waiting_tokens=engine_config.max_waiting_tokens + MIB)
-    assert workspace_bytes(config, longer) == workspace_bytes(config, engine_config) + 16 * MIB
+    assert workspace_bytes(config, longer) == workspace_bytes(config, engine_config) + 18 * MIB
     plain, longer = replace(engine_config, max_draft_tokens=0), replace(longer, max_draft_tokens=0)
     assert workspace_bytes(config, longer) == workspace_bytes(config, plain) + 4 * MIB
 
@@ -236,7 +236,7 @@ def test_prompts_that_wait_are_part_of_the_workspace(tmp_path: Path) -> None:
 def test_guesses_have_their_rows_of_logits_in_the_workspace(tmp_path: Path) -> None:
     config, engine_config = resolved(read(tmp_path))
     plain = replace(engine_config, max_draft_tokens=0)
-    index_bytes = 12 * engine_config.waiting_token_limit
+    index_bytes = 14 * engine_config.waiting_token_limit
     logit_bytes = 4 * MAX_DRAFTED_ROWS * config.vocab_size
     assert workspace_bytes(config, engine_config) == workspace_bytes(config, plain) + index_bytes + logit_bytes
 

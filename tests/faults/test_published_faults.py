@@ -108,7 +108,7 @@ def kinds(stride: int) -> list[object]:
     return [*(pytest.param(kind, stride) for kind in ("EIO", "ENOSPC", "corrupt")), *every]
 
 
-@pytest.mark.parametrize(("kind", "stride"), kinds(stride=11))
+@pytest.mark.parametrize(("kind", "stride"), kinds(stride=17))
 def test_whichever_transfer_fails_this_run_and_the_next_give_the_tokens_of_ram(
     model: Path, expected: list[Answer], left: Path, tmp_path: Path, kind: Kind, stride: int
 ) -> None:
@@ -120,11 +120,11 @@ def test_whichever_transfer_fails_this_run_and_the_next_give_the_tokens_of_ram(
         assert Run(model, directory).answers == expected, f"after {kind} at call {nth}"
         assert occupied(directory) <= MAX_SSD_BYTES
         if fault.num_calls < nth:
-            assert nth > 20
+            assert fault.num_calls > 20
             return
 
 
-@pytest.mark.parametrize(("kind", "stride"), [("ioerr", 9), pytest.param("corrupt", 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "stride"), [("ioerr", 13), pytest.param("corrupt", 1, marks=pytest.mark.slow)])
 def test_whichever_call_for_records_fails_this_run_and_the_next_give_the_tokens_of_ram(
     model: Path, expected: list[Answer], tmp_path: Path, kind: Literal["ioerr", "corrupt"], stride: int
 ) -> None:
@@ -135,7 +135,7 @@ def test_whichever_call_for_records_fails_this_run_and_the_next_give_the_tokens_
         assert Run(model, directory).answers == expected, f"after {kind} at call {nth}"
         assert occupied(directory) <= MAX_SSD_BYTES
         if disk.num_calls < nth:
-            assert nth > 15
+            assert disk.num_calls > 15
             return
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def _ids(text: str) -> list[int]:
 
 
 def _request(
-    stop: tuple[str, ...] = (), *, prompt: tuple[int, ...] = (1,), sampling: SamplingParams = SAMPLING, **more: bool
+    stop: tuple[str, ...] = (), *, prompt: tuple[int, ...] = (1,), sampling: SamplingParams = SAMPLING, **more: Any
 ) -> GenerationRequest:
     return GenerationRequest(Request("r", prompt, sampling), stop, **more)
 

@@ -16,7 +16,7 @@ LONG = [*SHORT, 98, *range(10)]
 
 
 def test_long_matches_are_trusted_more_than_short_ones() -> None:
-    drafter = Drafter(100, frozenset())
+    drafter = Drafter(frozenset())
     short, long = draft(drafter, SHORT), draft(drafter, LONG)
     assert short is not None and long is not None
     assert (short.token_ids, long.token_ids) == ((4, 5, 6, 7), (10, 11, 12, 13))
@@ -24,14 +24,14 @@ def test_long_matches_are_trusted_more_than_short_ones() -> None:
 
 
 def test_a_draft_ends_before_a_token_that_ends_the_sequence() -> None:
-    found = draft(Drafter(100, frozenset({6})), SHORT)
+    found = draft(Drafter(frozenset({6})), SHORT)
     assert found is not None
     assert found.token_ids == (4, 5)
-    assert draft(Drafter(100, frozenset({4})), SHORT) is None
+    assert draft(Drafter(frozenset({4})), SHORT) is None
 
 
 def test_the_rate_follows_what_was_right_each_kind_of_match_for_itself() -> None:
-    drafter = Drafter(100, frozenset())
+    drafter = Drafter(frozenset())
     rates = []
     for num_right in (0, 0, 0, 0, 4, 4, 4):
         found = draft(drafter, SHORT)
@@ -46,7 +46,7 @@ def test_the_rate_follows_what_was_right_each_kind_of_match_for_itself() -> None
 
 
 def test_a_long_copy_does_not_hide_for_long_that_it_has_ended() -> None:
-    drafter = Drafter(100, frozenset())
+    drafter = Drafter(frozenset())
     for _ in range(50):
         draft(drafter, LONG, 15)
         drafter.note(15, 15)
@@ -56,3 +56,11 @@ def test_a_long_copy_does_not_hide_for_long_that_it_has_ended() -> None:
     found = draft(drafter, LONG, 15)
     assert found is not None
     assert found.rate < 0.5
+
+
+def test_a_sequence_without_guesses_looks_for_them_more_seldom_until_some_were_computed() -> None:
+    drafter = Drafter(frozenset())
+    found = [draft(drafter, SHORT) is not None for _ in range(32)]
+    assert found == [True] * 16 + [False, False, False, True] * 4
+    drafter.note(1, 0)
+    assert draft(drafter, SHORT) is not None

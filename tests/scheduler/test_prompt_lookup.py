@@ -42,7 +42,7 @@ def continuations(tokens: list[int], length: int) -> list[tuple[int, ...]]:
 def test_the_longest_match_is_found_and_what_followed_it(case: tuple[list[int], int]) -> None:
     head, num_more = case
     tokens = [*head, *np.random.default_rng(num_more).integers(0, 4, num_more).tolist()]
-    match, longest = find(PromptLookup(100), tokens), longest_match(tokens)
+    match, longest = find(PromptLookup(), tokens), longest_match(tokens)
     if longest < MIN_MATCH:
         assert match is None
         return
@@ -55,12 +55,12 @@ def test_the_longest_match_is_found_and_what_followed_it(case: tuple[list[int], 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 40), max_size=12), st.integers(3, 9))
 def test_it_does_not_matter_in_which_pieces_the_tokens_come(seed: int, pieces: list[int], vocabulary: int) -> None:
     tokens = np.random.default_rng(seed).integers(0, vocabulary, 10 + sum(pieces)).astype(np.int32)
-    in_pieces = PromptLookup(1000)
+    in_pieces = PromptLookup()
     end = 0
     for piece in (10, *pieces):
         end += piece
         in_pieces._index(tokens, end)
-    at_once, one_by_one = PromptLookup(1000), PromptLookup(1000)
+    at_once, one_by_one = PromptLookup(), PromptLookup()
     at_once._index(tokens, end)
     for position in range(end + 1):
         one_by_one._index(tokens, position)
@@ -71,32 +71,34 @@ def test_it_does_not_matter_in_which_pieces_the_tokens_come(seed: int, pieces: l
 
 def test_the_most_recent_of_equal_matches_is_taken_until_another_went_on_being_right() -> None:
     tokens = [1, 2, 3, 10, 20, 1, 2, 3, 11, 21, 1, 2, 3]
-    lookup = PromptLookup(100)
+    lookup = PromptLookup()
     first = find(lookup, tokens, 2)
     assert first == Match(3, (11, 21))
     assert find(lookup, [*tokens, 10, 20, 1, 2, 3], 1) == Match(8, (11,))
 
 
 def test_a_continuation_that_reaches_the_end_repeats_itself() -> None:
-    assert find(PromptLookup(100), [7, 1, 2, 1, 2, 1, 2], 7) == Match(4, (1, 2, 1, 2, 1, 2, 1))
-    assert find(PromptLookup(100), [5, 5, 5, 5], 3) == Match(3, (5, 5, 5))
+    assert find(PromptLookup(), [7, 1, 2, 1, 2, 1, 2], 7) == Match(4, (1, 2, 1, 2, 1, 2, 1))
+    assert find(PromptLookup(), [5, 5, 5, 5], 3) == Match(3, (5, 5, 5))
 
 
 @pytest.mark.parametrize("tokens", [[], [1], [1, 1, 1], [1, 2, 3, 4, 5, 6]])
 def test_what_was_never_said_before_is_not_guessed(tokens: list[int]) -> None:
-    assert find(PromptLookup(10), tokens) is None
+    assert find(PromptLookup(), tokens) is None
 
 
 def test_a_long_prompt_is_indexed_over_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_lookup, "_MAX_INDEXED_AT_ONCE", 100)
     tokens = [*range(1000, 1250), 7, 8, 9, 10, *range(2000, 2200), 7, 8, 9]
-    lookup = PromptLookup(10_000)
+    lookup = PromptLookup()
     found = [find(lookup, tokens, 1) for _ in range(5)]
     assert found == [None, None, *[Match(3, (10,))] * 3]
 
 
-def test_memory_is_a_dozen_bytes_per_token_at_most() -> None:
-    for num_tokens in (1000, 2**16 + 1, 2**20):
-        lookup = PromptLookup(num_tokens)
-        lookup._index(np.zeros(num_tokens, np.int32), num_tokens)
+def test_memory_is_a_dozen_bytes_per_token_or_little_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_lookup, "_MAX_INDEXED_AT_ONCE", 2**21)
+    for num_tokens in (1000, 2**12 + 1, 2**16 + 1, 2**20 + 1):
+        lookup = PromptLookup()
+        for end in (num_tokens // 10, num_tokens):
+            lookup._index(np.zeros(num_tokens, np.int32), end)
         assert lookup._heads.nbytes + lookup._previous.nbytes <= 14 * num_tokens

@@ -37,12 +37,6 @@ def test_a_text_that_repeats_itself_takes_fewer_steps_and_has_the_same_tokens() 
     assert 0 < stats.num_accepted_tokens < stats.num_drafted_tokens
     assert stats.num_generated_tokens == 200
     assert stats.num_computed_tokens == 30 + 199 + stats.num_drafted_tokens - stats.num_accepted_tokens
-    usage = driver.heard["a"][-1].usage
-    assert usage is not None
-    assert (usage.num_drafted_tokens, usage.num_accepted_tokens) == (
-        stats.num_drafted_tokens,
-        stats.num_accepted_tokens,
-    )
 
 
 def test_no_step_has_guesses_where_they_are_switched_off_by_engine_or_request() -> None:

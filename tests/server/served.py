@@ -81,6 +81,7 @@ class RecitingEngine:
     end_after: int | None = None
     """The end-of-sequence token comes after so many."""
     tokens_per_output: int = 1
+    recited: bytes = RECITED
     num_restarts: int = 0
     process_id: int | None = None
     requests: list[Request] = field(default_factory=list)
@@ -152,7 +153,7 @@ class RecitingEngine:
 
     def _tokens(self, request: Request) -> tuple[int, ...]:
         start = (request.sampling.seed or 0) % len(TEXT.encode())
-        tokens = tuple(RECITED[start : start + request.sampling.max_tokens])
+        tokens = tuple(self.recited[start : start + request.sampling.max_tokens])
         if self.end_after is not None and self.end_after < len(tokens):
             tokens = (*tokens[: self.end_after], EOS)
         return tokens
@@ -211,18 +212,19 @@ def served_model(
     cache: dict[str, Any] | None = None,
     pooling: PoolingConfig | None = None,
     tokenizer: Tokenizer | None = None,
+    window: int = WINDOW,
     **settings: Any,
 ) -> ServedModel:
-    """A model with a context window of 256 tokens over an engine that recites; `settings`: more keys of its entry."""
+    """A model with this context window over an engine that recites; `settings`: more keys of its entry."""
     engine = engine or RecitingEngine()
-    config = replace(byte_model_config(VOCAB_SIZE, (EOS,)), max_position_embeddings=WINDOW)
+    config = replace(byte_model_config(VOCAB_SIZE, (EOS,)), max_position_embeddings=window)
     defaults = defaults or GenerationDefaults()
     tokenizer = tokenizer or byte_tokenizer()
     llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
     entry = ModelEntry.for_path(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {}, **settings)
-    limits = replace(small_engine_config(), context_window=WINDOW, cache=resolve_cache(entry.cache, WINDOW))
+    limits = replace(small_engine_config(), context_window=window, cache=resolve_cache(entry.cache, window))
     pooling = pooling or PoolingConfig()
-    return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine, pooling=pooling)
+    return ServedModel(entry, config, 2 * window, limits, defaults, llm, engine, pooling=pooling)
 
 
 def make_app(

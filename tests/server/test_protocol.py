@@ -116,9 +116,6 @@ COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
 ]
 COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x"), ("tools", [{}])]
 CHAT_UNSUPPORTED: list[tuple[str, Any]] = [
-    ("tools", [{"type": "function", "function": {"name": "f"}}]),
-    ("tool_choice", "required"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ("functions", [{"name": "f"}]),
     ("function_call", {"name": "f"}),
     ("modalities", ["text", "audio"]),

@@ -258,9 +258,12 @@ class PrefixReuse:
         return self._index.put(node, own)
 
     def _use_instead(self, table: BlockTable, found: Block) -> None:
-        """A block that somebody published earlier takes the place of a table's own: the bytes are the same."""
-        cap = self._max_hot_blocks
-        if table.block(found.index) is found:
+        """A block that somebody published earlier takes the place of a table's own: the bytes are the same.
+
+        Not of one that is being written, or was: the token that makes it known may come a pass after it was sealed.
+        """
+        cap, own = self._max_hot_blocks, table.block(found.index)
+        if own is None or own is found or own.state is not BlockState.DIRTY:
             return
         if not found.is_cold or cap is None or all(holder.num_hot_blocks < cap for holder in found.holders):
             table.exchange(self._pool, found)

@@ -73,7 +73,7 @@ MAX_PROMPT_LOGPROB_ROWS = 64
 
 _SAMPLING_ROWS = 12  # what choosing one token takes, in rows of logits
 _WAITING_TOKEN_BYTES = 4
-_LOOKUP_TOKEN_BYTES = 12  # what is kept of each token of a running sequence to find its like
+_LOOKUP_TOKEN_BYTES = 14  # what is kept of each token of a running sequence to find its like
 _PROCESS_BYTES = 96 * MIB  # interpreter, libraries, native thread stacks
 
 

@@ -14,9 +14,11 @@ _LONG_MATCH = 6
 _SHORT_RATE, _LONG_RATE = 0.4, 0.8
 """What is expected of a guess before any was checked ..."""
 _EXPECTATION_WEIGHT = 2.0
-"""... and how many checked ones that outweighs."""
+"""... and as how many checked ones that counts, until it is as old as they."""
 _DECAY = 0.8
 """What a draft still counts when the next one was checked: text turns from copied to new within a line."""
+_IDLE_STEPS, _IDLE_TURN = 16, 4
+"""After so many steps without guesses only every fourth looks for some: beside small models looking takes time."""
 _MAX_WEIGHT = 4.0
 """A draft counts as at most so many checked guesses, or one long copy would hide that it has ended."""
 
@@ -32,14 +34,16 @@ class Draft:
 
 @dataclass(slots=True)
 class _Rate:
-    expected: float
-    num_right: float = 0.0
-    num_checked: float = 0.0
+    num_right: float
+    num_checked: float = _EXPECTATION_WEIGHT
+
+    @classmethod
+    def expected(cls, rate: float) -> _Rate:
+        return cls(_EXPECTATION_WEIGHT * rate)
 
     @property
     def value(self) -> float:
-        weight = _EXPECTATION_WEIGHT
-        return (self.num_right + weight * self.expected) / (self.num_checked + weight)
+        return self.num_right / self.num_checked
 
     def note(self, num_right: int, num_checked: int) -> None:
         weight = min(1.0, _MAX_WEIGHT / num_checked)
@@ -48,20 +52,23 @@ class _Rate:
 
 
 class Drafter:
-    """Drafts of a sequence of at most `max_num_tokens` tokens, none of which is in `end_token_ids`."""
+    """Drafts of one sequence, none of whose tokens is in `end_token_ids`."""
 
     __slots__ = ("_end_token_ids", "_is_long_match", "_lookup", "_rates", "num_idle_steps")
 
-    def __init__(self, max_num_tokens: int, end_token_ids: frozenset[int]) -> None:
-        self._lookup = PromptLookup(max_num_tokens)
+    def __init__(self, end_token_ids: frozenset[int]) -> None:
+        self._lookup = PromptLookup()
         self._end_token_ids = end_token_ids
-        self._rates = {False: _Rate(_SHORT_RATE), True: _Rate(_LONG_RATE)}
+        self._rates = {False: _Rate.expected(_SHORT_RATE), True: _Rate.expected(_LONG_RATE)}
         self._is_long_match = False  # the last one
         self.num_idle_steps = 0
-        """Steps without a draft since the last one with one, for whoever lets sequences try in turn."""
+        """Steps since guesses of it were computed last."""
 
     def draft(self, token_ids: NDArray[np.int32], num_wanted: int) -> Draft | None:
         """Up to `num_wanted` tokens that may follow `token_ids` [num_tokens], the sequence so far; None without any."""
+        self.num_idle_steps += 1
+        if self.num_idle_steps > _IDLE_STEPS and self.num_idle_steps % _IDLE_TURN:
+            return None
         match = self._lookup.find(token_ids, num_wanted)
         if match is None:
             return None
@@ -72,6 +79,7 @@ class Drafter:
     def note(self, num_drafted: int, num_accepted: int) -> None:
         """Of the last draft so many tokens were computed, at least one; the first `num_accepted` were right, and the
         one behind them, if there is one, was not."""
+        self.num_idle_steps = 0
         self._rates[self._is_long_match].note(num_accepted, min(num_accepted + 1, num_drafted))
 
 

@@ -244,12 +244,9 @@ class Scheduler:
         return sequence.draft(min(wanted, self._cache.draft_room(sequence.cache)), self._eos_token_ids)
 
     def _add_draft(self, scheduled: ScheduledSequence, draft: tuple[int, ...], step: StepBuilder) -> None:
-        sequence = scheduled.sequence
-        assert sequence.cache is not None and sequence.drafter is not None
-        if not draft:
-            sequence.drafter.num_idle_steps += 1
-        elif self._cache.reserve(sequence.cache, scheduled.end + len(draft)):
-            sequence.drafter.num_idle_steps = 0
+        handle = scheduled.sequence.cache
+        assert handle is not None
+        if draft and self._cache.reserve(handle, scheduled.end + len(draft)):
             step.add_draft(scheduled, draft)
 
     def _chunk(self, sequence: Sequence) -> int:

@@ -73,10 +73,6 @@ class Sequence:
     has_delivered_prompt_logprobs: bool = False
     drafter: Drafter | None = None
     """What it guesses of its future, once somebody has asked."""
-    num_drafted_tokens: int = 0
-    """Guesses that were computed ..."""
-    num_accepted_tokens: int = 0
-    """... and those of them that were right."""
     grammar_is_complete: bool = False
     """The request's grammar admits nothing after the last token."""
 
@@ -140,8 +136,6 @@ class Sequence:
             num_cache_write_tokens=self._num_cache_write_tokens,
             num_evicted_tokens=self.num_evicted_tokens if self.cache is None else self.cache.num_evicted_tokens,
             is_lossy=self.is_lossy,
-            num_drafted_tokens=self.num_drafted_tokens,
-            num_accepted_tokens=self.num_accepted_tokens,
         )
 
     def start(self, cache: SequenceCache) -> None:
@@ -179,15 +173,13 @@ class Sequence:
         if self.drafter is None:
             own_ends = frozenset(self.sampling.stop_token_ids)
             ends = own_ends if self.sampling.ignore_eos else own_ends | eos_token_ids
-            self.drafter = Drafter(self.num_prompt_tokens + self.sampling.max_tokens, ends)
+            self.drafter = Drafter(ends)
         return self.drafter.draft(self.token_ids, num_wanted)
 
     def note_draft(self, num_drafted: int, num_accepted: int) -> None:
         """So many guesses of the last draft were computed, and the first `num_accepted` of them were right."""
         assert self.drafter is not None
         self.drafter.note(num_drafted, num_accepted)
-        self.num_drafted_tokens += num_drafted
-        self.num_accepted_tokens += num_accepted
 
     def append(self, tokens: Iterable[SampledToken]) -> None:
         for token in tokens:

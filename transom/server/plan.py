@@ -97,6 +97,7 @@ def make_plan(
     caller: Caller,
     cache: CacheOptions,
     grammar: GrammarSpec | None,
+    shown_tokens: frozenset[str] = frozenset(),
     id_prefix: str,
     num_candidates: int,
     logprobs: int | None,
@@ -126,7 +127,8 @@ def make_plan(
             reuse_cache=body.cache_prompt,
             max_draft_tokens=body.max_draft_tokens,
         )
-        requests += repeat(_generation(request, body, echo=echo), num_candidates)
+        generation = replace(_generation(request, body, echo=echo), shown_tokens=shown_tokens)
+        requests += repeat(generation, num_candidates)
     return Plan(
         answer_id,
         int(time.time()),
