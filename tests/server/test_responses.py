@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from tests.server.asgi import Answer, ask
 from tests.server.running import running
-from tests.server.served import REPORT, RECITED, RecitingEngine, make_app, served_model
+from tests.server.served import RECITED, REPORT, RecitingEngine, make_app, served_model
 from tests.tokenizer.family_templates import TEMPLATES
 from transom.errors import EngineRestartingError
 from transom.registry import ModelRegistry
