@@ -114,7 +114,7 @@ COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
     ("t_max_predict_ms", 10),
     ("timings_per_token", True),
 ]
-COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x")]
+COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x"), ("tools", [{}])]
 CHAT_UNSUPPORTED: list[tuple[str, Any]] = [
     ("functions", [{"name": "f"}]),
     ("function_call", {"name": "f"}),

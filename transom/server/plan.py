@@ -103,12 +103,15 @@ def make_plan(
     logprobs: int | None,
     prompt_logprobs: int | None = None,
     echo: bool = False,
+    end_token_ids: tuple[int, ...] = (),
 ) -> Plan:
-    """The plan of a checked body. Raises `RequestError`."""
+    """The plan of a checked body; `end_token_ids` end its texts beside what the body says. Raises `RequestError`."""
     prompt_ids = tuple(map(TokenIds.of, prompts))
     _check_cost(prompt_ids, limits, num_candidates, logprobs, prompt_logprobs)
     answer_id = f"{id_prefix}-{uuid.uuid4().hex}"
     sampling = replace(_sampling(served, body, logprobs, prompt_logprobs), grammar=grammar)
+    if end_token_ids:
+        sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *end_token_ids))
     salt = salt_of(caller, body)
     requests: list[GenerationRequest] = []
     for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):

@@ -152,10 +152,12 @@ class SamplingBody(StructureFields):
 class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
-    UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "suffix": ("",), "tools": ([],)}
+    UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "tools": ([],)}
 
     prompt: Any = None
     """Token ids are packed as soon as they are checked: as a list of numbers a large prompt takes ten times as much."""
+    suffix: str | None = None
+    """What follows behind the text that is asked for; an empty one is none."""
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
@@ -181,6 +183,8 @@ class CompletionBody(SamplingBody):
     def _check_completion(self) -> Self:
         if self.num_candidates < self.n:
             raise RequestError(f"'best_of' ({self.best_of}) is smaller than 'n' ({self.n}).", param="best_of")
+        if self.echo and self.suffix:
+            raise RequestError("'echo' and 'suffix' exclude each other.", param="echo")
         if self.num_candidates > self.n and self.stream:
             raise RequestError("'best_of' larger than 'n' cannot be streamed.", param="best_of")
         return self
