@@ -1,4 +1,4 @@
-"""A conversation of twenty turns: each computes what is new in it and nothing else, in RAM or with most of it on SSD."""
+"""A conversation of twenty turns: each computes what is new in it and nothing else, with most of it on SSD or none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORDS = ("Pierre", "Natasha", "saw", "the", "river", "and", "in", "Moscow", "sky
 
 @dataclass(frozen=True)
 class Turn:
-    """What a streamed answer said and counted."""
+    """A streamed answer: what it said and counted."""
 
     text: str
     prompt_ids: list[int]
