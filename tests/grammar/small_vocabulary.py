@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +21,9 @@ def matcher_of(grammar: str) -> Matcher:
     return Matcher(make_matcher(TOKENIZER, grammar), len(TOKENS))
 
 
-def write(matcher: Matcher, seed: int, max_tokens: int = 400) -> tuple[bytes, bool]:
+def write(
+    matcher: Matcher, seed: int, max_tokens: int = 400, *, tokens: Sequence[bytes] = TOKENS
+) -> tuple[bytes, bool]:
     """Random text under the grammar, its end as likely as any token; whether it is complete."""
     rng = random.Random(seed)
     text = b""
@@ -30,7 +33,7 @@ def write(matcher: Matcher, seed: int, max_tokens: int = 400) -> tuple[bytes, bo
         token_id = rng.choice(choices + [-1] * allowed.end)
         if token_id == -1:
             return text, True
-        text += TOKENS[token_id]
+        text += tokens[token_id]
         if matcher.take(token_id):
             return text, True
     return text, False

@@ -49,13 +49,13 @@ COLD_TIER = TierStats("cold", 768, 4096, 8192, TierState.PAUSED, False, TRANSFER
 REPORT = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW, 1024)
 
 
-def byte_tokenizer() -> Tokenizer:
-    """One token per byte, whose id is the byte; 256 ends."""
+def byte_tokenizer(*more_special_tokens: str) -> Tokenizer:
+    """One token per byte, whose id is the byte; 256 ends. Further ones follow."""
     vocab = {char: index for index, char in enumerate(_byte_characters())}
     core = Core(models.BPE(vocab=vocab, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(["</s>"])
+    core.add_special_tokens(["</s>", *more_special_tokens])
     return Tokenizer(core, TokenizerSettings({"eos_token": "</s>"}, (), None, None))
 
 
@@ -81,6 +81,7 @@ class RecitingEngine:
     end_after: int | None = None
     """The end-of-sequence token comes after so many."""
     tokens_per_output: int = 1
+    recited: bytes = RECITED
     num_restarts: int = 0
     process_id: int | None = None
     requests: list[Request] = field(default_factory=list)
@@ -152,7 +153,7 @@ class RecitingEngine:
 
     def _tokens(self, request: Request) -> tuple[int, ...]:
         start = (request.sampling.seed or 0) % len(TEXT.encode())
-        tokens = tuple(RECITED[start : start + request.sampling.max_tokens])
+        tokens = tuple(self.recited[start : start + request.sampling.max_tokens])
         if self.end_after is not None and self.end_after < len(tokens):
             tokens = (*tokens[: self.end_after], EOS)
         return tokens
@@ -210,18 +211,20 @@ def served_model(
     template: str | None = None,
     cache: dict[str, Any] | None = None,
     pooling: PoolingConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+    window: int = WINDOW,
     **settings: Any,
 ) -> ServedModel:
-    """A model with a context window of 256 tokens over an engine that recites; `settings`: more keys of its entry."""
+    """A model with this context window over an engine that recites; `settings`: more keys of its entry."""
     engine = engine or RecitingEngine()
-    config = replace(byte_model_config(VOCAB_SIZE, (EOS,)), max_position_embeddings=WINDOW)
+    config = replace(byte_model_config(VOCAB_SIZE, (EOS,)), max_position_embeddings=window)
     defaults = defaults or GenerationDefaults()
-    tokenizer = byte_tokenizer()
+    tokenizer = tokenizer or byte_tokenizer()
     llm = LLM(config, tokenizer, ChatTemplate(template, tokenizer), defaults, engine)
     entry = ModelEntry.for_path(Path("tiny"), id=model_id, aliases=aliases, cache=cache or {}, **settings)
-    limits = replace(small_engine_config(), context_window=WINDOW, cache=resolve_cache(entry.cache, WINDOW))
+    limits = replace(small_engine_config(), context_window=window, cache=resolve_cache(entry.cache, window))
     pooling = pooling or PoolingConfig()
-    return ServedModel(entry, config, 2 * WINDOW, limits, defaults, llm, engine, pooling=pooling)
+    return ServedModel(entry, config, 2 * window, limits, defaults, llm, engine, pooling=pooling)
 
 
 def make_app(

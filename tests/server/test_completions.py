@@ -7,10 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from tests.fakes import small_engine_config
 from tests.server.asgi import Exchange, ask, complete
-from tests.server.served import RECITED, TEXT, RecitingEngine, make_app, served_model
+from tests.server.served import RECITED, TEXT, RecitingEngine, byte_tokenizer, make_app, served_model
 from transom.config.model_config import GenerationDefaults
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
@@ -330,3 +331,40 @@ async def test_an_absent_model_means_the_only_one_or_the_operators_choice(path: 
 
 def test_the_recited_text_has_characters_of_several_bytes() -> None:
     assert len(TEXT.encode()) > len(TEXT)
+
+
+FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")  # ids 257, 258, 259
+
+
+def coding_app(engine: RecitingEngine) -> FastAPI:
+    served = served_model(engine, tokenizer=byte_tokenizer(*FIM))
+    return create_app(ModelRegistry([served]), ServerSettings())
+
+
+@pytest.mark.parametrize("prompt", ["ab", [97, 98]])
+async def test_a_suffix_asks_for_what_stands_in_between(prompt: Any) -> None:
+    engine = RecitingEngine()
+    body = (await complete(coding_app(engine), prompt=prompt, suffix="cd", max_tokens=4)).json()
+    assert engine.requests[0].prompt_token_ids == (257, 97, 98, 258, 99, 100, 259)
+    assert body["choices"][0]["text"] == RECITED[:4].decode()
+    assert body["usage"]["prompt_tokens"] == 7
+
+
+async def test_nothing_may_stand_before_the_gap_and_an_empty_suffix_is_none() -> None:
+    engine = RecitingEngine()
+    await complete(coding_app(engine), prompt="", suffix="cd", max_tokens=4)
+    await complete(coding_app(engine), prompt="ab", suffix="", max_tokens=4)
+    assert engine.requests[0].prompt_token_ids == (257, 258, 99, 100, 259)
+    assert engine.requests[1].prompt_token_ids == (97, 98)
+
+
+async def test_a_text_that_spells_the_tokens_of_the_middle_stays_text() -> None:
+    engine = RecitingEngine()
+    await complete(coding_app(engine), prompt="<|fim_middle|>", suffix="<|fim_prefix|>", max_tokens=4)
+    ids = list(engine.requests[0].prompt_token_ids)
+    assert [token for token in ids if token > 255] == [257, 258, 259]
+
+
+async def test_a_model_without_such_tokens_refuses_a_suffix_and_so_does_echo() -> None:
+    assert (await complete(make_app(), suffix="x")).error["param"] == "suffix"
+    assert (await complete(coding_app(RecitingEngine()), suffix="x", echo=True)).error["param"] == "echo"

@@ -114,11 +114,8 @@ COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
     ("t_max_predict_ms", 10),
     ("timings_per_token", True),
 ]
-COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x")]
+COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x"), ("tools", [{}])]
 CHAT_UNSUPPORTED: list[tuple[str, Any]] = [
-    ("tools", [{"type": "function", "function": {"name": "f"}}]),
-    ("tool_choice", "required"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ("functions", [{"name": "f"}]),
     ("function_call", {"name": "f"}),
     ("modalities", ["text", "audio"]),

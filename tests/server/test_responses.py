@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -12,7 +13,8 @@ from pydantic import TypeAdapter
 
 from tests.server.asgi import Answer, ask
 from tests.server.running import running
-from tests.server.served import RECITED, RecitingEngine, make_app, served_model
+from tests.server.served import RECITED, REPORT, RecitingEngine, make_app, served_model
+from tests.tokenizer.family_templates import TEMPLATES
 from transom.errors import EngineRestartingError
 from transom.registry import ModelRegistry
 from transom.server.app import create_app
@@ -151,7 +153,7 @@ async def test_a_failure_in_mid_stream_is_told_twice_and_ends_it() -> None:
                     {"type": "function_call_output", "call_id": "1", "output": "42"},
                 ]
             },
-            "<user>a<assistant><tool>42",
+            '<user>a<assistant>[{"name": "f", "arguments": {}}]<user>Result of the call: 42',
         ),
     ],
 )
@@ -275,3 +277,38 @@ async def test_the_official_client_reads_answers_and_streams() -> None:
     assert events[-1].type == "response.incomplete"
     assert events[-1].response.output_text == whole.output_text
     assert caught.value.param == "previous_response_id"
+
+
+TOOL = {"type": "function", "name": "stop", "parameters": {"type": "object", "properties": {}}, "strict": False}
+CALLING = '<think>\nhm\n</think>\n\nI stop.\n<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thoughts_text_and_calls_are_items_each(stream: bool) -> None:
+    said = CALLING.encode()
+    report = replace(REPORT, max_sequence_tokens=4096)
+    engine = RecitingEngine(recited=said + b"!", end_after=len(said), report=report)
+    served = served_model(engine, template=TEMPLATES["qwen2, qwen3"], window=4096)
+    try:
+        app = create_app(ModelRegistry([served]), ServerSettings())
+        answer = await respond(app, tools=[TOOL], max_output_tokens=200, stream=stream)
+    finally:
+        served.llm.close()
+    assert answer.status == 200, answer.body
+    events = named_events(answer) if stream else []
+    body = events[-1][1]["response"] if stream else answer.json()
+    Response.model_validate(body)
+    assert body["status"] == "completed"
+    assert [item["type"] for item in body["output"]] == ["reasoning", "message", "function_call"]
+    reasoning, message, call = body["output"]
+    assert (reasoning["content"][0]["text"], message["content"][0]["text"]) == ("hm", "I stop.")
+    assert (call["name"], call["arguments"], call["status"]) == ("stop", "{}", "completed")
+    assert call["call_id"] != call["id"]
+    if stream:
+        names = [name for name, _ in events]
+        deltas = [data["delta"] for name, data in events if name == "response.function_call_arguments.delta"]
+        assert "".join(deltas) == "{}"
+        assert names.index("response.function_call_arguments.done") < len(names) - 2
+        assert [data["output_index"] for name, data in events if name == "response.output_item.done"] == [0, 1, 2]
+        for _, data in events:
+            EVENT.validate_python(data)

@@ -266,6 +266,10 @@ class ModelEntry(_Section):
     """Cache strategy."""
     speculative: SpeculativeConfig = SpeculativeConfig()
     """Speculative decoding."""
+    tool_parser: Literal["hermes", "hunyuan", "llama3_json", "mistral", "mistral_named", "pythonic", "json"] | None = (
+        None
+    )
+    """How the model writes function calls. null: as its chat template says."""
     resource_quota: ResourceQuota | None = None
     """What each API key may use of this model, beside the quota of its tier."""
 

@@ -70,7 +70,9 @@ class GrammarCompiler:
 
     def _try(self, structure: Structure) -> GrammarSpec | str:
         """The grammar, or why there is none."""
-        question = json.dumps({"kind": structure.kind.value, "source": structure.source})
+        question = json.dumps(
+            {"kind": structure.kind.value, "source": structure.source, "preamble": structure.preamble}
+        )
         setup = None if self._process.is_alive else self._setup()
         answer = self._process.ask(question, setup=setup)
         if answer is None:

@@ -3,8 +3,9 @@
 What a caller prescribes may take all the time and memory there is, and may even end the process that compiles it. Here
 it is tried, with the model's own tokens; what comes through will come through in the worker, which has more room.
 
-Setup: the `tokens` of the model, each byte a character, and `special_token_ids`. Questions: `kind` and `source` of a
-`Structure`. Answers: `grammar`, in the language of `llguidance`, and `num_bytes`, what it takes compiled; or `error`.
+Setup: the `tokens` of the model, each byte a character, and `special_token_ids`. Questions: `kind`, `source` and
+`preamble` of a `Structure`. Answers: `grammar`, in the language of `llguidance`, and `num_bytes`, what it takes when it
+is compiled; or `error`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
+from transom.grammar.structure import JSON_OPTIONS
 from transom.grammar.vocabulary import Vocabulary, is_only_end, make_matcher, make_tokenizer
 
 MAX_COMPILED_BYTES = 32 * 2**20
@@ -25,11 +27,6 @@ MAX_STEP_SECONDS = 0.01
 """CPU time for the allowed tokens of one step, in the mean of the tried ones."""
 
 _NUM_TRIED_STEPS = 32
-_JSON_OPTIONS: dict[str, Any] = {
-    "whitespace_pattern": r" |\r?\n[ \t]{0,32}",  # without a bound some models never stop
-    "coerce_one_of": False,
-    "lenient": False,
-}
 
 
 def make_answer() -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -46,6 +43,8 @@ def make_answer() -> Callable[[dict[str, Any]], dict[str, Any]]:
             return {}
         assert tokenizer is not None
         grammar = translate(question["kind"], question["source"])
+        if question["preamble"]:
+            grammar = behind(question["preamble"], grammar)
         before = _num_allocated_bytes()
         matcher = make_matcher(tokenizer, grammar)
         _try_first_step(matcher, end_id)
@@ -62,13 +61,20 @@ def translate(kind: str, source: str) -> str:
     """A structure in the language of `llguidance`; raises what its converters raise."""
     match kind:
         case "json_schema":
-            return LLMatcher.grammar_from_json_schema(source, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+            return LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
         case "regex":
             return LLMatcher.grammar_from_regex(source)
         case "choice":
             return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(_literal, json.loads(source)))}")
         case _:
             return LLMatcher.grammar_from_lark(_to_lark(source))
+
+
+def behind(preamble: str, grammar: str) -> str:
+    """`grammar` in the language of `llguidance`, with what comes before it."""
+    answer = json.loads(grammar)["grammars"][0] if grammar.startswith("{") else {"lark_grammar": grammar}
+    whole = {"lark_grammar": f"start: preamble @answer\n{preamble}"}
+    return json.dumps({"grammars": [whole, {**answer, "name": "answer"}]})
 
 
 def _to_lark(source: str) -> str:

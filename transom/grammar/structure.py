@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
+
+JSON_OPTIONS: dict[str, Any] = {
+    "whitespace_pattern": r" |\r?\n[ \t]{0,32}",  # without a bound some models never stop
+    "coerce_one_of": False,
+    "lenient": False,
+}
+"""How `llguidance` is to read schemas."""
 
 MAX_SOURCE_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -29,6 +36,8 @@ class Structure:
 
     kind: StructureKind
     source: str
+    preamble: str = ""
+    """Rules of Lark, the first of them `preamble`: what comes before it."""
 
     @classmethod
     def json_schema(cls, schema: Any) -> Structure:
@@ -58,6 +67,10 @@ class Structure:
         if not choices or not all(choices):
             raise ValueError("there must be choices, none of them empty")
         return _bounded(cls(StructureKind.CHOICE, json.dumps(list(choices), ensure_ascii=False)))
+
+    def after(self, preamble: str) -> Structure:
+        """The same behind something else."""
+        return replace(self, preamble=preamble)
 
     @classmethod
     def grammar(cls, source: str) -> Structure:

@@ -17,6 +17,8 @@ class GenerationRequest:
     include_stop_str_in_output: bool = False
     """The text ends with the stop string (or stop token) instead of before it."""
     skip_special_tokens: bool = True
+    shown_tokens: frozenset[str] = frozenset()
+    """Special tokens that show in the text nevertheless."""
     echo: bool = False
     """The text starts with the prompt's."""
 

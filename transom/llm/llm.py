@@ -17,10 +17,12 @@ from transom.errors import ContextLengthExceededError, RequestError
 from transom.grammar.compiler import GrammarCompiler
 from transom.grammar.structure import Structure
 from transom.grammar.vocabulary import Vocabulary
+from transom.llm.chat_format import ChatFormat
 from transom.llm.generation_request import GenerationRequest, TextDelta
 from transom.llm.text_stream import TextStream
+from transom.llm.tool_parsers import tell_in_words
 from transom.request import CacheStrategy, GrammarSpec, Request, RequestOutput, Usage
-from transom.tokenizer import ChatTemplate, RenderedChat, Tokenizer
+from transom.tokenizer import ChatTemplate, FillInMiddle, RenderedChat, Tokenizer, encode_inner
 
 TEMPLATE_VARIABLES = frozenset({"date_string", "enable_thinking", "reasoning_effort", "thinking", "thinking_budget"})
 """What a request may tell a chat template beside the messages: these names, with scalar values."""
@@ -52,11 +54,16 @@ class LLM:
         chat_template: ChatTemplate,
         generation_defaults: GenerationDefaults,
         engine: TokenGenerator,
+        *,
+        tool_parser: str | None = None,
     ) -> None:
+        """`tool_parser` names the format of function calls; None is the chat template's."""
         self.model_config = model_config
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.generation_defaults = generation_defaults
+        self.fill_in_middle = FillInMiddle.of(tokenizer)
+        self.chat_format = ChatFormat.of(chat_template.source, self._special_token_id, tool_parser)
         self._engine = engine
         self._compiling = ThreadPoolExecutor(1, "grammar-compiler")  # the shared threads are for who is quick
         self._grammars = GrammarCompiler(lambda: Vocabulary.of(tokenizer, model_config.vocab_size))
@@ -71,6 +78,18 @@ class LLM:
         return self.tokenizer.encode(
             text, add_special_tokens=add_special_tokens, parse_special_tokens=parse_special_tokens
         )
+
+    def encode_middle(self, before: str | Sequence[int], after: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The prompt whose continuation stands between two texts; RequestError for a model that was not made for it."""
+        if self.fill_in_middle is None:
+            raise RequestError(
+                "The parameter 'suffix' is not supported by this model: it has no tokens for filling in the middle.",
+                param="suffix",
+                code="unsupported_parameter",
+            )
+        before_ids = encode_inner(self.tokenizer, before) if isinstance(before, str) else before
+        ids = self.fill_in_middle.arrange(before_ids, encode_inner(self.tokenizer, after))
+        return self.tokenizer.surround(ids) if add_special_tokens else ids
 
     def encode_chat(
         self,
@@ -102,6 +121,8 @@ class LLM:
     ) -> RenderedChat:
         """The conversation as text (`.text`), before it becomes tokens. Raises as `encode_chat`."""
         _check_template_variables(template_variables)
+        if not self.chat_format.knows_tools:
+            messages, tools = tell_in_words(messages, tools), None
         return self.chat_template.render(
             messages,
             tools=tools,
@@ -172,6 +193,9 @@ class LLM:
         finally:
             if not engine_is_done:
                 await self._engine.abort(request.request.request_id)
+
+    def _special_token_id(self, token: str) -> int | None:
+        return self.tokenizer.token_to_id(token) if token in self.tokenizer.special_tokens else None
 
     def close(self) -> None:
         """Ends the helper processes."""

@@ -127,4 +127,9 @@ class TextStream:
         return self._tokenizer.token_bytes(token_id)
 
     def _new_detokenizer(self, prompt_ids: Sequence[int]) -> Detokenizer:
-        return Detokenizer(self._tokenizer, prompt_ids, skip_special_tokens=self._request.skip_special_tokens)
+        return Detokenizer(
+            self._tokenizer,
+            prompt_ids,
+            skip_special_tokens=self._request.skip_special_tokens,
+            shown_tokens=self._request.shown_tokens,
+        )

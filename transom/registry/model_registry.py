@@ -222,7 +222,14 @@ def _prepare_model(entry: ModelEntry, num_threads: int, adjust: Adjust, *, is_co
     engine_config = adjust(resolved)
     files = read_model_files(entry.path)
     engine = EngineClient(model_config, engine_config, name=entry.id, check_files=stamps.check)
-    llm = LLM(model_config, files.tokenizer, files.chat_template, files.generation_defaults, engine)
+    llm = LLM(
+        model_config,
+        files.tokenizer,
+        files.chat_template,
+        files.generation_defaults,
+        engine,
+        tool_parser=entry.tool_parser,
+    )
     return ServedModel(
         entry,
         model_config,

@@ -27,7 +27,9 @@ from transom.server.host_guard import HostGuard
 from transom.server.key_ring import FileKeys, KeyRing
 from transom.server.lifecycle import Lifecycle
 from transom.server.models import models_router
+from transom.server.openapi import describe_api
 from transom.server.outer import OuterLayer
+from transom.server.props import props_router
 from transom.server.rate_limits import rate_limit_headers
 from transom.server.responses import responses_router
 from transom.server.settings import ServerSettings
@@ -41,6 +43,7 @@ _ROUTERS = (
     chat_router,
     responses_router,
     embeddings_router,
+    props_router,
     cache_router,
     models_router,
     tokenize_router,
@@ -80,6 +83,7 @@ def create_app(
     )
     for make_router in _ROUTERS:
         app.include_router(make_router(context))
+    app.openapi = partial(describe_api, app)  # type: ignore[method-assign]
     return app
 
 

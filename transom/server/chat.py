@@ -16,9 +16,12 @@ from starlette.responses import Response
 from transom.errors import RequestError
 from transom.llm import TEMPLATE_VARIABLES, Completion, TextDelta
 from transom.registry import ServedModel
+from transom.request import FinishReason
 from transom.server.answering import answer, json_response, progress_fields
 from transom.server.cache_field import cache_options
 from transom.server.caller import Caller, caller_of
+from transom.server.chat_choice import ChatChoice, message_of
+from transom.server.chat_reading import Reading
 from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
 from transom.server.context import ServerContext
 from transom.server.gate import Gate
@@ -42,8 +45,10 @@ def chat_router(context: ServerContext) -> APIRouter:
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         prompt = await fit_chat(served, body)
-        plan = await plan_chat(served, body, prompt, caller_of(request), context.settings.max_output_tokens)
-        completion = _ChatCompletion(served, body, prompt, plan, Tally(plan, context.metrics), gate)
+        reading = Reading.of(served.llm, body, prompt.token_ids)
+        cap = context.settings.max_output_tokens
+        plan = await plan_chat(served, body, prompt, reading, caller_of(request), cap)
+        completion = _ChatCompletion(served, reading, body, prompt, plan, Tally(plan, context.metrics), gate)
         return await answer(completion, request, context)
 
     async def count_input_tokens(request: Request) -> Response:
@@ -80,10 +85,18 @@ def _encode(served: ServedModel, body: ChatBody | ChatPromptBody, indices: Seque
 
 def _template_arguments(body: ChatBody | ChatPromptBody) -> dict[str, Any]:
     return {
+        "tools": _tools(body),
         "add_generation_prompt": body.add_generation_prompt,
         "continue_final_message": body.continue_final_message,
         **_template_variables(body),
     }
+
+
+def _tools(body: ChatBody | ChatPromptBody) -> list[dict[str, Any]] | None:
+    """What the model is told of; nothing where nothing may be called."""
+    if isinstance(body, ChatBody) and not body.chosen_tools.functions:
+        return None
+    return [tool.to_template() for tool in body.tools] or None
 
 
 def _template_variables(body: ChatBody | ChatPromptBody) -> dict[str, Any]:
@@ -105,6 +118,7 @@ class _ChatCompletion:
     """One answer in OpenAI's words."""
 
     served: ServedModel
+    reading: Reading
     body: ChatBody
     prompt: FittedPrompt
     plan: Plan
@@ -119,7 +133,7 @@ class _ChatCompletion:
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
-        begun: set[int] = set()
+        begun: dict[int, ChatChoice] = {}
         async with aclosing(run_plan(self.plan, self.gate, self.tally)) as deltas:
             async for sequence, delta in deltas:
                 if not (delta.token_ids or delta.text or delta.finish_reason):
@@ -128,9 +142,10 @@ class _ChatCompletion:
                     continue
                 if sequence not in begun:
                     opening = self._once() if not begun else {}
-                    begun.add(sequence)
+                    begun[sequence] = self.reading.new_choice()
                     yield self._piece([self._opening(sequence)], **opening)
-                yield self._piece([self._delta(sequence, delta)])
+                for choice in self._deltas(sequence, begun[sequence], delta):
+                    yield self._piece([choice])
         if self.body.include_usage:
             yield self._envelope("chat.completion.chunk", [], usage=usage_fields(self.tally.usage()))
 
@@ -157,18 +172,28 @@ class _ChatCompletion:
         return {**ids, **_truncation_fields(self.body, self.prompt)}
 
     def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
-        message = {"role": "assistant", "content": completion.text, "refusal": None}
-        return self._choice_fields(index, completion, message=message)
+        choice = self.reading.new_choice()
+        message = message_of(choice.feed(completion.text, is_last=True))
+        return self._choice_fields(index, completion, choice, message=message)
 
     def _opening(self, index: int) -> dict[str, Any]:
-        delta = {"role": "assistant", "content": "", "refusal": None}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return {**self._empty_choice(index), "delta": {"role": "assistant", "content": "", "refusal": None}}
 
-    def _delta(self, index: int, delta: TextDelta) -> dict[str, Any]:
-        content = {"content": delta.text} if delta.text or not delta.finish_reason else {}
-        return self._choice_fields(index, delta, delta=content)
+    def _deltas(self, index: int, choice: ChatChoice, delta: TextDelta) -> list[dict[str, Any]]:
+        """The last one carries what comes with the tokens; where there is text to come, one without any may be all."""
+        contents = choice.feed(delta.text, is_last=delta.finish_reason is not None)
+        if not contents and not delta.finish_reason and not self.reading.separates:
+            contents = [{"content": ""}]
+        if not contents and not (delta.finish_reason or delta.logprobs or self.body.return_token_ids):
+            return []
+        *others, last = contents or [{}]
+        bare = [{**self._empty_choice(index), "delta": content} for content in others]
+        return [*bare, self._choice_fields(index, delta, choice, delta=last)]
 
-    def _choice_fields(self, index: int, piece: Piece, **content: Any) -> dict[str, Any]:
+    def _empty_choice(self, index: int) -> dict[str, Any]:
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
+
+    def _choice_fields(self, index: int, piece: Piece, choice: ChatChoice, **content: Any) -> dict[str, Any]:
         as_ids = self.body.return_tokens_as_token_ids
         fields = {
             "index": index,
@@ -176,6 +201,8 @@ class _ChatCompletion:
             "logprobs": chat_logprobs(piece.logprobs or (), as_ids=as_ids) if self.body.logprobs else None,
             **finish_fields(piece, self.plan.limits[0]),
         }
+        if choice.has_called and piece.finish_reason is FinishReason.STOP:
+            fields["finish_reason"] = "tool_calls"
         if self.body.return_token_ids:
             fields["token_ids"] = list(piece.token_ids)
         return fields
@@ -213,6 +240,7 @@ async def plan_chat(
     served: ServedModel,
     body: ChatBody,
     prompt: FittedPrompt,
+    reading: Reading,
     caller: Caller,
     cap: int | None,
     *,
@@ -229,7 +257,8 @@ async def plan_chat(
         [limit],
         caller=caller,
         cache=cache,
-        grammar=await compile_prescribed(served, body),
+        grammar=await compile_prescribed(served, reading.prescribed()),
+        shown_tokens=reading.shown_tokens,
         id_prefix=prefix,
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

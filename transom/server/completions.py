@@ -155,16 +155,24 @@ async def _make_plan(served: ServedModel, body: CompletionBody, caller: Caller, 
         limits,
         caller=caller,
         cache=cache,
-        grammar=await compile_prescribed(served, body),
+        grammar=await compile_prescribed(served, body.prescribed()),
         id_prefix="cmpl",
         num_candidates=body.num_candidates,
         logprobs=0 if is_ranked and body.logprobs is None else body.logprobs,
         prompt_logprobs=body.logprobs if body.echo else None,
         echo=body.echo,
+        end_token_ids=served.llm.fill_in_middle.end_ids if body.suffix and served.llm.fill_in_middle else (),
     )
 
 
 def _encode_all(served: ServedModel, body: CompletionBody) -> list[TokenIds]:
     """Blocks for as long as the texts are long."""
-    add_special_tokens = body.add_special_tokens
-    return [encode_prompt(served, each, "prompt", add_special_tokens=add_special_tokens) for each in body.prompts]
+    return [_encode(served, body, prompt) for prompt in body.prompts]
+
+
+def _encode(served: ServedModel, body: CompletionBody, prompt: str | TokenIds) -> TokenIds:
+    if not body.suffix:
+        return encode_prompt(served, prompt, "prompt", add_special_tokens=body.add_special_tokens)
+    if not isinstance(prompt, str):
+        served.llm.check_token_ids(prompt, "prompt")
+    return TokenIds(served.llm.encode_middle(prompt, body.suffix, add_special_tokens=body.add_special_tokens))

@@ -97,17 +97,21 @@ def make_plan(
     caller: Caller,
     cache: CacheOptions,
     grammar: GrammarSpec | None,
+    shown_tokens: frozenset[str] = frozenset(),
     id_prefix: str,
     num_candidates: int,
     logprobs: int | None,
     prompt_logprobs: int | None = None,
     echo: bool = False,
+    end_token_ids: tuple[int, ...] = (),
 ) -> Plan:
-    """The plan of a checked body. Raises `RequestError`."""
+    """The plan of a checked body; `end_token_ids` end its texts beside what the body says. Raises `RequestError`."""
     prompt_ids = tuple(map(TokenIds.of, prompts))
     _check_cost(prompt_ids, limits, num_candidates, logprobs, prompt_logprobs)
     answer_id = f"{id_prefix}-{uuid.uuid4().hex}"
     sampling = replace(_sampling(served, body, logprobs, prompt_logprobs), grammar=grammar)
+    if end_token_ids:
+        sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *end_token_ids))
     salt = salt_of(caller, body)
     requests: list[GenerationRequest] = []
     for index, (prompt, limit) in enumerate(zip(prompt_ids, limits, strict=True)):
@@ -123,7 +127,8 @@ def make_plan(
             reuse_cache=body.cache_prompt,
             max_draft_tokens=body.max_draft_tokens,
         )
-        requests += repeat(_generation(request, body, echo=echo), num_candidates)
+        generation = replace(_generation(request, body, echo=echo), shown_tokens=shown_tokens)
+        requests += repeat(generation, num_candidates)
     return Plan(
         answer_id,
         int(time.time()),

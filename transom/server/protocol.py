@@ -5,6 +5,7 @@ Knows what a body may say; what it means for text and tokens is the routes' busi
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -16,6 +17,7 @@ from transom.server.chat_messages import Message, StreamOptions, check_stop
 from transom.server.prompts import check_prompts, pack_prompts
 from transom.server.strict_body import StrictBody
 from transom.server.structure_fields import StructureFields
+from transom.server.tool_fields import ToolChoice, Tools, choose_tools
 
 MAX_N = 16
 MAX_LOGPROBS = 20
@@ -150,10 +152,12 @@ class SamplingBody(StructureFields):
 class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
-    UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "suffix": ("",), "tools": ([],)}
+    UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "tools": ([],)}
 
     prompt: Any = None
     """Token ids are packed as soon as they are checked: as a list of numbers a large prompt takes ten times as much."""
+    suffix: str | None = None
+    """What follows behind the text that is asked for; an empty one is none."""
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
@@ -179,6 +183,8 @@ class CompletionBody(SamplingBody):
     def _check_completion(self) -> Self:
         if self.num_candidates < self.n:
             raise RequestError(f"'best_of' ({self.best_of}) is smaller than 'n' ({self.n}).", param="best_of")
+        if self.echo and self.suffix:
+            raise RequestError("'echo' and 'suffix' exclude each other.", param="echo")
         if self.num_candidates > self.n and self.stream:
             raise RequestError("'best_of' larger than 'n' cannot be streamed.", param="best_of")
         return self
@@ -189,8 +195,6 @@ class ChatBody(SamplingBody):
 
     UNSUPPORTED: ClassVar = {
         **COMMON_UNSUPPORTED,
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
         "functions": ([],),
         "function_call": ("none", "auto"),
         "modalities": (["text"],),
@@ -205,7 +209,6 @@ class ChatBody(SamplingBody):
         "documents": ([],),
         "echo": (False,),
         "best_of": (1,),
-        "reasoning_format": ("auto", "none"),
     }
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -218,8 +221,12 @@ class ChatBody(SamplingBody):
     continue_final_message: bool = False
     add_special_tokens: bool = False
     chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
+    tools: Tools = Field(default_factory=list)
+    tool_choice: Any = None
     parallel_tool_calls: bool = True
     include_reasoning: bool = True
+    reasoning_format: Literal["auto", "deepseek", "none"] = "auto"
+    """llama.cpp's. `none`: reasoning stays in the content, with its marks."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     metadata: (
         Annotated[
@@ -229,6 +236,11 @@ class ChatBody(SamplingBody):
         | None
     ) = None
     prompt_cache_options: dict[str, Any] | None = None
+
+    @cached_property
+    def chosen_tools(self) -> ToolChoice:
+        """What may be called."""
+        return choose_tools(self.tools, self.tool_choice)
 
     @property
     def given_max_tokens(self) -> int | None:
@@ -241,15 +253,26 @@ class ChatBody(SamplingBody):
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
         check_generation_prompt(self.add_generation_prompt, self.continue_final_message)
+        self._check_tools()
         return self
+
+    def _check_tools(self) -> None:
+        choice, prescribed = self.chosen_tools, self.prescribed()
+        if choice.functions and prescribed is not None:
+            raise RequestError(
+                f"'{prescribed[0]}' and 'tools' that may be called exclude each other.", param=prescribed[0]
+            )
+        if choice.is_required and self.allowed_token_ids is not None:
+            raise RequestError("'allowed_token_ids' excludes a required call.", param="allowed_token_ids")
 
 
 class ChatPromptBody(StrictBody):
     """POST /apply-template, and the chat form of /tokenize."""
 
-    UNSUPPORTED: ClassVar = {"tools": ([],), "chat_template": ()}
+    UNSUPPORTED: ClassVar = {"chat_template": ()}
 
     model: str | None = None
+    tools: Tools = Field(default_factory=list)
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     add_generation_prompt: bool = True
     continue_final_message: bool = False

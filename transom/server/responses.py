@@ -18,6 +18,8 @@ from transom.request import FinishReason, Usage
 from transom.server.answering import answer
 from transom.server.caller import caller_of
 from transom.server.chat import fit_chat, plan_chat
+from transom.server.chat_choice import ChatChoice
+from transom.server.chat_reading import Reading
 from transom.server.choices import chat_logprobs
 from transom.server.context import ServerContext
 from transom.server.errors import reply_to
@@ -54,10 +56,12 @@ def responses_router(context: ServerContext) -> APIRouter:
         await context.until_limits_are_known(served, request)
         try:
             prompt = await fit_chat(served, chat)
+            reading = Reading.of(served.llm, chat, prompt.token_ids)
             plan = await plan_chat(
                 served,
                 chat,
                 prompt,
+                reading,
                 caller_of(request),
                 context.settings.max_output_tokens,
                 param="input",
@@ -65,7 +69,7 @@ def responses_router(context: ServerContext) -> APIRouter:
             )
         except RequestError as error:
             raise in_own_words(error) from None
-        planned = _PlannedResponse(served, body, chat, prompt, plan, Tally(plan, context.metrics), gate)
+        planned = _PlannedResponse(served, body, chat, reading, prompt, plan, Tally(plan, context.metrics), gate)
         return await answer(planned, request, context, NAMED_EVENTS)
 
     for path in ("/v1/responses", "/responses"):
@@ -80,6 +84,7 @@ class _PlannedResponse:
     served: ServedModel
     body: ResponseBody
     chat: ChatBody
+    reading: Reading
     prompt: FittedPrompt
     plan: Plan
     tally: Tally
@@ -96,11 +101,11 @@ class _PlannedResponse:
 
     async def chunks(self) -> AsyncGenerator[Event, None]:
         """Typed events. An answer that fails after the first one says so before the error is raised."""
-        writer, has_begun = ResponseWriter(self._envelope()), False
+        writer, choice, has_begun = ResponseWriter(self._envelope()), self.reading.new_choice(), False
         try:
             async with aclosing(run_plan(self.plan, self.gate, self.tally)) as deltas:
                 async for _, delta in deltas:
-                    for event in [*(() if has_begun else writer.begin()), *self._events(writer, delta)]:
+                    for event in [*(() if has_begun else writer.begin()), *self._events(writer, choice, delta)]:
                         yield event
                     has_begun = True
         except TransomError as error:
@@ -109,9 +114,16 @@ class _PlannedResponse:
                     yield event
             raise
 
-    def _events(self, writer: ResponseWriter, delta: TextDelta) -> list[Event]:
+    def _events(self, writer: ResponseWriter, choice: ChatChoice, delta: TextDelta) -> list[Event]:
+        """Log probabilities are told with text, and those of other parts not at all: they have no place for them."""
         logprobs = chat_logprobs(delta.logprobs or (), as_ids=False)["content"] if self.body.logprobs else []
-        events = writer.add({"content": delta.text}, logprobs)
+        pieces = choice.feed(delta.text, is_last=delta.finish_reason is not None)
+        if logprobs and not pieces and not self.reading.separates:
+            pieces = [{"content": ""}]
+        events: list[Event] = []
+        for piece in pieces:
+            own, logprobs = (logprobs, []) if "content" in piece else ([], logprobs)
+            events += writer.add(piece, own)
         if delta.finish_reason is None:
             return events
         incomplete = "max_output_tokens" if delta.finish_reason is FinishReason.LENGTH else None

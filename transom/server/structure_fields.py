@@ -102,23 +102,23 @@ class StructureFields(StrictBody):
             "grammar": Structure.grammar,
         }
         given = {name: getattr(self, name) for name in makers if getattr(self, name) is not None}
-        made = {name: _make(name, makers[name], value) for name, value in given.items()}
+        made = {name: make_structure(name, makers[name], value) for name, value in given.items()}
         found = [(name, structure) for name, structure in made.items() if structure is not None]
         if len(found) > 1:
             raise RequestError(f"'{found[0][0]}' and '{found[1][0]}' exclude each other.", param=found[1][0])
         return found[0] if found else None
 
 
-async def compile_prescribed(served: ServedModel, body: StructureFields) -> GrammarSpec | None:
-    """The grammar that a body asks for; None for free text. Raises RequestError, naming the field."""
-    prescribed = body.prescribed()
+async def compile_prescribed(served: ServedModel, prescribed: tuple[str, Structure] | None) -> GrammarSpec | None:
+    """The grammar of (field, form); None for free text. Raises RequestError, naming the field."""
     if prescribed is None:
         return None
     param, structure = prescribed
     return await served.llm.compile_grammar(structure, param)
 
 
-def _make(name: str, make: Callable[[Any], Structure | None], value: Any) -> Structure | None:
+def make_structure(name: str, make: Callable[[Any], Structure | None], value: Any) -> Structure | None:
+    """What `make` makes of the field `name`; its ValueError becomes a RequestError."""
     try:
         return make(value)
     except ValueError as error:

@@ -80,6 +80,8 @@ class ChatTemplate:
         self.is_default = source is None
         """The model has no template of its own."""
         self._source = source or ""
+        self.source = f"{self._source}{tool_source or ''}"
+        """Of all templates, for who wants to know what they were written for; empty without one."""
         self._named_tokens = dict(tokenizer.named_tokens)
         self._special = ControlTokens(tokenizer.special_tokens)
         self._control = ControlTokens(

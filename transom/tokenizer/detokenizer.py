@@ -6,7 +6,7 @@ Knows nothing of stop strings and of requests.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 from transom.tokenizer.tokenizer import Tokenizer
@@ -25,10 +25,18 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        shown_tokens: Collection[str] = (),
     ) -> None:
+        """`shown_tokens`: special tokens that are not skipped."""
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
+        if self._skipped and shown_tokens:
+            self._skipped -= {tokenizer.token_to_id(token) for token in shown_tokens}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = True
         self._take_context(prompt_ids)

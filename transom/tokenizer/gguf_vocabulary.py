@@ -29,6 +29,12 @@ _ID_KEYS = {
     "pad_token": "padding_token_id",
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
+    "fim_prefix_token": "fim_pre_token_id",
+    "fim_suffix_token": "fim_suf_token_id",
+    "fim_middle_token": "fim_mid_token_id",
+    "prefix_token": "prefix_token_id",  # the older names of the three
+    "suffix_token": "suffix_token_id",
+    "middle_token": "middle_token_id",
 }
 _ENDING_NAMES = ("eos_token", "eot_token", "eom_token")
 _ENDING_TEXTS = frozenset(
