@@ -60,12 +60,6 @@ def test_texts_under_random_schemas_are_valid(server: RunningServer) -> None:
     check_schemas(server, range(10), 1)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_texts_under_a_thousand_random_schemas_are_valid(server: RunningServer) -> None:
-    check_schemas(server, range(1000), 2)
-
-
 def test_the_official_client_parses_its_own_models(server: RunningServer) -> None:
     parsed = server.client().chat.completions.parse(
         model="tolstoy",

@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
@@ -16,6 +17,8 @@ from tests.fakes import SuccessorModel, byte_model_config, byte_request, small_e
 from transom.engine.engine import Engine
 from transom.engine.grammars import MAX_COMPILED, Grammars
 from transom.errors import RequestError
+from transom.grammar.compiler import GrammarCompiler
+from transom.grammar.structure import Structure
 from transom.grammar.vocabulary import Vocabulary, make_tokenizer
 from transom.request import FinishReason, GrammarSpec, Request, RequestOutput, SampledToken, Usage
 from transom.scheduler import Sequence
@@ -224,3 +227,22 @@ def test_allowed_tokens_come_as_booleans_by_token_id() -> None:
     assert np.flatnonzero(second.text.tokens).tolist() == [ord("z")]
     assert not grammars.take(sequence, EOS, second)
     assert grammars.take(sequence, ord("z"), second)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_s05_ten_thousand_distinct_schemas_leave_the_memory_flat() -> None:
+    compiler = GrammarCompiler(lambda: BYTES)
+    engine = make_engine()
+    early = 0
+    for number in range(10_000):
+        pattern = f"^[a-z]{{{number % 50 + 1}}}x{number}$"
+        schema = {"type": "object", "properties": {f"p{number}": {"type": "string", "pattern": pattern}}}
+        grammar = compiler.compile(Structure.json_schema(schema), "json_schema")
+        engine.add(byte_request("a", request_id=str(number), max_tokens=8, temperature=3.0, grammar=grammar))
+        while engine.has_work():
+            engine.step()
+        if number == 1000:
+            early = psutil.Process().memory_info().rss
+    compiler.close()
+    assert psutil.Process().memory_info().rss < early + 16 * 2**20

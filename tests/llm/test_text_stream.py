@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +93,13 @@ def test_a_stop_token_of_the_request_is_the_stop_reason_and_shows_only_where_ask
 
 def test_an_unfinished_character_at_the_end_is_shown_as_broken() -> None:
     assert _run(_request(), outputs_of(_ids("a🎉")[:-1])).text == "a\ufffd"
+
+
+def test_a_text_that_its_grammar_completes_ends_with_its_last_token() -> None:
+    outputs = outputs_of(_ids("the a"), finish_reason=FinishReason.STOP)
+    outputs[-1] = replace(outputs[-1], stop_token_id=None)
+    completion = _run(_request(), outputs)
+    assert (completion.text, completion.finish_reason, completion.stop_reason) == ("the a", FinishReason.STOP, None)
 
 
 def test_progress_of_prefill_is_passed_on_without_text() -> None:

@@ -78,3 +78,15 @@ def test_prompt_log_probabilities_are_handed_over_with_the_first_token_and_never
     sequence.advance(1, [])
     assert sequence.output((SampledToken(7),), None).prompt_logprobs == (None, *entries)
     assert sequence.output((SampledToken(8),), None).prompt_logprobs is None
+
+
+def test_a_token_that_was_found_is_never_counted_as_left_to_others_too() -> None:
+    """Even if its KV was lost, and it was computed again and is found by others from then on."""
+    cache, sequence = make_cache(16), make_sequence(num_prompt_tokens=200)
+    first, again = cache.open(sequence.tokens), cache.open(sequence.tokens)
+    first.num_cached_tokens = 128
+    sequence.start(first)
+    assert sequence.leave(SequenceStatus.WAITING) is first
+    again.published_blocks += [0, 1, 2]
+    sequence.start(again)
+    assert (sequence.usage.num_cached_tokens, sequence.usage.num_cache_write_tokens) == (128, 64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from tests.server.running import Running, running
 from tests.server.served import RecitingEngine, make_app
 from transom.errors import ConfigError
+from transom.server.admin_socket import admin_listener
 from transom.server.lifecycle import Lifecycle
-from transom.server.serving import bind, serve
+from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings
 
 STREAM = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 200, "stream": True}).encode()
@@ -48,6 +50,19 @@ async def test_a_port_that_is_taken_is_said_in_words() -> None:
             bind("127.0.0.1", server.port)
     with pytest.raises(ConfigError, match=r"cannot listen on no\.such\.host\.invalid"):
         bind("no.such.host.invalid", 0)
+
+
+async def test_a_unix_socket_is_served_without_complaints(tmp_path: Path) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    with admin_listener(tmp_path / "admin") as listener:
+        async with serving_beside(make_app(), listener):
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "admin")
+            writer.write(get("/health/live", "connection: close"))
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+    assert b" 200 " in answer.split(b"\r\n")[0]
+    assert complaints == []
 
 
 @pytest.mark.parametrize(

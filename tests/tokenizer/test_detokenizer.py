@@ -76,3 +76,10 @@ def test_a_token_costs_the_same_after_many_others() -> None:
     for token_id in endless:
         detokenizer.feed(token_id)
     assert perf_counter() - start < 5
+
+
+def test_of_the_special_tokens_some_may_be_shown() -> None:
+    tokenizer = small.byte_level()
+    ids = [*tokenizer.special_token_ids]
+    detokenizer = Detokenizer(tokenizer, [], shown_tokens=("<|im_end|>", "no such token"))
+    assert "".join([*map(detokenizer.feed, ids), detokenizer.flush()]) == "<|im_end|>"

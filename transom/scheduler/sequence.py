@@ -207,9 +207,10 @@ class Sequence:
 
     @property
     def _num_cache_write_tokens(self) -> int:
-        """Of the prompt, each token once, however often it was computed."""
+        """Of the prompt, each token once, however often it was computed, and none that counts as cached already."""
         published = self.published_blocks.union(() if self.cache is None else self.cache.published_blocks)
-        return BLOCK_SIZE * sum((index + 1) * BLOCK_SIZE <= self.num_prompt_tokens for index in published)
+        first = -(-self.num_cached_tokens // BLOCK_SIZE)
+        return BLOCK_SIZE * sum(first <= index < self.num_prompt_tokens // BLOCK_SIZE for index in published)
 
     def _ends_with_stop_token(self, eos_token_ids: frozenset[int]) -> bool:
         sampling = self.sampling

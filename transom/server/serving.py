@@ -199,8 +199,13 @@ def _uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
 
 
 def _limit_unread(transport: asyncio.Transport, seconds: float) -> None:
-    """For what is left when a connection is closed: the kernel gives it up when the peer takes nothing for so long."""
+    """For what is left when a connection is closed: the kernel gives it up when the peer takes nothing for so long.
+
+    Unix sockets have no such option, and need none: their peers are here, and what is left ends with them.
+    """
     connection = transport.get_extra_info("socket")
+    if connection.family == socket.AF_UNIX:
+        return
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
