@@ -62,13 +62,15 @@ class RequestError(TransomError):
 class ContextLengthExceededError(RequestError):
     """Prompt plus completion exceed the context window; all the numbers are attributes, in tokens."""
 
-    def __init__(self, *, num_prompt_tokens: int, max_tokens: int, context_window: int, param: str) -> None:
+    def __init__(
+        self, *, num_prompt_tokens: int, max_tokens: int, context_window: int, param: str, remark: str = ""
+    ) -> None:
         requested = num_prompt_tokens + max_tokens
         super().__init__(
             f"This model's maximum context length is {context_window} tokens. "
             f"However, you requested {requested} tokens ({num_prompt_tokens} in the {param}, "
             f"{max_tokens} in the completion). "
-            "The request exceeds the available context size; shorten the input or lower max_tokens.",
+            "The request exceeds the available context size; shorten the input or lower max_tokens." + remark,
             param=param,
             code="context_length_exceeded",
         )

@@ -17,6 +17,7 @@ from tests.server.served import ConvolvingEngine
 from transom.cli.cache import purge_all, show_stats, verify_all
 from transom.cli.cold_places import find_places
 from transom.cli.server_client import NoServerError, ServerClient
+from transom.cli.sources import server_url
 from transom.errors import ConfigError, TransomError
 from transom.server.settings import ServerSettings
 
@@ -41,7 +42,7 @@ async def test_states_of_convolutions_have_a_row_of_their_own(capsys: pytest.Cap
     async with running(ConvolvingEngine()) as server:
         await stats_of(server.url, as_json=False)
     [row] = [line.split() for line in capsys.readouterr().out.splitlines() if "conv states" in line]
-    assert row[:8] == ["tiny", "-", "conv", "states", "-", "20", "B", "80"]
+    assert row[:8] == ["tiny", "-", "conv", "states", "-", "20", "B", "-"]
 
 
 async def test_a_key_is_carried_and_its_absence_is_said() -> None:
@@ -61,6 +62,23 @@ async def test_an_unknown_model_is_said() -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="is not the address of a server"):
         ServerClient(url)
+
+
+@pytest.mark.parametrize(
+    ("server", "url"),
+    [
+        ({}, "http://127.0.0.1:9632"),
+        ({"port": 8001}, "http://127.0.0.1:8001"),
+        ({"host": "0.0.0.0"}, "http://127.0.0.1:9632"),
+        ({"host": "::", "port": 8001}, "http://[::1]:8001"),
+        ({"host": "box.lan", "port": 0}, "http://box.lan:9632"),
+    ],
+)
+def test_a_registry_file_says_where_its_server_is(tmp_path: Path, server: dict[str, Any], url: str) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"server": server, "models": [{"id": "tiny", "path": "tiny"}]}))
+    assert server_url(config) == url
+    assert server_url(None) == "http://127.0.0.1:9632"
 
 
 def test_nobody_there_is_an_error_of_its_own() -> None:

@@ -65,9 +65,9 @@ def test_the_registry_file_says_where_keys_are_and_what_they_may_name(tmp_path: 
     ("arguments", "named"),
     [
         (["list"], "which keys file?"),
-        (["list", "--file", "/nowhere/keys.json"], "No such file"),
+        (["list", "--file", "/nowhere/keys.json"], "there is no such keys file"),
         (["create", "a b", "--file", "keys.json"], 'name is "a b", must be'),
-        (["revoke", "a", "--file", "nothing.json"], "No such file"),
+        (["revoke", "a", "--file", "nothing.json"], "there is no such keys file"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(

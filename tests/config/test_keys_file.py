@@ -86,7 +86,7 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_directory_are_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="there is no such keys file; transom keys create NAME makes it"):
         KeysFile.load(tmp_path / "nothing.json")
     directory = tmp_path / "directory"
     directory.mkdir(mode=0o700)

@@ -37,7 +37,11 @@ def test_models_of_the_start_fit_together_and_every_other_one_beside_the_pinned_
     check_total_ram(claims, pinned=["a"], at_start=["a", "b"], max_total_ram_bytes=9 * MIB)
     check_total_ram(claims, pinned=["a"], at_start=["a", "b", "c"], max_total_ram_bytes=None)
     check_total_ram({}, pinned=[], at_start=[], max_total_ram_bytes=MIB)
-    with pytest.raises(ConfigError, match=r"is 8, but the largest model and the pinned ones need 9 \(a 4 \+ c 5\)"):
+    with pytest.raises(
+        ConfigError, match=r"is 8, but the largest model and the pinned ones need 9 \(a 4 \+ c 5\): .* or unpin$"
+    ):
         check_total_ram(claims, pinned=["a"], at_start=["a", "b"], max_total_ram_bytes=8 * MIB)
-    with pytest.raises(ConfigError, match=r"is 9, but the models that are loaded at start need 12"):
+    with pytest.raises(
+        ConfigError, match=r"is 9, but the models that are loaded at start need 12 .* or load on_demand$"
+    ):
         check_total_ram(claims, pinned=["a"], at_start=["a", "b", "c"], max_total_ram_bytes=9 * MIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fastapi import FastAPI
 
 from tests.server.asgi import ask
@@ -53,6 +54,18 @@ async def test_models_are_listed_with_where_they_stand_and_who_uses_them() -> No
     assert (unusable["state"], unusable["reason"]) == ("failed", "no such file")
     busy, *_ = (await ask(app, "GET", "/models")).json()["models"]
     assert 0 <= busy["idle_seconds"] < 5
+    await registry.close()
+
+
+@pytest.mark.parametrize("state", [EngineState.RESTARTING, EngineState.FAILED])
+async def test_a_model_whose_worker_died_is_not_called_loaded(state: EngineState) -> None:
+    engine = ClosableEngine()
+    registry = registry_of(engine)
+    async with registry.use(registry.get("m0")):
+        pass
+    engine.status = EngineStatus(state, "killed by signal 9")
+    model, _ = (await ask(app_of(registry), "GET", "/models")).json()["models"]
+    assert (model["state"], model["reason"]) == (state.value, "killed by signal 9")
     await registry.close()
 
 

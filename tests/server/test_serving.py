@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from tests.server.running import Running, running
 from tests.server.served import RecitingEngine, make_app
 from transom.errors import ConfigError
+from transom.server.admin_socket import admin_listener
 from transom.server.lifecycle import Lifecycle
-from transom.server.serving import bind, serve
+from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings
 
 STREAM = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 200, "stream": True}).encode()
@@ -48,6 +50,19 @@ async def test_a_port_that_is_taken_is_said_in_words() -> None:
             bind("127.0.0.1", server.port)
     with pytest.raises(ConfigError, match=r"cannot listen on no\.such\.host\.invalid"):
         bind("no.such.host.invalid", 0)
+
+
+async def test_a_unix_socket_is_served_without_complaints(tmp_path: Path) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    with admin_listener(tmp_path / "admin") as listener:
+        async with serving_beside(make_app(), listener):
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "admin")
+            writer.write(get("/health/live", "connection: close"))
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+    assert b" 200 " in answer.split(b"\r\n")[0]
+    assert complaints == []
 
 
 @pytest.mark.parametrize(
@@ -211,3 +226,20 @@ def _num_connections(port: int) -> int:
     """Connections of this process's server that still exist at its end."""
     mine = psutil.Process().net_connections("tcp")
     return sum(each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in mine)
+
+
+async def test_a_connection_outlives_a_refusal_whose_body_came_later() -> None:
+    async with running() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = (
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n"
+        )
+        writer.write(head)
+        refusal = await reader.readuntil(b"}}")
+        assert b" 415 " in refusal
+        writer.write(b"{}")
+        await asyncio.sleep(1.3)
+        writer.write(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert b"200 OK" in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await writer.wait_closed()

@@ -196,6 +196,7 @@ async def test_a_last_message_that_does_not_fit_is_refused_with_the_numbers_of_t
     answer = await chat(make_app(), messages=talk, truncation="auto", stream=stream)
     assert (answer.status, answer.error["code"], answer.error["n_ctx"]) == (400, "context_length_exceeded", 256)
     assert answer.error["n_prompt_tokens"] > 256 + 380
+    assert "the rest is still too long" in answer.error["message"]
 
 
 async def test_an_answer_of_any_length_gets_a_quarter_of_the_window_where_that_can_be() -> None:

@@ -47,7 +47,8 @@ def show_banner(console: Console, models: Iterable[ServedModel], url: str, *, ne
     console.print(model_table(models))
     if models:
         console.print("Try:")
-        console.print(curl_line(models[0].id, url, needs_key=needs_key))
+        answers_at_once = next((model for model in models if model.is_ready), models[0])
+        console.print(curl_line(answers_at_once.id, url, needs_key=needs_key))
 
 
 def show_failures(console: Console, failed: Iterable[FailedModel], *, reworded: Callable[[str], str] = str) -> None:

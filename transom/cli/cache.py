@@ -38,6 +38,9 @@ def verify_all(places: Sequence[ColdPlace], *, as_json: bool) -> None:
     """One line for each problem on standard error, and exit code 1 if there is any."""
     contents = [inspect(place, read_blocks=True) for place in places]
     _show_directories(contents, [], as_json=as_json)
+    for content in contents:
+        if content.in_use:
+            say(f"{content.place.model}: a server uses it, so its blocks were not read")
     problems = [problem for content in contents for problem in content.problems]
     for problem in problems:
         say(problem)
@@ -112,7 +115,7 @@ _NO_DISK = ["-"] * len(_DISK_HEADINGS)
 
 
 def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
-    table = plain_table("MODEL", "STRATEGY", "TIER", "STATE", "USED", "OF", *_DISK_HEADINGS)
+    table = plain_table("MODEL", "STRATEGY", "TIER", "STATE", "USED", "REUSE", "OF", *_DISK_HEADINGS)
     for answer in answers:
         for tier in answer["tiers"]:
             table.add_row(
@@ -121,11 +124,12 @@ def _tier_table(answers: Iterable[dict[str, Any]]) -> Table:
                 tier["name"],
                 tier["state"],
                 size_text(tier["used_bytes"]),
+                size_text(tier["reuse_bytes"]),
                 size_text(tier["total_bytes"]),
                 *(_disk_cells(tier) if tier["name"] == "cold" else _NO_DISK),
             )
         if states := answer.get("conv_states"):
-            sizes = size_text(states["used_bytes"]), size_text(states["total_bytes"])
+            sizes = size_text(states["used_bytes"]), "-", size_text(states["total_bytes"])
             table.add_row(answer["model"], "-", "conv states", "-", *sizes, *_NO_DISK)
     return table
 

@@ -29,7 +29,12 @@ _Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 @cache_app.command()
 def stats(
     model: _Model = None,
-    url: Annotated[str, typer.Option(envvar="TRANSOM_URL", help="The running server.")] = "http://127.0.0.1:9632",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRANSOM_URL", help="The running server [that of --config, or port 9632].", show_default=False
+        ),
+    ] = None,
     api_key: Annotated[str | None, typer.Option(envvar="TRANSOM_API_KEY", help="Its key.")] = None,
     config: options.Config = None,
     ssd_path: _Directory = None,
@@ -39,8 +44,9 @@ def stats(
     with told_in_one_line():
         from transom.cli.cache import show_stats
         from transom.cli.server_client import ServerClient
+        from transom.cli.sources import server_url
 
-        show_stats(ServerClient(url, api_key), config, ssd_path, model, as_json=as_json)
+        show_stats(ServerClient(url or server_url(config), api_key), config, ssd_path, model, as_json=as_json)
 
 
 @cache_app.command()

@@ -12,11 +12,12 @@ import transom
 from transom.cli.options import ModelOptions
 from transom.config.engine_config import EngineConfig
 from transom.config.json_file import read_json_object
-from transom.config.registry_config import ModelEntry, RegistryConfig
+from transom.config.registry_config import ModelEntry, RegistryConfig, ServerConfig
 from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
 from transom.weights.gguf import is_gguf
 
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -37,6 +38,13 @@ def load_registry(options: ModelOptions) -> RegistryConfig:
     _check_cold_tier(entries, options)
     check_total_ssd(entries, registry.server.max_total_ssd_mb)
     return registry.model_copy(update={"models": _renamed(entries, options.served_model_name)})
+
+
+def server_url(config: Path | None) -> str:
+    """Where the server of a registry file listens, as seen from this machine; None: where one does by default."""
+    server = ServerConfig() if config is None else RegistryConfig.load(config).server
+    host = _LOOPBACK.get(server.host, server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port or ServerConfig().port}"
 
 
 def num_threads(options: ModelOptions) -> int:

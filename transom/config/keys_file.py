@@ -168,6 +168,8 @@ def _check_privacy(path: Path) -> None:
     Files of root are fine: services are given theirs so."""
     try:
         status = path.stat()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such keys file; transom keys create NAME makes it") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     mode = stat.S_IMODE(status.st_mode)

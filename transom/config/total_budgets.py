@@ -45,15 +45,19 @@ def check_total_ram(
         return
     pinned, at_start = set(pinned), set(at_start)
     largest = max(claims, key=lambda name: (name not in pinned, claims[name]), default=None)
-    groups = {
-        "the models that are loaded at start": [name for name in claims if name in at_start],
-        "the largest model and the pinned ones": [name for name in claims if name in pinned or name == largest],
-    }
-    for what, names in groups.items():
+    groups = [
+        ("the models that are loaded at start", [name for name in claims if name in at_start], "load on_demand"),
+        (
+            "the largest model and the pinned ones",
+            [name for name in claims if name in pinned or name == largest],
+            "unpin",
+        ),
+    ]
+    for what, names, remedy in groups:
         needed = sum(claims[name] for name in names)
         if needed > max_total_ram_bytes:
             parts = " + ".join(f"{name} {-(-claims[name] // _MIB)}" for name in names)
             raise ConfigError(
                 f"server.max_total_ram_mb is {max_total_ram_bytes // _MIB}, but {what} need "
-                f"{-(-needed // _MIB)} ({parts}): raise it, lower max_ram_mb, or load on_demand"
+                f"{-(-needed // _MIB)} ({parts}): raise it, lower max_ram_mb, or {remedy}"
             )

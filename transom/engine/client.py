@@ -238,7 +238,7 @@ class EngineClient:
             self._set_status(EngineState.RESTARTING, reason)
             delay = self._restart_limit.next_delay(time.monotonic())
             if delay is None:
-                self._set_status(EngineState.FAILED, f"{reason} {self._restart_limit.described}.")
+                self._set_status(EngineState.FAILED, f"{reason.removesuffix('.')}. {self._restart_limit.described}.")
                 return None
             await asyncio.sleep(delay)
             try:

@@ -125,7 +125,8 @@ def _error(refusal: Refusal) -> QuotaExceededError:
         reason = f"{whose}, and {refusal.used} are running"
     else:
         unit = _KINDS_BY_NAME[refusal.limit].quantity
-        reason = f"{whose}; {refusal.used} {unit} are used or reserved, and this request may take {refusal.asked}"
+        takes = f"may take {refusal.asked}" if refusal.asked > 1 else "takes at least 1"
+        reason = f"{whose}; {refusal.used} {unit} are used or reserved, and this request {takes}"
     return QuotaExceededError(
         f"Quota exceeded: {reason}. Try again in {refusal.wait_seconds:.3f} s.",
         limit=refusal.limit,

@@ -15,8 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from transom.engine import EngineState, EngineStatus
 from transom.errors import RequestError, TransomError, UnavailableError
-from transom.registry import FailedModel, ModelRegistry, ServedModel
+from transom.registry import FailedModel, ModelRegistry, ModelSlot, ServedModel, SlotState
 from transom.server.answering import json_response
 from transom.server.errors import SERVER_ERROR, ErrorReply, reply_to
 from transom.server.lifecycle import Lifecycle
@@ -92,8 +93,7 @@ def _describe(registry: ModelRegistry, served: ServedModel) -> dict[str, Any]:
     slot = registry.slot(served)
     return {
         "id": served.id,
-        "state": slot.state.value,
-        **({} if slot.failure is None else {"reason": str(slot.failure)}),
+        **_standing(slot, served.engine.status),
         "load": served.entry.load,
         "pinned": served.entry.pinned,
         "num_requests": slot.num_users,
@@ -105,6 +105,13 @@ def _describe(registry: ModelRegistry, served: ServedModel) -> dict[str, Any]:
         "worker_pid": served.engine.process_id,
         "num_restarts": served.engine.num_restarts,
     }
+
+
+def _standing(slot: ModelSlot, engine: EngineStatus) -> dict[str, str]:
+    """State and, unless all is well, the reason; of a model that should be in RAM what its engine says."""
+    if slot.state is SlotState.LOADED and engine.state in (EngineState.RESTARTING, EngineState.FAILED):
+        return {"state": engine.state.value, "reason": engine.reason or "its worker died"}
+    return {"state": slot.state.value, **({} if slot.failure is None else {"reason": str(slot.failure)})}
 
 
 def _describe_unusable(failure: FailedModel) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.errors import RequestError
+from transom.errors import ContextLengthExceededError, RequestError
 from transom.llm import TEMPLATE_VARIABLES, Completion, TextDelta
 from transom.registry import ServedModel
 from transom.request import FinishReason
@@ -32,6 +32,9 @@ from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
 
+_WHAT_STAYS = (
+    " Truncation leaves out whole older messages only: without all that it may leave out, the rest is still too long."
+)
 _SHARE_OF_ANSWER = 4
 """Where messages are left out for an answer without `max_tokens`, it gets at least this part of the window."""
 
@@ -249,7 +252,18 @@ async def plan_chat(
 ) -> Plan:
     """The plan of an answer. `param` is the field that holds the prompt, `prefix` begins the answer's id."""
     cache, num_tokens = cache_options(served, body.cache), len(prompt.token_ids)
-    limit = limit_tokens(served, num_tokens, body.given_max_tokens, param=param, cache=cache, cap=cap)
+    try:
+        limit = limit_tokens(served, num_tokens, body.given_max_tokens, param=param, cache=cache, cap=cap)
+    except ContextLengthExceededError as error:
+        if body.truncation == "disabled":
+            raise
+        raise ContextLengthExceededError(
+            num_prompt_tokens=error.num_prompt_tokens,
+            max_tokens=error.max_tokens,
+            context_window=error.context_window,
+            param=param,
+            remark=_WHAT_STAYS,
+        ) from None
     return make_plan(
         served,
         body,

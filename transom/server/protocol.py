@@ -152,7 +152,7 @@ class SamplingBody(StructureFields):
 class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
-    UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "tools": ([],)}
+    UNSUPPORTED: ClassVar = {**COMMON_UNSUPPORTED, "tools": ([],), "truncation": ("disabled",)}
 
     prompt: Any = None
     """Token ids are packed as soon as they are checked: as a list of numbers a large prompt takes ten times as much."""
