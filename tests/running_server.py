@@ -28,10 +28,10 @@ class RunningServer:
     arguments: tuple[str, ...] = ()
 
     @classmethod
-    def start(cls, *arguments: str, log: Path) -> RunningServer:
+    def start(cls, *arguments: str, log: Path, python: str = sys.executable) -> RunningServer:
         """Starts `transom serve ARGUMENTS` on a free port and waits until /health/ready answers 200."""
         port = free_port()
-        command = [sys.executable, "-m", "transom", "serve", *arguments, "--port", str(port)]
+        command = [python, "-m", "transom", "serve", *arguments, "--port", str(port)]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=clean_environment())
         server = cls(process, port, arguments)

@@ -226,3 +226,20 @@ def _num_connections(port: int) -> int:
     """Connections of this process's server that still exist at its end."""
     mine = psutil.Process().net_connections("tcp")
     return sum(each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in mine)
+
+
+async def test_a_connection_outlives_a_refusal_whose_body_came_later() -> None:
+    async with running() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = (
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n"
+        )
+        writer.write(head)
+        refusal = await reader.readuntil(b"}}")
+        assert b" 415 " in refusal
+        writer.write(b"{}")
+        await asyncio.sleep(1.3)
+        writer.write(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert b"200 OK" in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await writer.wait_closed()

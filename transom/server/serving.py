@@ -133,8 +133,13 @@ class LimitedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+            self.loop.call_later(_LINGER_SECONDS, self._close_unless_read, self.cycle)
         self._watch_headers()
+
+    def _close_unless_read(self, answered: object) -> None:
+        """The rest of an answered request may have come meanwhile; then the connection goes on with the next one."""
+        if self.cycle is answered and self.conn.their_state is h11.SEND_BODY:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """What cannot even be parsed is answered in the form of every other error, then the connection is closed."""
