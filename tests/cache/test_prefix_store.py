@@ -287,12 +287,12 @@ def test_whichever_call_fails_nothing_wrong_is_found_and_what_comes_later_is(tmp
             say_something(store)
             store.publish([record(999)])
             is_durable = store.flush(5)
-        assert disk.num_failures == 1, f"call {nth}"
+        assert disk.num_failures == (disk.num_calls >= nth), f"call {nth}"  # how many there are depends on the time
         records = set(found(tmp_path))
         assert records <= {*published, encode(record(999), IDENTITY)}, f"call {nth}"
         assert is_durable == (encode(record(999), IDENTITY) in records), f"call {nth}"
         assert disk.num_syncs_after_failure == 0
-        assert is_durable or store.stats().num_errors == 1
+        assert is_durable or store.stats().num_errors == disk.num_failures == 1
 
 
 @pytest.mark.parametrize("kind", ["full", "ioerr", "corrupt"])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.running_server import RunningServer, resident_mib
 
-MAX_RAM_MB = 160
+MAX_RAM_MB = 176
 HEADERS = {"content-type": "application/json"}
 
 

@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from tests.fakes import write_tiny_llama
 from tests.golden_models import write_golden_model
-from transom import kernels
 from transom.cache.file_system import FileSystem, RealFileSystem
 from transom.config.engine_config import EngineConfig
 from transom.config.kv_size import conv_state_bytes, kv_bytes_per_token
@@ -222,15 +221,6 @@ def test_logits_of_preempted_sequences_that_find_their_own_blocks_again_are_the_
         tokens = [*requests[int(n)].prompt_token_ids, *each.token_ids]
         places = [(int(n), at) for at in range(len(requests[int(n)].prompt_token_ids) - 1, len(tokens) - 1)]
         assert all(expected[place] <= computed[place] for place in places)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """So that processor time is what the work takes, whatever else runs."""
-    before = kernels.num_threads()
-    kernels.set_num_threads(1)
-    yield
-    kernels.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -14,7 +14,7 @@ _Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 def ps(socket: options.AdminSocket = None, config: options.Config = None, as_json: _Json = False) -> None:
-    """Show which models of a running server are in RAM, who uses them, and since when nobody does."""
+    """Show which models of a server are in RAM. Who uses them, and since when nobody does."""
     with told_in_one_line():
         from transom.cli.admin import client_of, show_models
 
@@ -22,7 +22,7 @@ def ps(socket: options.AdminSocket = None, config: options.Config = None, as_jso
 
 
 def load(model: _Model, socket: options.AdminSocket = None, config: options.Config = None) -> None:
-    """Load a model of a running server, and wait until it is ready; a model that has failed is tried again."""
+    """Load a model of a running server. Waits until it is ready; a model that has failed is tried again."""
     with told_in_one_line():
         from transom.cli.admin import client_of, load_model
 
@@ -30,7 +30,7 @@ def load(model: _Model, socket: options.AdminSocket = None, config: options.Conf
 
 
 def unload(model: _Model, socket: options.AdminSocket = None, config: options.Config = None) -> None:
-    """Unload a model of a running server when its requests have ended; the next request loads it again."""
+    """Unload a model of a running server. Waits until its requests have ended; the next one loads it again."""
     with told_in_one_line():
         from transom.cli.admin import client_of, unload_model
 
@@ -38,7 +38,7 @@ def unload(model: _Model, socket: options.AdminSocket = None, config: options.Co
 
 
 def drain(socket: options.AdminSocket = None, config: options.Config = None) -> None:
-    """End a running server as SIGTERM does: nothing new is taken, running answers may finish."""
+    """End a running server as SIGTERM does. Nothing new is taken, running answers may finish."""
     with told_in_one_line():
         from transom.cli.admin import client_of, drain_server
 

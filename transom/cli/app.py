@@ -196,7 +196,7 @@ def quota(
     config: options.Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show what each API key has used of its quotas, beside a running server or without one."""
+    """Show what each API key has used of its quotas. Beside a running server or without one."""
     with told_in_one_line():
         from transom.cli.quota import show_quotas
 
@@ -229,7 +229,7 @@ def check(
     model: Annotated[str, typer.Argument(help="Hugging Face directory, GGUF file, or the id of a bundled model.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say what a model is, and whether it can be served; exit code 1 if not, with every reason."""
+    """Say whether a model can be served. What it is, too; exit code 1 if it cannot, with every reason."""
     with told_in_one_line():
         from transom.cli.check import show_check
 

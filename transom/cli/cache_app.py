@@ -40,7 +40,7 @@ def stats(
     ssd_path: _Directory = None,
     as_json: _Json = False,
 ) -> None:
-    """Show both tiers and the running requests; without a running server, what lies in the directories."""
+    """Show both tiers and the running requests. Without a running server, what lies in the directories."""
     with told_in_one_line():
         from transom.cli.cache import show_stats
         from transom.cli.server_client import ServerClient
@@ -56,7 +56,7 @@ def verify(
     ssd_path: _Directory = None,
     as_json: _Json = False,
 ) -> None:
-    """Check format, sizes, modes, records and all published blocks; exit code 1 if anything is wrong."""
+    """Check what servers left. Format, sizes, modes, records, published blocks; exit code 1 if anything is wrong."""
     with told_in_one_line():
         from transom.cli.cache import verify_all
         from transom.cli.cold_places import find_places
@@ -77,7 +77,7 @@ def purge(
         bool, typer.Option("--leftovers", help="Instead: what models that --config no longer names have left.")
     ] = False,
 ) -> None:
-    """Remove keys and values that servers left for their next run, of models that no server uses."""
+    """Remove what servers left for their next run. Of models that no server uses."""
     with told_in_one_line():
         from transom.cli.cache import purge_all, remove_leftovers
         from transom.cli.cold_places import find_leftovers, find_places

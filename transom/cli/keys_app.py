@@ -38,7 +38,7 @@ def create(
     file: _File = None,
     config: options.Config = None,
 ) -> None:
-    """Make a key and print it, this once: the file holds only its digest. A running server takes it within a second."""
+    """Make a key and print it, this once. The file holds only its digest. A running server takes it within a second."""
     with told_in_one_line():
         from transom.cli.keys import KeyChoice, create_key, keys_place
 
@@ -48,7 +48,7 @@ def create(
 
 @keys_app.command("list")
 def list_command(file: _File = None, config: options.Config = None, as_json: _Json = False) -> None:
-    """List the keys: names, tenants, tiers, models; the keys themselves are nowhere."""
+    """List the keys. Names, tenants, tiers, models; the keys themselves are nowhere."""
     with told_in_one_line():
         from transom.cli.keys import keys_place, list_keys
 
