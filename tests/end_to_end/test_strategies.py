@@ -121,7 +121,7 @@ def ask(server: RunningServer, **cache: Any) -> tuple[list[bool], int]:
     return EXAM.known(answer["choices"][0]["logprobs"]["token_logprobs"]), details.get("evicted_tokens", 0)
 
 
-@pytest.mark.parametrize("strategy", ["full", "adaptive"])
+@pytest.mark.parametrize("strategy", ["full", pytest.param("adaptive", marks=pytest.mark.slow)])
 def test_what_forgets_nothing_knows_every_fact(tiered: RunningServer, strategy: str) -> None:
     known, num_evicted = ask(tiered, strategy=strategy)
     assert all(known)
@@ -129,7 +129,14 @@ def test_what_forgets_nothing_knows_every_fact(tiered: RunningServer, strategy: 
     assert tiered.metric("transom_kv_tier_read_bytes_total", tier="cold") > 0
 
 
-@pytest.mark.parametrize(("server", "size"), [("in_ram", 700), ("tiered", 3000), ("tiered", 6001)])
+@pytest.mark.parametrize(
+    ("server", "size"),
+    [
+        pytest.param("in_ram", 700, marks=pytest.mark.slow),
+        ("tiered", 3000),
+        pytest.param("tiered", 6001, marks=pytest.mark.slow),
+    ],
+)
 def test_a_sliding_window_knows_exactly_the_facts_in_it(request: pytest.FixtureRequest, server: str, size: int) -> None:
     known, num_evicted = ask(request.getfixturevalue(server), strategy="sliding_window", window_size=size)
     assert known == EXAM.knowable(sliding_window(size))
@@ -138,7 +145,8 @@ def test_a_sliding_window_knows_exactly_the_facts_in_it(request: pytest.FixtureR
 
 
 @pytest.mark.parametrize(
-    ("server", "first", "size"), [("in_ram", 1, 900), ("in_ram", 1000, 2000), ("tiered", 2500, 3333)]
+    ("server", "first", "size"),
+    [("in_ram", 1, 900), ("in_ram", 1000, 2000), pytest.param("tiered", 2500, 3333, marks=pytest.mark.slow)],
 )
 def test_keep_first_knows_exactly_the_first_and_the_most_recent_facts(
     request: pytest.FixtureRequest, server: str, first: int, size: int
@@ -160,6 +168,7 @@ def test_fifo_knows_exactly_the_facts_in_its_newest_blocks(
     assert num_evicted == (last_block + 1 - size // BLOCK) * BLOCK
 
 
+@pytest.mark.slow
 def test_fifo_without_a_size_keeps_what_the_budget_holds(in_ram: RunningServer) -> None:
     """8 MiB hold 4096 tokens; some of that is room for the next chunk."""
     known, num_evicted = ask(in_ram, strategy="fifo")

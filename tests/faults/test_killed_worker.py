@@ -116,7 +116,7 @@ async def wait_for_restart(client: EngineClient, num_restarts: int) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("num_kills", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [3, pytest.param(200, marks=pytest.mark.slow)])
 async def test_after_every_kill_a_worker_is_back_in_time_and_says_what_ram_alone_says(
     tiered: EngineClient, expected: list[list[int]], tmp_path: Path, num_kills: int
 ) -> None:

@@ -96,5 +96,5 @@ def test_a_file_that_goes_bad_changes_nothing_but_the_log(
 
 
 def test_a_bad_file_at_the_start_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="there is no such keys file"):
         ring_of(tmp_path / "keys.json", Clock())

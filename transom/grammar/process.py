@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -87,8 +88,8 @@ def _to_lark(source: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text in Lark's quotes."""
-    return json.dumps(text, ensure_ascii=False)
+    """A text in Lark's quotes, which hold no control characters as they are."""
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def _try_first_step(matcher: LLMatcher, end_id: int) -> None:
