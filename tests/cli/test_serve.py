@@ -90,7 +90,8 @@ def test_the_end_says_what_it_waits_for() -> None:
         shown = lines_until(process, "is ready")
         assert "Try:\n" in shown
         with httpx.stream("POST", f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=30) as response:
-            next(line for line in response.iter_lines() if line.startswith("data:"))
+            lines = response.iter_lines()  # as long as somebody holds them, the connection is open
+            next(line for line in lines if line.startswith("data:"))
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
             told = process.stderr.readline()
