@@ -123,8 +123,8 @@ class _Embeddings:
         }
 
     def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
-        """There are none."""
-        raise NotImplementedError
+        """Nobody asks for them: `EmbeddingBody.stream` is False."""
+        raise AssertionError("vectors come in one piece")
 
     def _embedding(self, index: int, vector: tuple[float, ...]) -> dict[str, Any]:
         finished = finish_vector(vector, self.body.dimensions, normalizes=self.served.pooling.normalizes)
