@@ -132,7 +132,7 @@ class _ChatCompletion:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.gate, self.tally)
         rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
-        return self._envelope("chat.completion", rendered, **self._once(), usage=usage_fields(self.tally.usage()))
+        return self._envelope("chat.completion", rendered, **self._once(), usage=self._usage())
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
@@ -150,11 +150,14 @@ class _ChatCompletion:
                 for choice in self._deltas(sequence, begun[sequence], delta):
                     yield self._piece([choice])
         if self.body.include_usage:
-            yield self._envelope("chat.completion.chunk", [], usage=usage_fields(self.tally.usage()))
+            yield self._envelope("chat.completion.chunk", [], usage=self._usage())
+
+    def _usage(self) -> dict[str, Any]:
+        return usage_fields(self.tally.usage(), self.tally.num_reasoning_tokens)
 
     def _piece(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         if self.body.include_usage:
-            more["usage"] = usage_fields(self.tally.usage()) if self.body.continuous_usage else None
+            more["usage"] = self._usage() if self.body.continuous_usage else None
         return self._envelope("chat.completion.chunk", choices, **more)
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -176,7 +179,8 @@ class _ChatCompletion:
 
     def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
         choice = self.reading.new_choice()
-        message = message_of(choice.feed(completion.text, is_last=True))
+        message = message_of(choice.feed(completion))
+        self.tally.see_reasoning(index, choice.num_reasoning_tokens)
         return self._choice_fields(index, completion, choice, message=message)
 
     def _opening(self, index: int) -> dict[str, Any]:
@@ -184,7 +188,8 @@ class _ChatCompletion:
 
     def _deltas(self, index: int, choice: ChatChoice, delta: TextDelta) -> list[dict[str, Any]]:
         """The last one carries what comes with the tokens; where there is text to come, one without any may be all."""
-        contents = choice.feed(delta.text, is_last=delta.finish_reason is not None)
+        contents = choice.feed(delta)
+        self.tally.see_reasoning(index, choice.num_reasoning_tokens)
         if not contents and not delta.finish_reason and not self.reading.separates:
             contents = [{"content": ""}]
         if not contents and not (delta.finish_reason or delta.logprobs or self.body.return_token_ids):
@@ -273,6 +278,7 @@ async def plan_chat(
         cache=cache,
         grammar=await compile_prescribed(served, reading.prescribed()),
         shown_tokens=reading.shown_tokens,
+        new_call_reader=reading.new_call_reader,
         id_prefix=prefix,
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

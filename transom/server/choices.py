@@ -28,14 +28,14 @@ def finish_fields(piece: Piece, limit: Limit) -> dict[str, Any]:
     return fields
 
 
-def usage_fields(usage: Usage) -> dict[str, Any]:
+def usage_fields(usage: Usage, num_reasoning_tokens: int = 0) -> dict[str, Any]:
     """The `usage` object."""
     return {
         "prompt_tokens": usage.num_prompt_tokens,
         "completion_tokens": usage.num_completion_tokens,
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
         "prompt_tokens_details": _prompt_details(usage),
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
     }
 
 

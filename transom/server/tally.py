@@ -26,6 +26,7 @@ class Tally:
         self._num_cached = [0] * len(plan.prompts)
         self._num_written = [0] * len(plan.requests)
         self._num_evicted = [0] * len(plan.requests)
+        self._num_reasoning = [0] * len(plan.requests)
         self._is_lossy = False
         self._begun: set[int] = set()
 
@@ -37,6 +38,15 @@ class Tally:
             self._see_first_token(sequence)
         if delta.usage is not None:
             self._see_end(sequence, delta.usage)
+
+    def see_reasoning(self, sequence: int, num_tokens: int) -> None:
+        """So many tokens of a sequence were its reasoning so far; who reads answers knows."""
+        self._num_reasoning[sequence] = num_tokens
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Of all sequences; a part of the completion's tokens."""
+        return sum(self._num_reasoning)
 
     def usage(self) -> Usage:
         """The whole answer so far: a prompt counts once however many candidates continue it, a forgotten token once for
