@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.server.served import RecitingEngine, make_app
+from tests.server.served import WINDOW, RecitingEngine, make_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve
 from transom.server.settings import ServerSettings
@@ -47,11 +47,16 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*engines: RecitingEngine, settings: ServerSettings | None = None) -> AsyncIterator[Running]:
+async def running(
+    *engines: RecitingEngine,
+    settings: ServerSettings | None = None,
+    template: str | None = None,
+    window: int = WINDOW,
+) -> AsyncIterator[Running]:
     """Serves on a free port; stops as on a signal when the block ends."""
     settings = settings or ServerSettings(port=0, drain_timeout=2)
     lifecycle = Lifecycle()
-    app = make_app(*engines, settings=settings, lifecycle=lifecycle)
+    app = make_app(*engines, settings=settings, lifecycle=lifecycle, template=template, window=window)
     listener: socket.socket = bind("127.0.0.1", 0)
 
     async def prepare() -> bool:
