@@ -73,7 +73,7 @@ async def watched_page(browser: Browser, url: str, **options: Any) -> AsyncItera
     page.on("request", watched.see)
     try:
         yield watched
-        assert watched.complaints == []
-        assert watched.foreign == []
+        assert not watched.complaints, watched.complaints
+        assert not watched.foreign, watched.foreign
     finally:
         await context.close()
