@@ -72,6 +72,12 @@ async def test_a_request_that_fails_on_its_way_is_no_figure() -> None:
         await measured(TimedEngine(outputs=[*given[:-1], (seconds, failed)]))
 
 
+async def test_tokens_that_come_all_at_once_are_no_figure() -> None:
+    seconds, last = outputs()[-1]
+    with pytest.raises(EngineError, match="measure more of them"):
+        await measured(TimedEngine(outputs=[(seconds, replace(last, token_ids=(1, 2, 3, 4, 5)))]))
+
+
 def test_rounds_share_the_depth_and_nothing_behind_it() -> None:
     first, second, deeper = (random_prompt(1000, *rest) for rest in ((64, 32, 0), (64, 32, 1), (128, 32, 0)))
     assert first[:64] == second[:64] == deeper[:64]

@@ -15,6 +15,8 @@ from transom.errors import EngineError
 from transom.registry.served_model import Engine
 from transom.request import CacheOptions, FinishReason, Request, RequestOutput, SamplingParams
 
+ALL_AT_ONCE = "all tokens came at once, so that their time is not known: measure more of them, --decode 128"
+
 _SEED = 20260
 
 
@@ -77,6 +79,11 @@ def _prefill_rate(reading: Sequence[_Arrival], first_token: _Arrival, num_prompt
 
 
 def _decode_rate(writing: Sequence[_Arrival]) -> float:
-    """All tokens but those that came first, over the time from then on."""
+    """All tokens but those that came first, over the time from then on.
+
+    EngineError when all came at once: this process was not woken for so long that the clock has seen nothing.
+    """
+    if len(writing) < 2:
+        raise EngineError(ALL_AT_ONCE)
     num_tokens = sum(arrival.num_new_tokens for arrival in writing[1:])
     return num_tokens / (writing[-1].seconds - writing[0].seconds)
