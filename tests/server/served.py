@@ -178,7 +178,8 @@ class RecitingEngine:
         count = request.sampling.prompt_logprobs
         if count is None:
             return None
-        return (None, *(self._scored(token, count, -2.0) for token in request.prompt_token_ids[1:]))
+        scored = (self._scored(token, count, -2.0) for token in request.prompt_token_ids[1:])
+        return (None, *(replace(logprobs, rank=1) for logprobs in scored))
 
     def _scored(self, token: int, count: int, logprob: float) -> TokenLogprobs:
         rivals = ((token, logprob), *((rival, float("-inf")) for rival in range(1, 100) if rival != token))

@@ -49,6 +49,8 @@ class TokenDetail:
     """Characters of the text (of the prompt too, with `echo`) before this token's first one."""
     top: tuple[RivalToken, ...] = ()
     """Best first."""
+    rank: int | None = None
+    """Among all of the vocabulary, 1 is the most likely; only for tokens of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)

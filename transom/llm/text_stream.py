@@ -131,7 +131,8 @@ class TextStream:
 
     def _detail(self, logprobs: TokenLogprobs, offset: int) -> TokenDetail:
         rivals = tuple(RivalToken(token_id, self._bytes(token_id), logprob) for token_id, logprob in logprobs.top)
-        return replace(self._unscored(logprobs.token_id, offset), logprob=logprobs.logprob, top=rivals)
+        unscored = self._unscored(logprobs.token_id, offset)
+        return replace(unscored, logprob=logprobs.logprob, top=rivals, rank=logprobs.rank)
 
     def _unscored(self, token_id: int, offset: int) -> TokenDetail:
         return TokenDetail(token_id, self._bytes(token_id), logprob=None, text_offset=offset)

@@ -22,7 +22,14 @@ from transom.server.cache_field import cache_options
 from transom.server.caller import Caller, caller_of
 from transom.server.chat_choice import ChatChoice, message_of
 from transom.server.chat_reading import Reading
-from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
+from transom.server.choices import (
+    SYSTEM_FINGERPRINT,
+    Piece,
+    chat_logprobs,
+    finish_fields,
+    prompt_logprobs_fields,
+    usage_fields,
+)
 from transom.server.context import ServerContext
 from transom.server.gate import Gate
 from transom.server.json_body import read_body
@@ -45,6 +52,7 @@ def chat_router(context: ServerContext) -> APIRouter:
 
     async def create_chat_completion(request: Request) -> Response:
         served, body = await _read(context, request)
+        context.check_prompt_logprobs(body.prompt_logprobs)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         prompt = await fit_chat(served, body)
@@ -132,7 +140,7 @@ class _ChatCompletion:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.gate, self.tally)
         rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
-        return self._envelope("chat.completion", rendered, **self._once(), usage=self._usage())
+        return self._envelope("chat.completion", rendered, **self._once(completions[0]), usage=self._usage())
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
@@ -144,7 +152,7 @@ class _ChatCompletion:
                         yield self._piece([], **progress_fields(self.plan, self.tally, sequence, delta))
                     continue
                 if sequence not in begun:
-                    opening = self._once() if not begun else {}
+                    opening = self._once(delta) if not begun else {}
                     begun[sequence] = self.reading.new_choice()
                     yield self._piece([self._opening(sequence)], **opening)
                 for choice in self._deltas(sequence, begun[sequence], delta):
@@ -172,10 +180,13 @@ class _ChatCompletion:
             **more,
         }
 
-    def _once(self) -> dict[str, Any]:
+    def _once(self, piece: Piece) -> dict[str, Any]:
         """What is said of the prompt, in the answer or in its first piece."""
-        ids = {"prompt_token_ids": list(self.plan.prompts[0])} if self.body.return_token_ids else {}
-        return {**ids, **_truncation_fields(self.body, self.prompt)}
+        fields = _truncation_fields(self.body, self.prompt)
+        if self.body.return_token_ids:
+            fields["prompt_token_ids"] = list(self.plan.prompts[0])
+        as_ids = self.body.return_tokens_as_token_ids
+        return fields | prompt_logprobs_fields(piece, self.body.prompt_logprobs, as_ids=as_ids)
 
     def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
         choice = self.reading.new_choice()
@@ -282,4 +293,5 @@ async def plan_chat(
         id_prefix=prefix,
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
     )

@@ -48,6 +48,15 @@ class ServerContext:
         self.registry.check_can_be_asked(served)
         return served
 
+    def check_prompt_logprobs(self, wanted: int | None) -> None:
+        """Log probabilities of prompts take more than others give for a request: an operator has to allow them."""
+        if wanted is not None and not self.settings.allow_prompt_logprobs:
+            raise RequestError(
+                "'prompt_logprobs' is switched off on this server (transom serve --allow-prompt-logprobs).",
+                param="prompt_logprobs",
+                code="unsupported_parameter",
+            )
+
     def gate(self, served: ServedModel, request: Request) -> Gate:
         """The caller's way to the model, and a place in its queue.
 
