@@ -17,6 +17,7 @@ from transom.server.caller import Caller, caller_of
 from transom.server.gate import Gate
 from transom.server.interruption import run_watched
 from transom.server.lifecycle import Lifecycle
+from transom.server.open_requests import OpenRequests
 from transom.server.settings import ServerSettings
 from transom.server.turns import TurnLimits, Turns
 from transom.server.until_answered import until_answered
@@ -33,6 +34,7 @@ class ServerContext:
     quotas: QuotaLedger
     turns: dict[str, Turns]
     """By the id of the model."""
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whose turn it is to be parsed."""
 
@@ -67,7 +69,7 @@ class ServerContext:
         self.quotas.check(caller.name, caller.tier, served.id)
         place = turns.arrive(caller.name)
         until_answered(request).callback(place.leave)
-        return Gate(caller, served, self.quotas, turns, place)
+        return Gate(caller, served, self.quotas, turns, place, self.open_requests)
 
     def _turns_at(self, served: ServedModel) -> Turns:
         if served.id not in self.turns:

@@ -94,11 +94,12 @@ async def run_plan(plan: Plan, gate: Gate, tally: Tally) -> AsyncGenerator[tuple
     """
     reservation = gate.reserve(plan.max_tokens)
     try:
-        async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
-            async for sequence, delta in deltas:
-                tally.see(sequence, delta)
-                _check_end(delta)
-                yield sequence, delta
+        with gate.open_requests.noted(plan, gate.caller):
+            async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
+                async for sequence, delta in deltas:
+                    tally.see(sequence, delta)
+                    _check_end(delta)
+                    yield sequence, delta
     finally:
         tally.settle()
         usage = tally.usage()
