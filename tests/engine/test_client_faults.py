@@ -72,6 +72,7 @@ async def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced(
     await eventually(lambda: (stats := client.stats()) and stats.scheduler.num_running == 4)
     first = kill(client)
     killed = time.monotonic()
+    assert await client.look() is None
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert time.monotonic() - killed < 0.5
     assert all(isinstance(outcome, EngineRestartingError) for outcome in outcomes)

@@ -44,6 +44,7 @@ COMMON: list[tuple[str, list[Any]]] = [
     ("user", [*STR_TRAPS, "x" * 129]),
     ("cache_salt", [*STR_TRAPS, "", "a/b", "a@b", "a\\b", "a\0b", "x" * 129]),
     ("sse_ping_interval", [*INT_TRAPS, -2, 3601]),
+    ("prompt_logprobs", [*INT_TRAPS, -1, 21]),
     ("model", [1, True, [], {}, ""]),
 ]
 COMPLETION: list[tuple[str, list[Any]]] = [
@@ -100,7 +101,6 @@ COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
     ("guided_decoding_backend", "outlines"),
     ("prompt_embeds", "x"),
     ("prompt_logprobs", 0),
-    ("prompt_logprobs", -1),
     ("truncate_prompt_tokens", -1),
     ("chat_template", "{{ 7*7 }}"),
     ("bad_words", ["x"]),

@@ -37,6 +37,7 @@ from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
 from transom.server.turns import Turns
 from transom.server.until_answered import UntilAnswered
+from transom.server.windows import windows_router
 
 _ROUTERS = (
     completions_router,
@@ -47,6 +48,7 @@ _ROUTERS = (
     cache_router,
     models_router,
     tokenize_router,
+    windows_router,
     health_router,
 )
 

@@ -39,7 +39,7 @@ MaxTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 TemplateKwargs = Annotated[dict[str, bool | int | float | str], Field(max_length=16)]
 CacheSalt = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
 
-_NEVER = ("prompt_embeds", "lora", "mm_processor_kwargs", "chat_template", "prompt_logprobs", "truncate_prompt_tokens")
+_NEVER = ("prompt_embeds", "lora", "mm_processor_kwargs", "chat_template", "truncate_prompt_tokens")
 
 COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(_NEVER, ()),
@@ -91,6 +91,8 @@ class SamplingBody(StructureFields):
     skip_special_tokens: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """vLLM's; an operator has to allow it."""
     return_progress: bool = False
     sse_ping_interval: Annotated[int, Field(ge=-1, le=3600)] | None = None
     priority: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0
