@@ -184,7 +184,6 @@ class SamplingBody(StructureFields):
             )
         return self
 
-
     def _check_penalties(self) -> None:
         """A window of the penalties says nothing where there are none."""
         penalties = (self.given_repetition_penalty, self.presence_penalty, self.frequency_penalty)
