@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -15,6 +14,8 @@ from typing import Any
 
 import httpx2 as httpx
 import openai
+
+from tests.command_line import clean_environment
 
 START_SECONDS = 60
 
@@ -93,11 +94,6 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
-
-
-def clean_environment() -> dict[str, str]:
-    """The caller's environment without settings of this project."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TRANSOM_")}
 
 
 def resident_mib(pid: int) -> float:

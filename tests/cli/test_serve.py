@@ -14,7 +14,8 @@ from typing import IO
 import httpx2 as httpx
 import pytest
 
-from tests.running_server import clean_environment, free_port
+from tests.command_line import clean_environment
+from tests.running_server import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +16,8 @@ import httpx2 as httpx
 import psutil
 import pytest
 
-from tests.running_server import RunningServer, clean_environment
+from tests.command_line import Ended, run
+from tests.running_server import RunningServer
 from transom.cli.admin_client import AdminClient
 
 BUNDLED = Path(__file__).parents[2] / "transom/models_builtin"
@@ -43,10 +42,9 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
         server.process.wait()
 
 
-def command(server: RunningServer, *words: str) -> subprocess.CompletedProcess[str]:
+def command(server: RunningServer, *words: str) -> Ended:
     """A command of the operator, with the server's own registry file."""
-    arguments = [sys.executable, "-m", "transom", *words, "--config", server.arguments[1]]
-    return subprocess.run(arguments, capture_output=True, text=True, env=clean_environment(), timeout=60, check=False)
+    return run(*words, "--config", server.arguments[1])
 
 
 def admin(server: RunningServer) -> AdminClient:
