@@ -79,7 +79,7 @@ def test_a_full_disk_behind_standard_output_does_not_end_the_server() -> None:
 
 def is_ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5).status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5, verify=False).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -56,7 +56,7 @@ def listed(server: RunningServer) -> dict[str, dict[str, Any]]:
 
 
 def ready(server: RunningServer) -> httpx.Response:
-    return httpx.get(f"{server.url}/health/ready", timeout=10)
+    return server.get("/health/ready")
 
 
 class Stream(threading.Thread):
@@ -110,7 +110,7 @@ def test_sigterm_drains_and_the_server_tells_that_meanwhile(server: RunningServe
     while ready(server).status_code == 200:
         assert time.monotonic() < deadline
     assert ready(server).json()["status"] == "draining"
-    assert httpx.get(f"{server.url}/health/live", timeout=10).status_code == 200
+    assert server.get("/health/live").status_code == 200
     refused = server.post("/v1/completions", {"model": "first", "prompt": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_draining")
     assert "retry-after" in refused.headers

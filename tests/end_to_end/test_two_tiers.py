@@ -46,7 +46,7 @@ def complete(server: RunningServer, **body: Any) -> dict[str, Any]:
 
 
 def cache_of(server: RunningServer) -> dict[str, Any]:
-    shown: dict[str, Any] = httpx.get(f"{server.url}/v1/models/recall/cache", timeout=10).json()
+    shown: dict[str, Any] = server.get("/v1/models/recall/cache").json()
     return shown
 
 
@@ -95,7 +95,7 @@ def test_a_request_may_choose_to_forget_and_is_told_how_much(tiered: RunningServ
 
 
 def test_what_both_tiers_together_cannot_hold_is_refused_with_the_numbers(tiered: RunningServer) -> None:
-    limit = httpx.get(f"{tiered.url}/v1/models/recall", timeout=10).json()["meta"]["max_request_tokens"]
+    limit = tiered.get("/v1/models/recall").json()["meta"]["max_request_tokens"]
     assert 6_000 < limit <= (RAM_MIB + SSD_MIB) * 2**20 // 2048
     body = {"model": "recall", "prompt": [5] * limit, "max_tokens": 1}
     refused = tiered.post("/v1/completions", body)
