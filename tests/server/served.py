@@ -99,6 +99,9 @@ class RecitingEngine:
             scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences, ReuseStats(1, 640, 7, 3, 64, 5, 6)), 1, 0.1, 0
         )
 
+    def counted(self) -> EngineStats | None:
+        return self.stats()
+
     async def start(self) -> LoadReport:
         """Never ends for an engine that is starting, and makes one that is stopped ready."""
         if self.status.state is EngineState.STARTING:
@@ -119,7 +122,8 @@ class RecitingEngine:
         try:
             if self.refusal is not None:
                 raise self.refusal
-            yield RequestOutput(request.request_id, num_computed_tokens=len(request.prompt_token_ids))
+            num_computed = len(request.prompt_token_ids)
+            yield RequestOutput(request.request_id, num_computed_tokens=num_computed, queue_seconds=0.25)
             if request.pooling is not None:
                 is_done = True
                 yield _vector_output(request)
