@@ -211,6 +211,8 @@ class TokenLogprobs:
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
     """(token id, log probability) of the most likely tokens, best first."""
+    rank: int | None = None
+    """Of the token among all of the vocabulary, 1 is the most likely; only for tokens of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ async def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced(
     before = client.counted()
     first = kill(client)
     killed = time.monotonic()
+    assert await client.look() is None
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert time.monotonic() - killed < 0.5
     assert all(isinstance(outcome, EngineRestartingError) for outcome in outcomes)

@@ -15,7 +15,7 @@ from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
 from transom.engine.grammars import Grammars
 from transom.engine.model_runner import ModelRunner, StepResult
-from transom.engine.reports import EngineStats
+from transom.engine.reports import EngineStats, EngineView
 from transom.engine.step_times import StepTimes
 from transom.errors import RequestError
 from transom.models import Model
@@ -140,6 +140,10 @@ class Engine:
             num_failed=self._num_failed,
             steps=self._times.stats(),
         )
+
+    def view(self) -> EngineView:
+        """Statistics and the windows of all running sequences, as of now."""
+        return EngineView(self.stats(), self._cache.windows())
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the cache breaks an invariant."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transom.cache.stats import CacheStats
+from transom.cache.window import SequenceWindow
 from transom.histogram import NOTHING, HistogramCounts
 from transom.scheduler.stats import SchedulerStats
 
@@ -41,6 +42,15 @@ class EngineStats:
     num_failed: int
     """Requests that ended because the engine failed on them."""
     steps: StepStats = StepStats()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """What somebody sees who looks into the engine: both parts are of the same moment, between two steps."""
+
+    stats: EngineStats
+    windows: tuple[SequenceWindow, ...]
+    """Of the sequences that run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
 from transom.server.turns import Turns
 from transom.server.until_answered import UntilAnswered
+from transom.server.windows import windows_router
 
 _ROUTERS = (
     completions_router,
@@ -49,6 +50,7 @@ _ROUTERS = (
     cache_router,
     models_router,
     tokenize_router,
+    windows_router,
     health_router,
 )
 

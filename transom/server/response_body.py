@@ -16,6 +16,8 @@ from transom.server.protocol import MAX_LOGPROBS, MAX_MESSAGES, ChatBody, MaxTok
 from transom.server.strict_body import StrictBody, StrictPart
 
 _LOGPROBS = "message.output_text.logprobs"
+_ENCRYPTED = "reasoning.encrypted_content"
+"""Accepted: reasoning is in the answer as it is, and nothing of it has to be kept by anybody else."""
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _STATELESS = {
     "previous_response_id": "give the whole conversation as 'input'",
@@ -162,7 +164,8 @@ class ReasoningOptions(StrictPart):
     """`reasoning`."""
 
     effort: str | None = None
-    summary: None = None
+    summary: Literal["auto"] | None = None
+    """The best there is: none. Reasoning is told as it is."""
     generate_summary: None = None
 
 
@@ -197,6 +200,8 @@ class ResponseBody(StrictBody):
     previous_response_id: Any = None
     conversation: Any = None
     background: Any = None
+    client_metadata: dict[str, Any] | None = None
+    """What a client tells of itself; kept nowhere."""
 
     model: ModelName | None = None
     temperature: Any = None
@@ -238,7 +243,7 @@ class ResponseBody(StrictBody):
                     param=name,
                     code="unsupported_parameter",
                 )
-        if unknown := [each for each in self.include if each != _LOGPROBS]:
+        if unknown := [each for each in self.include if each not in (_LOGPROBS, _ENCRYPTED)]:
             raise RequestError(f"'include' cannot name {str(unknown[0])[:64]!r} here.", param="include")
         if self.stream_options is not None and not self.stream:
             raise RequestError("'stream_options' is only allowed with 'stream': true.", param="stream_options")
@@ -247,7 +252,7 @@ class ResponseBody(StrictBody):
     @property
     def logprobs(self) -> bool:
         """Log probabilities are part of the answer."""
-        return bool(self.include) or self.top_logprobs is not None
+        return _LOGPROBS in self.include or self.top_logprobs is not None
 
     def sources(self) -> list[tuple[int, ...]]:
         """For each message of `as_chat` the indices of the input's items that it is made of."""

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from transom.errors import RequestError, TransomError
 from transom.llm import TextDelta
 from transom.registry import ServedModel
-from transom.request import FinishReason, Usage
+from transom.request import FinishReason
 from transom.server.answering import answer
 from transom.server.caller import caller_of
 from transom.server.chat import fit_chat, plan_chat
@@ -119,7 +119,8 @@ class _PlannedResponse:
     def _events(self, writer: ResponseWriter, choice: ChatChoice, delta: TextDelta) -> list[Event]:
         """Log probabilities are told with text, and those of other parts not at all: they have no place for them."""
         logprobs = chat_logprobs(delta.logprobs or (), as_ids=False)["content"] if self.body.logprobs else []
-        pieces = choice.feed(delta.text, is_last=delta.finish_reason is not None)
+        pieces = choice.feed(delta)
+        self.tally.see_reasoning(0, choice.num_reasoning_tokens)
         if logprobs and not pieces and not self.reading.separates:
             pieces = [{"content": ""}]
         events: list[Event] = []
@@ -129,7 +130,7 @@ class _PlannedResponse:
         if delta.finish_reason is None:
             return events
         incomplete = "max_output_tokens" if delta.finish_reason is FinishReason.LENGTH else None
-        return [*events, *writer.end(incomplete, _usage_fields(self.tally.usage()))]
+        return [*events, *writer.end(incomplete, _usage_fields(self.tally))]
 
     def _envelope(self) -> dict[str, Any]:
         """What is known of the response before there is an answer; the settings as they are, not as they were given."""
@@ -165,7 +166,8 @@ class _PlannedResponse:
         return {"input_truncation": {"truncated": bool(self.prompt.left_out), **numbers}}
 
 
-def _usage_fields(usage: Usage) -> dict[str, Any]:
+def _usage_fields(tally: Tally) -> dict[str, Any]:
+    usage = tally.usage()
     details = {"cached_tokens": usage.num_cached_tokens, "cache_write_tokens": usage.num_cache_write_tokens}
     if usage.is_lossy:
         details["evicted_tokens"] = usage.num_evicted_tokens
@@ -173,7 +175,7 @@ def _usage_fields(usage: Usage) -> dict[str, Any]:
         "input_tokens": usage.num_prompt_tokens,
         "input_tokens_details": details,
         "output_tokens": usage.num_completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": tally.num_reasoning_tokens},
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
     }
 

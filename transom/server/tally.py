@@ -30,6 +30,7 @@ class Tally:
         self._num_cached = [0] * len(plan.prompts)
         self._num_written = [0] * len(plan.requests)
         self._num_evicted = [0] * len(plan.requests)
+        self._num_reasoning = [0] * len(plan.requests)
         self._is_lossy = False
         self._begun: set[int] = set()
 
@@ -45,6 +46,15 @@ class Tally:
             self._see_end(sequence, delta.usage)
         if delta.finish_reason is not None:
             self._count_end(sequence, delta.finish_reason)
+
+    def see_reasoning(self, sequence: int, num_tokens: int) -> None:
+        """So many tokens of a sequence were its reasoning so far; who reads answers knows."""
+        self._num_reasoning[sequence] = num_tokens
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Of all sequences; a part of the completion's tokens."""
+        return sum(self._num_reasoning)
 
     def usage(self) -> Usage:
         """The whole answer so far: a prompt counts once however many candidates continue it, a forgotten token once for
@@ -114,11 +124,12 @@ async def run_plan(plan: Plan, gate: Gate, tally: Tally) -> AsyncGenerator[tuple
     reservation = gate.reserve(plan.max_tokens)
     tally.begin()
     try:
-        async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
-            async for sequence, delta in deltas:
-                tally.see(sequence, delta)
-                _check_end(delta)
-                yield sequence, delta
+        with gate.open_requests.noted(plan, gate.caller):
+            async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
+                async for sequence, delta in deltas:
+                    tally.see(sequence, delta)
+                    _check_end(delta)
+                    yield sequence, delta
     finally:
         tally.settle()
         usage = tally.usage()
