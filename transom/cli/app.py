@@ -11,6 +11,7 @@ import typer
 
 from transom.cli import options
 from transom.cli.admin_app import add_admin_commands
+from transom.cli.bench_app import bench
 from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
@@ -238,6 +239,7 @@ def check(
         show_check(model, as_json=as_json)
 
 
+app.command()(bench)
 add_admin_commands(app)
 
 _SECRET = frozenset({"api_key"})
