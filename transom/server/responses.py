@@ -28,6 +28,7 @@ from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan
 from transom.server.protocol import ChatBody
+from transom.server.request_record import record_of
 from transom.server.response_body import ResponseBody, in_own_words
 from transom.server.response_events import Event, ResponseWriter
 from transom.server.tally import Tally, run_plan
@@ -69,7 +70,8 @@ def responses_router(context: ServerContext) -> APIRouter:
             )
         except RequestError as error:
             raise in_own_words(error) from None
-        planned = _PlannedResponse(served, body, chat, reading, prompt, plan, Tally(plan, context.metrics), gate)
+        tally = Tally(plan, context.metrics, record_of(request))
+        planned = _PlannedResponse(served, body, chat, reading, prompt, plan, tally, gate)
         return await answer(planned, request, context, NAMED_EVENTS)
 
     async def count_input_tokens(request: Request) -> Response:
