@@ -1,4 +1,4 @@
-"""/v1/responses through the official client: its typed events, its stream helper, tools there and back, parsed forms."""
+"""/v1/responses through the official client: typed events, the stream helper, tools there and back, parsed forms."""
 
 from __future__ import annotations
 

@@ -288,8 +288,8 @@ class ResponseBody(StrictBody):
             raise in_own_words(error) from None
 
     def _messages(self) -> list[tuple[dict[str, Any], list[int]]]:
-        """Calls that follow each other, or a message of the assistant, are one message with it, and so is reasoning with
-        what it led to."""
+        """Calls that follow each other, or a message of the assistant, are one message with it, and so is reasoning
+        with what it led to."""
         messages: list[tuple[dict[str, Any], list[int]]] = []
         thoughts: list[tuple[str, int]] = []
         if self.instructions:
