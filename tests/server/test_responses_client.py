@@ -57,7 +57,7 @@ async def test_the_stream_helper_puts_together_what_the_answer_in_one_piece_is()
         async with client.responses.stream(**asked) as stream:
             events = [event async for event in stream]
             final = await stream.get_final_response()
-    kinds = [event.type for event in events]
+    kinds: list[str] = [event.type for event in events]
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
     assert [item.type for item in whole.output] == ["reasoning", "message", "function_call"]
     assert final.output_text == whole.output_text == "Let me see."
@@ -77,7 +77,7 @@ async def test_a_call_goes_out_and_its_result_comes_back() -> None:
         history += first.output
         history.append({"type": "function_call_output", "call_id": call.call_id, "output": "12 degrees"})
         second = await client.responses.create(model="tiny", input=history, tools=[WEATHER], max_output_tokens=500)
-        dumped = [item if isinstance(item, dict) else item.model_dump() for item in history]
+        dumped: list[Any] = [item if isinstance(item, dict) else item.model_dump() for item in history]
         third = await client.responses.create(model="tiny", input=dumped, tools=[WEATHER], max_output_tokens=500)
     _, told, told_again = prompts_of(engine)
     assert "<think>\nhm\n</think>" in told
