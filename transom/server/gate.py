@@ -9,6 +9,7 @@ from transom.llm import GenerationRequest, TextDelta
 from transom.quotas import QuotaLedger, Reservation
 from transom.registry import ServedModel
 from transom.server.caller import Caller
+from transom.server.open_requests import OpenRequests
 from transom.server.turns import Place, Turns
 
 
@@ -21,6 +22,7 @@ class Gate:
     quotas: QuotaLedger
     turns: Turns
     place: Place
+    open_requests: OpenRequests
 
     def reserve(self, max_tokens: int) -> Reservation:
         """Charges the caller for as many tokens, until the reservation is settled. Raises `QuotaExceededError`."""
