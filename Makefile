@@ -53,8 +53,9 @@ $(VENV)/installed-parity: $(VENV)/installed-dev
 serve: $(VENV)/installed
 	@$(BIN)/transom serve $(ARGS)
 
+# On all cores; the tests of a file stay together, with the servers they share. ARGS="-n 0" runs them one by one.
 test: $(VENV)/installed-dev
-	@$(BIN)/python -m pytest -m "not parity and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not parity and not slow" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-dev
 	@$(BIN)/python -m pytest -m "slow and not parity" $(ARGS)

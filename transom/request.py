@@ -262,5 +262,7 @@ class RequestOutput:
     error: str | None = None
     num_computed_tokens: int = 0
     """Progress of prefill: tokens of the sequence whose KV exists."""
+    queue_seconds: float | None = None
+    """How long the sequence waited in the engine for its first step; in its first output alone."""
     vector: tuple[float, ...] | None = None
     """float32 [hidden_size], with `finish_reason` LENGTH, when `pooling` was asked for."""

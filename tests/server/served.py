@@ -101,6 +101,9 @@ class RecitingEngine:
             scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences, ReuseStats(1, 640, 7, 3, 64, 5, 6)), 1, 0.1, 0
         )
 
+    def counted(self) -> EngineStats | None:
+        return self.stats()
+
     async def look(self) -> EngineView | None:
         """Every running sequence has as many tokens as its prompt, in RAM only those of the last block."""
         stats = self.stats()
@@ -131,7 +134,8 @@ class RecitingEngine:
         try:
             if self.refusal is not None:
                 raise self.refusal
-            yield RequestOutput(request.request_id, num_computed_tokens=len(request.prompt_token_ids))
+            num_computed = len(request.prompt_token_ids)
+            yield RequestOutput(request.request_id, num_computed_tokens=num_computed, queue_seconds=0.25)
             if request.pooling is not None:
                 is_done = True
                 yield _vector_output(request)

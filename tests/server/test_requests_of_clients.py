@@ -40,13 +40,14 @@ LLAMA_CPP_SAMPLING = {
     "dry_allowed_length": 2,
     "dry_penalty_last_n": -1,
 }
-NULLS = dict.fromkeys(
-    ["audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"]
-    + ["max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "prediction", "presence_penalty"]
-    + ["prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "response_format"]
-    + ["safety_identifier", "seed", "service_tier", "stop", "store", "stream_options", "temperature", "tool_choice"]
-    + ["tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options", "moderation"]
-)
+OPTIONAL = """
+    audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens
+    metadata modalities moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key
+    prompt_cache_options prompt_cache_retention reasoning_effort response_format safety_identifier seed
+    service_tier stop store stream_options temperature tool_choice tools top_logprobs top_p user verbosity
+    web_search_options
+"""
+NULLS = dict.fromkeys(OPTIONAL.split())
 SENT_BACK = {
     "role": "assistant",
     "content": None,

@@ -232,7 +232,7 @@ async def test_what_was_asked_and_what_holds_is_told() -> None:
         ({"truncation": "middle"}, "truncation"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"include": ["file_search_call.results"]}, "include"),
-        ({"max_tool_calls": 3}, "max_tool_calls"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "web_search"}]}, "tools"),

@@ -145,6 +145,10 @@ class CacheManager:
         """The cold tier takes no blocks for the moment, because its disk is full or hangs: room may come later."""
         return self._cold_tier.state is TierState.PAUSED
 
+    def cold_reads(self) -> tuple[int, float]:
+        """Bytes that came from the cold tier so far, and seconds in which nothing was done but wait for it. Quick."""
+        return self._cold_tier.read_totals()[0], self._cold_tier.stall_seconds()
+
     def check_fits(self, num_tokens: int, options: CacheOptions | None = None) -> None:
         """Raises BudgetExceededError when a sequence of `num_tokens` can never fit, however idle the server is."""
         self._budget.check_fits(num_tokens, self._strategy(options))

@@ -53,6 +53,7 @@ class TextStream:
             logprobs=None if output.logprobs is None else tuple(details),
             prompt_logprobs=self._prompt_details(output),
             num_computed_tokens=output.num_computed_tokens,
+            queue_seconds=output.queue_seconds,
             vector=output.vector,
         )
         delta = self._finished(delta, output, texts)

@@ -35,6 +35,7 @@ from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
+from transom.server.request_record import record_of
 from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
@@ -59,7 +60,8 @@ def chat_router(context: ServerContext) -> APIRouter:
         reading = Reading.of(served.llm, body, prompt.token_ids)
         cap = context.settings.max_output_tokens
         plan = await plan_chat(served, body, prompt, reading, caller_of(request), cap)
-        completion = _ChatCompletion(served, reading, body, prompt, plan, Tally(plan, context.metrics), gate)
+        tally = Tally(plan, context.metrics, record_of(request))
+        completion = _ChatCompletion(served, reading, body, prompt, plan, tally, gate)
         return await answer(completion, request, context)
 
     async def count_input_tokens(request: Request) -> Response:

@@ -32,6 +32,7 @@ from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.prompts import encode_prompt
 from transom.server.protocol import CompletionBody
+from transom.server.request_record import record_of
 from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 
@@ -48,7 +49,8 @@ def completions_router(context: ServerContext) -> APIRouter:
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         plan = await _make_plan(served, body, caller_of(request), context.settings.max_output_tokens)
-        return await answer(_Completion(served, body, plan, Tally(plan, context.metrics), gate), request, context)
+        tally = Tally(plan, context.metrics, record_of(request))
+        return await answer(_Completion(served, body, plan, tally, gate), request, context)
 
     for path in ("/v1/completions", "/completions"):
         router.add_api_route(path, create_completion, methods=["POST"], response_model=None)

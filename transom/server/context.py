@@ -18,6 +18,7 @@ from transom.server.gate import Gate
 from transom.server.interruption import run_watched
 from transom.server.lifecycle import Lifecycle
 from transom.server.open_requests import OpenRequests
+from transom.server.request_record import record_of
 from transom.server.settings import ServerSettings
 from transom.server.turns import TurnLimits, Turns
 from transom.server.until_answered import until_answered
@@ -43,9 +44,10 @@ class ServerContext:
 
         Raises as `named_model`, and `UnavailableError` while the model cannot be asked.
         """
-        request.state.model = UNKNOWN_MODEL
+        record = record_of(request)
+        record.model = UNKNOWN_MODEL
         served = self.named_model(body, request)
-        request.state.model = served.id
+        record.model = served.id
         self.lifecycle.check()
         self.registry.check_can_be_asked(served)
         return served

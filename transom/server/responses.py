@@ -15,7 +15,7 @@ from transom.errors import RequestError, TransomError
 from transom.llm import TextDelta
 from transom.registry import ServedModel
 from transom.request import FinishReason
-from transom.server.answering import answer
+from transom.server.answering import answer, json_response
 from transom.server.caller import caller_of
 from transom.server.chat import fit_chat, plan_chat
 from transom.server.chat_choice import ChatChoice
@@ -28,6 +28,7 @@ from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan
 from transom.server.protocol import ChatBody
+from transom.server.request_record import record_of
 from transom.server.response_body import ResponseBody, in_own_words
 from transom.server.response_events import Event, ResponseWriter
 from transom.server.tally import Tally, run_plan
@@ -69,11 +70,21 @@ def responses_router(context: ServerContext) -> APIRouter:
             )
         except RequestError as error:
             raise in_own_words(error) from None
-        planned = _PlannedResponse(served, body, chat, reading, prompt, plan, Tally(plan, context.metrics), gate)
+        tally = Tally(plan, context.metrics, record_of(request))
+        planned = _PlannedResponse(served, body, chat, reading, prompt, plan, tally, gate)
         return await answer(planned, request, context, NAMED_EVENTS)
+
+    async def count_input_tokens(request: Request) -> Response:
+        body, chat = await _read(context, request)
+        try:
+            prompt = await fit_chat(context.find_model({"model": body.model}, request), chat)
+        except RequestError as error:
+            raise in_own_words(error) from None
+        return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
     for path in ("/v1/responses", "/responses"):
         router.add_api_route(path, create_response, methods=["POST"], response_model=None)
+        router.add_api_route(f"{path}/input_tokens", count_input_tokens, methods=["POST"], response_model=None)
     return router
 
 
@@ -141,7 +152,7 @@ class _PlannedResponse:
             **{name: getattr(self.body, name) for name in _SHOWN},
             "background": False,
             "max_output_tokens": self.body.max_output_tokens,
-            "max_tool_calls": None,
+            "max_tool_calls": self.body.max_tool_calls,
             "previous_response_id": None,
             "reasoning": {"effort": self.chat.reasoning_effort, "summary": None},
             "service_tier": "default",
