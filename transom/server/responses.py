@@ -16,7 +16,6 @@ from transom.llm import TextDelta
 from transom.registry import ServedModel
 from transom.request import FinishReason, Usage
 from transom.server.answering import answer
-from transom.server.caller import caller_of
 from transom.server.chat import fit_chat, plan_chat
 from transom.server.chat_choice import ChatChoice
 from transom.server.chat_reading import Reading
@@ -50,19 +49,20 @@ def responses_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def create_response(request: Request) -> Response:
+        context.check_room(request)
         body, chat = await _read(context, request)
         served = context.find_model({"model": body.model}, request)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         try:
-            prompt = await fit_chat(served, chat)
+            prompt = await fit_chat(served, chat, gate.max_request_tokens)
             reading = Reading.of(served.llm, chat, prompt.token_ids)
             plan = await plan_chat(
                 served,
                 chat,
                 prompt,
                 reading,
-                caller_of(request),
+                gate,
                 context.settings.max_output_tokens,
                 param="input",
                 prefix="resp",
