@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from starlette.types import ASGIApp
+
 from tests.server.served import RecitingEngine, make_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve
@@ -52,6 +54,19 @@ async def running(*engines: RecitingEngine, settings: ServerSettings | None = No
     settings = settings or ServerSettings(port=0, drain_timeout=2)
     lifecycle = Lifecycle()
     app = make_app(*engines, settings=settings, lifecycle=lifecycle)
+    async with running_app(app, *engines, settings=settings, lifecycle=lifecycle) as server:
+        yield server
+
+
+@asynccontextmanager
+async def running_app(
+    app: ASGIApp,
+    *engines: RecitingEngine,
+    settings: ServerSettings | None = None,
+    lifecycle: Lifecycle | None = None,
+) -> AsyncIterator[Running]:
+    """The same with an application that is made already, `lifecycle` being its own."""
+    settings, lifecycle = settings or ServerSettings(port=0, drain_timeout=2), lifecycle or Lifecycle()
     listener: socket.socket = bind("127.0.0.1", 0)
 
     async def prepare() -> bool:

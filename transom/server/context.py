@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from transom.registry import ModelRegistry, ServedModel
 from transom.server.caller import Caller, caller_of
 from transom.server.gate import Gate
 from transom.server.interruption import run_watched
+from transom.server.large_bodies import LargeBodies
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
 from transom.server.turns import TurnLimits, Turns
@@ -33,8 +33,7 @@ class ServerContext:
     quotas: QuotaLedger
     turns: dict[str, Turns]
     """By the id of the model."""
-    large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Whose turn it is to be parsed."""
+    large_bodies: LargeBodies = field(default_factory=LargeBodies)
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The model that a body names, noted for the metrics; it may have to be loaded first.
