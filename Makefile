@@ -79,7 +79,7 @@ clients: $(VENV)/installed-dev
 	@test -d $(VENV)/clients || $(PYTHON) -m venv $(VENV)/clients
 	@$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install --upgrade "pip>=25.1"
 	@$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install --group clients
-	@TRANSOM_TEST_PYTHON="$(abspath $(BIN)/python)" $(VENV)/clients/bin/python -m pytest tests/clients \
+	@TRANSOM_TEST_PYTHON="$(abspath $(BIN)/python)" $(VENV)/clients/bin/python -m pytest tests/clients --confcutdir=tests/clients \
 		-o filterwarnings=ignore -o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session $(ARGS)
 
 sanitize: $(VENV)/installed-dev

@@ -234,6 +234,8 @@ class TokenLogprobs:
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
     """(token id, log probability) of the most likely tokens, best first."""
+    rank: int | None = None
+    """Of the token among all of the vocabulary, 1 is the most likely; only for tokens of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,5 +285,7 @@ class RequestOutput:
     error: str | None = None
     num_computed_tokens: int = 0
     """Progress of prefill: tokens of the sequence whose KV exists."""
+    queue_seconds: float | None = None
+    """How long the sequence waited in the engine for its first step; in its first output alone."""
     vector: tuple[float, ...] | None = None
     """float32 [hidden_size], with `finish_reason` LENGTH, when `pooling` was asked for."""

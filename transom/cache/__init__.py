@@ -19,20 +19,26 @@ from transom.cache.stats import (
     TierStats,
     TransferStats,
 )
+from transom.cache.window import BlockRun, Importance, KindWindow, PlaceState, SequenceWindow
 
 __all__ = [
     "BLOCK_SIZE",
+    "BlockRun",
     "CacheManager",
     "CacheStats",
     "ConvStateStats",
     "Identify",
+    "Importance",
     "KVSizes",
     "KindStats",
+    "KindWindow",
     "LostBlockError",
     "PagedLayerCache",
+    "PlaceState",
     "ReuseStats",
     "SequenceCache",
     "SequenceStats",
+    "SequenceWindow",
     "TierState",
     "TierStats",
     "TokenIds",

@@ -11,6 +11,7 @@ import typer
 
 from transom.cli import options
 from transom.cli.admin_app import add_admin_commands
+from transom.cli.bench_app import bench
 from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
@@ -76,6 +77,7 @@ def serve(
     default_model: options.DefaultModel = None,
     max_output_tokens: options.MaxOutputTokens = None,
     allow_unknown_fields: options.AllowUnknownFields = False,
+    allow_prompt_logprobs: options.AllowPromptLogprobs = False,
     ping_interval: options.PingInterval = 10.0,
     shutdown_timeout: options.ShutdownTimeout = 30.0,
     admin_socket: options.AdminSocket = None,
@@ -113,6 +115,7 @@ def serve(
         default_model=default_model,
         max_output_tokens=max_output_tokens,
         allow_unknown_fields=allow_unknown_fields,
+        allow_prompt_logprobs=allow_prompt_logprobs,
         ping_interval=ping_interval,
         shutdown_timeout=shutdown_timeout,
         admin_socket=admin_socket and admin_socket.absolute(),
@@ -236,6 +239,7 @@ def check(
         show_check(model, as_json=as_json)
 
 
+app.command()(bench)
 add_admin_commands(app)
 
 _SECRET = frozenset({"api_key"})

@@ -93,6 +93,7 @@ class ServeOptions:
     default_model: str | None = None
     max_output_tokens: int | None = None
     allow_unknown_fields: bool = False
+    allow_prompt_logprobs: bool = False
     ping_interval: float = 10.0
     shutdown_timeout: float = 30.0
     admin_socket: Path | None = None
@@ -266,6 +267,9 @@ MaxOutputTokens = Annotated[
 ]
 AllowUnknownFields = Annotated[
     bool, typer.Option(envvar="TRANSOM_ALLOW_UNKNOWN_FIELDS", help="Ignore unknown request fields; logged once each.")
+]
+AllowPromptLogprobs = Annotated[
+    bool, typer.Option(envvar="TRANSOM_ALLOW_PROMPT_LOGPROBS", help="Serve the request field prompt_logprobs.")
 ]
 PingInterval = Annotated[
     float,

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from transom.engine.channel import Abort, Configure, Failed, Heartbeat, Message, Ready, Refused, Submit
+from transom.engine.channel import Abort, Configure, Failed, Heartbeat, Look, Message, Ready, Refused, Submit, View
 from transom.engine.engine import Engine
 from transom.engine.error_data import error_to_data
 from transom.engine.model_loader import load_engine
@@ -115,6 +115,8 @@ def _take(connection: WorkerConnection, engine: Engine, message: Message) -> Non
         case Abort(request_id):
             output = engine.abort(request_id)
             connection.send_outputs(() if output is None else (output,))
+        case Look():
+            connection.send(View(engine.view()))
         case _:
             raise ChannelError(f"a worker does not take {type(message).__name__}")
 

@@ -22,12 +22,20 @@ from transom.server.cache_field import cache_options
 from transom.server.caller import caller_of
 from transom.server.chat_choice import ChatChoice, message_of
 from transom.server.chat_reading import Reading
-from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
+from transom.server.choices import (
+    SYSTEM_FINGERPRINT,
+    Piece,
+    chat_logprobs,
+    finish_fields,
+    prompt_logprobs_fields,
+    usage_fields,
+)
 from transom.server.context import ServerContext
 from transom.server.gate import Gate, max_request_tokens
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
+from transom.server.request_record import record_of
 from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
@@ -50,13 +58,15 @@ def chat_router(context: ServerContext) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         context.check_room(request)
         served, body = await _read(context, request)
+        context.check_prompt_logprobs(body.prompt_logprobs)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         prompt = await fit_chat(served, body, gate.max_request_tokens)
         reading = Reading.of(served.llm, body, prompt.token_ids)
         cap = context.settings.max_output_tokens
         plan = await plan_chat(served, body, prompt, reading, gate, cap)
-        completion = _ChatCompletion(served, reading, body, prompt, plan, Tally(plan, context.metrics), gate)
+        tally = Tally(plan, context.metrics, record_of(request))
+        completion = _ChatCompletion(served, reading, body, prompt, plan, tally, gate)
         return await answer(completion, request, context)
 
     async def count_input_tokens(request: Request) -> Response:
@@ -138,7 +148,7 @@ class _ChatCompletion:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.gate, self.tally)
         rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
-        return self._envelope("chat.completion", rendered, **self._once(), usage=usage_fields(self.tally.usage()))
+        return self._envelope("chat.completion", rendered, **self._once(completions[0]), usage=self._usage())
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
@@ -150,17 +160,20 @@ class _ChatCompletion:
                         yield self._piece([], **progress_fields(self.plan, self.tally, sequence, delta))
                     continue
                 if sequence not in begun:
-                    opening = self._once() if not begun else {}
+                    opening = self._once(delta) if not begun else {}
                     begun[sequence] = self.reading.new_choice()
                     yield self._piece([self._opening(sequence)], **opening)
                 for choice in self._deltas(sequence, begun[sequence], delta):
                     yield self._piece([choice])
         if self.body.include_usage:
-            yield self._envelope("chat.completion.chunk", [], usage=usage_fields(self.tally.usage()))
+            yield self._envelope("chat.completion.chunk", [], usage=self._usage())
+
+    def _usage(self) -> dict[str, Any]:
+        return usage_fields(self.tally.usage(), self.tally.num_reasoning_tokens)
 
     def _piece(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         if self.body.include_usage:
-            more["usage"] = usage_fields(self.tally.usage()) if self.body.continuous_usage else None
+            more["usage"] = self._usage() if self.body.continuous_usage else None
         return self._envelope("chat.completion.chunk", choices, **more)
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -175,14 +188,18 @@ class _ChatCompletion:
             **more,
         }
 
-    def _once(self) -> dict[str, Any]:
+    def _once(self, piece: Piece) -> dict[str, Any]:
         """What is said of the prompt, in the answer or in its first piece."""
-        ids = {"prompt_token_ids": list(self.plan.prompts[0])} if self.body.return_token_ids else {}
-        return {**ids, **_truncation_fields(self.body, self.prompt)}
+        fields = _truncation_fields(self.body, self.prompt)
+        if self.body.return_token_ids:
+            fields["prompt_token_ids"] = list(self.plan.prompts[0])
+        as_ids = self.body.return_tokens_as_token_ids
+        return fields | prompt_logprobs_fields(piece, self.body.prompt_logprobs, as_ids=as_ids)
 
     def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
         choice = self.reading.new_choice()
-        message = message_of(choice.feed(completion.text, is_last=True))
+        message = message_of(choice.feed(completion))
+        self.tally.see_reasoning(index, choice.num_reasoning_tokens)
         return self._choice_fields(index, completion, choice, message=message)
 
     def _opening(self, index: int) -> dict[str, Any]:
@@ -190,7 +207,8 @@ class _ChatCompletion:
 
     def _deltas(self, index: int, choice: ChatChoice, delta: TextDelta) -> list[dict[str, Any]]:
         """The last one carries what comes with the tokens; where there is text to come, one without any may be all."""
-        contents = choice.feed(delta.text, is_last=delta.finish_reason is not None)
+        contents = choice.feed(delta)
+        self.tally.see_reasoning(index, choice.num_reasoning_tokens)
         if not contents and not delta.finish_reason and not self.reading.separates:
             contents = [{"content": ""}]
         if not contents and not (delta.finish_reason or delta.logprobs or self.body.return_token_ids):
@@ -279,7 +297,9 @@ async def plan_chat(
         cache=cache,
         grammar=await compile_prescribed(served, reading.prescribed()),
         shown_tokens=reading.shown_tokens,
+        new_call_reader=reading.new_call_reader,
         id_prefix=prefix,
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
     )

@@ -17,6 +17,8 @@ from transom.server.gate import Gate
 from transom.server.interruption import run_watched
 from transom.server.large_bodies import LargeBodies
 from transom.server.lifecycle import Lifecycle
+from transom.server.open_requests import OpenRequests
+from transom.server.request_record import record_of
 from transom.server.settings import ServerSettings
 from transom.server.turns import TurnLimits, Turns
 from transom.server.until_answered import until_answered
@@ -33,6 +35,7 @@ class ServerContext:
     quotas: QuotaLedger
     turns: dict[str, Turns]
     """By the id of the model."""
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
     large_bodies: LargeBodies = field(default_factory=LargeBodies)
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
@@ -40,12 +43,22 @@ class ServerContext:
 
         Raises as `named_model`, and `UnavailableError` while the model cannot be asked.
         """
-        request.state.model = UNKNOWN_MODEL
+        record = record_of(request)
+        record.model = UNKNOWN_MODEL
         served = self.named_model(body, request)
-        request.state.model = served.id
+        record.model = served.id
         self.lifecycle.check()
         self.registry.check_can_be_asked(served)
         return served
+
+    def check_prompt_logprobs(self, wanted: int | None) -> None:
+        """Log probabilities of prompts take more than others give for a request: an operator has to allow them."""
+        if wanted is not None and not self.settings.allow_prompt_logprobs:
+            raise RequestError(
+                "'prompt_logprobs' is switched off on this server (transom serve --allow-prompt-logprobs).",
+                param="prompt_logprobs",
+                code="unsupported_parameter",
+            )
 
     def gate(self, served: ServedModel, request: Request) -> Gate:
         """The caller's way to the model, and a place in its queue.
@@ -57,7 +70,7 @@ class ServerContext:
         self._check_quota(caller, served)
         place = turns.arrive(caller.name)
         until_answered(request).callback(place.leave)
-        return Gate(caller, served, self.quotas, turns, place)
+        return Gate(caller, served, self.quotas, turns, place, self.open_requests)
 
     def check_room(self, request: Request) -> None:
         """Asked before a body is read: raises what `gate` would if all the models that the caller may use refuse."""
@@ -72,7 +85,7 @@ class ServerContext:
             else:
                 return
         if refusal is not None:
-            request.state.model = served_models[0].id if len(served_models) == 1 else UNKNOWN_MODEL
+            record_of(request).model = served_models[0].id if len(served_models) == 1 else UNKNOWN_MODEL
             raise refusal
 
     def _check_quota(self, caller: Caller, served: ServedModel) -> None:

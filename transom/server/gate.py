@@ -11,6 +11,7 @@ from transom.quotas import KVDemand, QuotaLedger, Reservation
 from transom.registry import ServedModel
 from transom.request import CacheOptions
 from transom.server.caller import Caller
+from transom.server.open_requests import OpenRequests
 from transom.server.plan import Plan
 from transom.server.turns import Place, Turns
 
@@ -24,6 +25,7 @@ class Gate:
     quotas: QuotaLedger
     turns: Turns
     place: Place
+    open_requests: OpenRequests
 
     def max_request_tokens(self, cache: CacheOptions) -> int:
         """As `ServedModel.max_request_tokens`, within what the caller may hold of the KV budgets."""

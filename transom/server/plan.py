@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from transom.errors import RequestError
 from transom.llm import Allowance, GenerationRequest, repeat
+from transom.llm.chat_format import AnswerParser
 from transom.registry import ServedModel
 from transom.request import CacheOptions, GrammarSpec, Pooling, Request, SamplingParams, TokenIds
 from transom.server.cache_salt import Narrowing, salt_of
@@ -99,6 +100,7 @@ def make_plan(
     cache: CacheOptions,
     grammar: GrammarSpec | None,
     shown_tokens: frozenset[str] = frozenset(),
+    new_call_reader: Callable[[], AnswerParser] | None = None,
     id_prefix: str,
     num_candidates: int,
     logprobs: int | None,
@@ -128,7 +130,9 @@ def make_plan(
             reuse_cache=body.cache_prompt,
             max_draft_tokens=body.max_draft_tokens,
         )
-        generation = replace(_generation(request, body, echo=echo), shown_tokens=shown_tokens)
+        generation = replace(
+            _generation(request, body, echo=echo), shown_tokens=shown_tokens, new_call_reader=new_call_reader
+        )
         requests += repeat(generation, num_candidates)
     return Plan(
         answer_id,

@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from transom.quotas import KV_QUANTITIES, Allowance, QuotaLedger, duration_text
 from transom.server.caller import NOBODY, Caller
+from transom.server.request_record import record_of
 
 _QUANTITIES = ("requests", "tokens", *KV_QUANTITIES.values())
 
@@ -17,7 +18,7 @@ def rate_limit_headers(quotas: QuotaLedger, scope: Scope) -> Mapping[str, str]:
     caller = scope["state"].get("caller")
     if not isinstance(caller, Caller) or caller == NOBODY:
         return {}
-    return _headers(quotas.allowances(caller.name, caller.tier, scope["state"].get("model")))
+    return _headers(quotas.allowances(caller.name, caller.tier, record_of(scope).model))
 
 
 def _headers(allowances: Sequence[Allowance]) -> dict[str, str]:
