@@ -51,8 +51,9 @@ $(VENV)/installed-parity: $(VENV)/installed-dev
 serve: $(VENV)/installed
 	@$(BIN)/transom serve $(ARGS)
 
+# Half of the time tests wait for processes and disks, so two of them keep a core busy; a file's tests stay together.
 test: $(VENV)/installed-dev
-	@$(BIN)/python -m pytest -m "not parity and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not parity and not slow" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-dev
 	@$(BIN)/python -m pytest -m "slow and not parity" $(ARGS)
