@@ -101,6 +101,9 @@ class RecitingEngine:
             scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences, ReuseStats(1, 640, 7, 3, 64, 5, 6)), 1, 0.1, 0
         )
 
+    def counted(self) -> EngineStats | None:
+        return self.stats()
+
     async def look(self) -> EngineView | None:
         """Every running sequence has as many tokens as its prompt, in RAM only those of the last block."""
         stats = self.stats()
@@ -131,7 +134,8 @@ class RecitingEngine:
         try:
             if self.refusal is not None:
                 raise self.refusal
-            yield RequestOutput(request.request_id, num_computed_tokens=len(request.prompt_token_ids))
+            num_computed = len(request.prompt_token_ids)
+            yield RequestOutput(request.request_id, num_computed_tokens=num_computed, queue_seconds=0.25)
             if request.pooling is not None:
                 is_done = True
                 yield _vector_output(request)
@@ -190,7 +194,8 @@ class RecitingEngine:
         count = request.sampling.prompt_logprobs
         if count is None:
             return None
-        return (None, *(self._scored(token, count, -2.0) for token in request.prompt_token_ids[1:]))
+        scored = (self._scored(token, count, -2.0) for token in request.prompt_token_ids[1:])
+        return (None, *(replace(logprobs, rank=1) for logprobs in scored))
 
     def _scored(self, token: int, count: int, logprob: float) -> TokenLogprobs:
         rivals = ((token, logprob), *((rival, float("-inf")) for rival in range(1, 100) if rival != token))

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
+from transom.engine.carried_counters import at_rest, carried_on
 from transom.engine.channel import Abort, Heartbeat, Look, Message, Outputs, Refused, Submit, View
 from transom.engine.error_data import error_from_data
 from transom.engine.mailbox import Mailbox
@@ -96,6 +97,7 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._report: LoadReport | None = None
         self._stats: EngineStats | None = None
+        self._ended_stats: EngineStats | None = None
         self._look: asyncio.Future[EngineView | None] | None = None
         self._last_sign_of_life = 0.0
         self._num_restarts = 0
@@ -135,6 +137,13 @@ class EngineClient:
     def stats(self) -> EngineStats | None:
         """The latest statistics of the running worker; None while there is none."""
         return self._stats
+
+    def counted(self) -> EngineStats | None:
+        """The same with counters of all workers that there were, which never go back; None before the first spoke.
+        While there is no worker, nothing is in use."""
+        if self._stats is not None:
+            return carried_on(self._ended_stats, self._stats)
+        return None if self._ended_stats is None else at_rest(self._ended_stats)
 
     async def look(self) -> EngineView | None:
         """What the worker sees between two of its steps, which may take as long as a step; None without a worker.
@@ -239,6 +248,8 @@ class EngineClient:
 
     async def _bury(self, worker: WorkerProcess) -> str:
         """Fails the requests, then ends the process for sure; how it ended."""
+        if self._stats is not None:
+            self._ended_stats = carried_on(self._ended_stats, self._stats)
         self._worker, self._stats = None, None
         if not self._is_draining:
             self._set_status(EngineState.RESTARTING, "The worker died.")

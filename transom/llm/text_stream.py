@@ -53,6 +53,7 @@ class TextStream:
             logprobs=None if output.logprobs is None else tuple(details),
             prompt_logprobs=self._prompt_details(output),
             num_computed_tokens=output.num_computed_tokens,
+            queue_seconds=output.queue_seconds,
             vector=output.vector,
         )
         delta = self._finished(delta, output, texts)
@@ -131,7 +132,8 @@ class TextStream:
 
     def _detail(self, logprobs: TokenLogprobs, offset: int) -> TokenDetail:
         rivals = tuple(RivalToken(token_id, self._bytes(token_id), logprob) for token_id, logprob in logprobs.top)
-        return replace(self._unscored(logprobs.token_id, offset), logprob=logprobs.logprob, top=rivals)
+        unscored = self._unscored(logprobs.token_id, offset)
+        return replace(unscored, logprob=logprobs.logprob, top=rivals, rank=logprobs.rank)
 
     def _unscored(self, token_id: int, offset: int) -> TokenDetail:
         return TokenDetail(token_id, self._bytes(token_id), logprob=None, text_offset=offset)

@@ -22,6 +22,7 @@ _BODIES: dict[str, tuple[type[StrictBody], ...]] = {
     "/chat/completions": (ChatBody,),
     "/chat/completions/input_tokens": (ChatBody,),
     "/responses": (ResponseBody,),
+    "/responses/input_tokens": (ResponseBody,),
     "/embeddings": (EmbeddingBody,),
     "/tokenize": (TextBody, ChatPromptBody),
     "/detokenize": (DetokenizeBody,),
