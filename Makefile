@@ -51,7 +51,7 @@ $(VENV)/installed-parity: $(VENV)/installed-dev
 serve: $(VENV)/installed
 	@$(BIN)/transom serve $(ARGS)
 
-# Half of the time tests wait for processes and disks, so two of them keep a core busy; a file's tests stay together.
+# On all cores; the tests of a file stay together, with the servers they share. ARGS="-n 0" runs them one by one.
 test: $(VENV)/installed-dev
 	@$(BIN)/python -m pytest -m "not parity and not slow" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 

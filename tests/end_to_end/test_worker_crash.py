@@ -17,7 +17,7 @@ from tests.running_server import RunningServer
 PROMPT = "Prince Andrew looked at the sky"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of its own: these tests kill its workers."""
     running = RunningServer.start(log=tmp_path_factory.mktemp("crashing") / "log.txt")
