@@ -16,13 +16,12 @@ from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
 from transom.cli.keys_app import keys_app
-from transom.cli.options import GgufRecipe, LogLevel, ModelOptions, ServeOptions
+from transom.cli.options import GgufRecipe, LogFormat, LogLevel, ModelOptions, ServeOptions
 
 app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -82,6 +81,7 @@ def serve(
     shutdown_timeout: options.ShutdownTimeout = 30.0,
     admin_socket: options.AdminSocket = None,
     log_level: options.Level = LogLevel.WARNING,
+    log_format: options.Format = LogFormat.TEXT,
     print_config: options.PrintConfig = False,
 ) -> None:
     """Serve models over HTTP, as OpenAI does."""
@@ -126,7 +126,7 @@ def serve(
         if print_config:
             show_settings(model_options, serve_options, _flags(context))
         else:
-            start_server(model_options, serve_options, log_level.value)
+            start_server(model_options, serve_options, log_level.value, logs_json=log_format is LogFormat.JSON)
 
 
 @app.command()

@@ -47,6 +47,13 @@ class GgufRecipe(StrEnum):
     Q4_K_M = "Q4_K_M"
 
 
+class LogFormat(StrEnum):
+    """How a line of the log looks."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class LogLevel(StrEnum):
     """How much is logged."""
 
@@ -297,7 +304,14 @@ AdminSocket = Annotated[
         help="Unix socket for ps, load, unload and drain [the registry's].",
     ),
 ]
-Level = Annotated[LogLevel, typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged.")]
+Level = Annotated[
+    LogLevel,
+    typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged; info: a line for each request."),
+]
+Format = Annotated[
+    LogFormat,
+    typer.Option("--log-format", envvar="TRANSOM_LOG_FORMAT", help="Lines for people, or an object in each line."),
+]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the settings and where they come from.")]
 
 Prompt = Annotated[

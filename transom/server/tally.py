@@ -134,13 +134,13 @@ class Tally:
 async def run_plan(plan: Plan, gate: Gate, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
     """(sequence, delta) of all sequences as they come. Closing it aborts what still runs.
 
-    Raises `QuotaExceededError` before anything else.
+    Raises `QuotaExceededError` and `BudgetExceededError` before anything else.
     """
-    reservation = gate.reserve(plan.max_tokens)
+    reservation, allowance = gate.reserve(plan)
     tally.begin()
     try:
         with gate.open_requests.noted(plan, gate.caller):
-            async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
+            async with aclosing(feed(gate.generate, plan.requests, allowance)) as deltas:
                 async for sequence, delta in deltas:
                     tally.see(sequence, delta)
                     _check_end(delta)
