@@ -22,7 +22,6 @@ app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
