@@ -80,6 +80,7 @@ def serve(
     ping_interval: options.PingInterval = 10.0,
     shutdown_timeout: options.ShutdownTimeout = 30.0,
     admin_socket: options.AdminSocket = None,
+    otlp_endpoint: options.OtlpEndpoint = None,
     log_level: options.Level = LogLevel.WARNING,
     log_format: options.Format = LogFormat.TEXT,
     print_config: options.PrintConfig = False,
@@ -119,6 +120,7 @@ def serve(
         ping_interval=ping_interval,
         shutdown_timeout=shutdown_timeout,
         admin_socket=admin_socket and admin_socket.absolute(),
+        otlp_endpoint=otlp_endpoint,
     )
     with told_in_one_line(partial(in_flags, options=model_options)):
         from transom.cli.serve import show_settings, start_server

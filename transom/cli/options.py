@@ -104,6 +104,7 @@ class ServeOptions:
     ping_interval: float = 10.0
     shutdown_timeout: float = 30.0
     admin_socket: Path | None = None
+    otlp_endpoint: str | None = None
 
 
 def _model_decides(value: int | None) -> int | None:
@@ -292,6 +293,13 @@ ShutdownTimeout = Annotated[
         min=0,
         envvar="TRANSOM_SHUTDOWN_TIMEOUT",
         help="Seconds that running answers get at the end.",
+    ),
+]
+OtlpEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TRANSOM_OTLP_ENDPOINT",
+        help="Collector for traces of requests, by HTTP, as http://localhost:4318 [OTEL_EXPORTER_OTLP_ENDPOINT].",
     ),
 ]
 AdminSocket = Annotated[

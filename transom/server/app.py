@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -36,10 +37,14 @@ from transom.server.request_record import record_of
 from transom.server.responses import responses_router
 from transom.server.settings import ServerSettings
 from transom.server.snapshots import take_snapshots
+from transom.server.telemetry import NO_TELEMETRY
 from transom.server.tokenize import tokenize_router
 from transom.server.turns import Turns
 from transom.server.until_answered import UntilAnswered
 from transom.server.windows import windows_router
+
+if TYPE_CHECKING:
+    from transom.server.tracing import Tracing
 
 _ROUTERS = (
     completions_router,
@@ -60,6 +65,7 @@ def create_app(
     settings: ServerSettings,
     lifecycle: Lifecycle | None = None,
     quotas: QuotaLedger | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The whole HTTP application over the models of `registry`, which the caller starts and closes, as `quotas`.
 
@@ -77,8 +83,9 @@ def create_app(
         docs_url=None,  # they would fetch scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         middleware=[
-            Middleware(OuterLayer, metrics=metrics, headers=partial(rate_limit_headers, quotas)),
+            Middleware(OuterLayer, metrics=metrics, headers=partial(rate_limit_headers, quotas), tracing=tracing),
             Middleware(HostGuard, settings=settings),
             Middleware(UntilAnswered),
             Middleware(RequireKey, keys=_key_ring(registry, settings, quotas)),
