@@ -261,13 +261,19 @@ def make_app(
     settings: ServerSettings | None = None,
     lifecycle: Lifecycle | None = None,
     load_wait_seconds: float = 0.05,
+    template: str | None = None,
+    window: int = WINDOW,
     tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application over one model per engine: `tiny`, `tiny-1`, ..."""
     server = ServerConfig(load_wait_seconds=load_wait_seconds)
     models = [
         served_model(
-            engine, model_id="tiny" if number == 0 else f"tiny-{number}", aliases=(f"org/tiny-alias-{number}",)
+            engine,
+            model_id="tiny" if number == 0 else f"tiny-{number}",
+            aliases=(f"org/tiny-alias-{number}",),
+            template=template,
+            window=window,
         )
         for number, engine in enumerate(engines or (RecitingEngine(),))
     ]

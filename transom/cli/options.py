@@ -100,6 +100,7 @@ class ServeOptions:
     default_model: str | None = None
     max_output_tokens: int | None = None
     allow_unknown_fields: bool = False
+    page: bool = True
     allow_prompt_logprobs: bool = False
     ping_interval: float = 10.0
     shutdown_timeout: float = 30.0
@@ -276,6 +277,7 @@ MaxOutputTokens = Annotated[
 AllowUnknownFields = Annotated[
     bool, typer.Option(envvar="TRANSOM_ALLOW_UNKNOWN_FIELDS", help="Ignore unknown request fields; logged once each.")
 ]
+Page = Annotated[bool, typer.Option("--page/--no-page", envvar="TRANSOM_PAGE", help="Serve the web page at /.")]
 AllowPromptLogprobs = Annotated[
     bool, typer.Option(envvar="TRANSOM_ALLOW_PROMPT_LOGPROBS", help="Serve the request field prompt_logprobs.")
 ]

@@ -81,6 +81,7 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
         default_model=options.default_model,
         max_output_tokens=options.max_output_tokens,
         allow_unknown_fields=options.allow_unknown_fields,
+        has_page=options.page,
         allow_prompt_logprobs=options.allow_prompt_logprobs,
         ping_interval=options.ping_interval,
         drain_timeout=options.shutdown_timeout,
