@@ -8,13 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NOT_INSTALLED := (echo "packages could not be installed: the lines above say why; make goes on from there" >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools serve test test-slow clients check format parity bench sanitize wheel manylinux clean
+.PHONY: help tools serve test test-slow clients browser check format parity bench sanitize wheel manylinux clean
 
 help:
 	@echo "make serve     build everything and serve the bundled models on 127.0.0.1:9632 (ARGS=\"--port N\" and other flags)"
 	@echo "make test      the test suite, from nothing"
 	@echo "make test-slow the long proofs: full context windows, fifty kills"
 	@echo "make clients   langchain, litellm, lm-eval, schemathesis against the server (an environment of their own)"
+	@echo "make browser   the web page in a real chromium; says what is missing and installs nothing"
 	@echo "make check     formatting, lint, types, import rules"
 	@echo "make parity    compare with torch + transformers, the reference implementations"
 	@echo "make bench     the benchmarks (minutes to an hour)"
@@ -84,6 +85,10 @@ clients: $(VENV)/installed-dev
 	@$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install --group clients
 	@TRANSOM_TEST_PYTHON="$(abspath $(BIN)/python)" $(VENV)/clients/bin/python -m pytest tests/clients --confcutdir=tests/clients \
 		-o filterwarnings=ignore -o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session $(ARGS)
+
+browser: $(VENV)/installed-dev
+	@sh scripts/check_browser.sh $(BIN)/python
+	@$(BIN)/python -m pytest tests/browser $(ARGS)
 
 sanitize: $(VENV)/installed-dev
 	@sh scripts/sanitize.sh
