@@ -168,6 +168,24 @@ class CacheOptions:
     """Used by `keep_first` alone."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class KVBytes:
+    """Place for keys and values."""
+
+    ram: int = 0
+    ssd: int = 0
+
+    def __add__(self, other: KVBytes) -> KVBytes:
+        return KVBytes(self.ram + other.ram, self.ssd + other.ssd)
+
+    def __sub__(self, other: KVBytes) -> KVBytes:
+        return KVBytes(self.ram - other.ram, self.ssd - other.ssd)
+
+    def is_within(self, most: KVBytes) -> bool:
+        """Neither is more."""
+        return self.ram <= most.ram and self.ssd <= most.ssd
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sequence to be generated, or made a vector of. `n` of the HTTP interface becomes several of these."""
@@ -192,6 +210,11 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", TokenIds.of(self.prompt_token_ids))
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """How long the sequence may become."""
+        return len(self.prompt_token_ids) + self.sampling.max_tokens
 
     @property
     def size_in_tokens(self) -> int:
@@ -258,7 +281,8 @@ class RequestOutput:
     """The token that ended the sequence and is no part of its text, when `finish_reason` is STOP. None: the text is
     complete by the request's grammar."""
     usage: Usage | None = None
-    """Present with `finish_reason`."""
+    """Present with `finish_reason`; and with the first tokens, when what was cached of the prompt is known, for whoever
+    ends the text before the engine does."""
     error: str | None = None
     num_computed_tokens: int = 0
     """Progress of prefill: tokens of the sequence whose KV exists."""

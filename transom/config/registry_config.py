@@ -77,6 +77,7 @@ Tokens = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 PathSetting = Annotated[Path, Field(strict=False), AfterValidator(_check_path)]  # JSON has no paths: a string is one
 
 
@@ -97,8 +98,8 @@ class ServerConfig(_Section):
     """File of API keys, made by `transom keys create`; relative to the registry file. It must be readable by its owner
     alone, and is read again within a second when it changes. null: no key is asked for, but those of `--api-key`."""
     admin_socket: PathSetting | None = None
-    """Unix socket for `transom ps`, `load`, `unload` and `drain`, with mode 0600; relative to the registry file. null:
-    none."""
+    """Unix socket for `transom ps`, `load`, `unload`, `drain` and `quota`, with mode 0600; relative to the registry
+    file. null: none."""
     max_total_ram_mb: MiB | None = None
     """Cap for the processes of all loaded models together. Each counts its `max_ram_mb` or, without one, its weights,
     KV and workspace. Where a load would break it, models without requests are unloaded, the one that was used longest
@@ -226,11 +227,22 @@ class ResourceQuota(_Section):
     """Requests within a day."""
     max_concurrent_requests: Count | None = None
     """Requests that are waiting or running at the same time."""
+    max_kv_ram_share: Share | None = None
+    """Part of each model's place for KV in RAM that waiting and running requests may hold together: 0.25 is a quarter.
+    A request holds room for its prompt and `max_tokens` in whole blocks, at most `hot_tokens`, from when it is let in
+    until it is over. One that alone is more is refused for good (400)."""
+    max_kv_ssd_share: Share | None = None
+    """The same of the model's `max_ssd_mb`, where a request may come to lie as a whole."""
 
     @property
     def limits_something(self) -> bool:
         """Any of the limits is set."""
         return any(value is not None for value in self.model_dump().values())
+
+    @property
+    def limits_kv(self) -> bool:
+        """A share of the KV budgets is set."""
+        return self.max_kv_ram_share is not None or self.max_kv_ssd_share is not None
 
 
 class ModelEntry(_Section):

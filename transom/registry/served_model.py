@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from transom.cache import KVSizes
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.config.pooling_config import PoolingConfig
@@ -92,6 +93,11 @@ class ServedModel:
     def can_be_asked(self) -> bool:
         """It is loaded, or will be when it is asked."""
         return self.engine.status.state in (EngineState.READY, EngineState.STOPPED)
+
+    @property
+    def kv_sizes(self) -> KVSizes:
+        """How much of the KV budgets sequences take; known before the model is loaded."""
+        return KVSizes.of(self.model_config, self.engine_config)
 
     def max_request_tokens(self, cache: CacheOptions) -> int:
         """The longest request, prompt and completion, that the window and the KV budgets can ever hold.

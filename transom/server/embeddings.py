@@ -83,6 +83,7 @@ def embeddings_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def create_embeddings(request: Request) -> Response:
+        context.check_room(request)
         served, body = await _read(context, request)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -24,7 +25,7 @@ from transom.server.choices import chat_logprobs
 from transom.server.context import ServerContext
 from transom.server.errors import reply_to
 from transom.server.event_stream import NAMED_EVENTS
-from transom.server.gate import Gate
+from transom.server.gate import Gate, max_request_tokens
 from transom.server.json_body import read_body
 from transom.server.plan import Plan
 from transom.server.protocol import ChatBody
@@ -51,19 +52,20 @@ def responses_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def create_response(request: Request) -> Response:
+        context.check_room(request)
         body, chat = await _read(context, request)
         served = context.find_model({"model": body.model}, request)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         try:
-            prompt = await fit_chat(served, chat)
+            prompt = await fit_chat(served, chat, gate.max_request_tokens)
             reading = Reading.of(served.llm, chat, prompt.token_ids)
             plan = await plan_chat(
                 served,
                 chat,
                 prompt,
                 reading,
-                caller_of(request),
+                gate,
                 context.settings.max_output_tokens,
                 param="input",
                 prefix="resp",
@@ -77,7 +79,9 @@ def responses_router(context: ServerContext) -> APIRouter:
     async def count_input_tokens(request: Request) -> Response:
         body, chat = await _read(context, request)
         try:
-            prompt = await fit_chat(context.find_model({"model": body.model}, request), chat)
+            served = context.find_model({"model": body.model}, request)
+            most = partial(max_request_tokens, served, context.quotas, caller_of(request).tier)
+            prompt = await fit_chat(served, chat, most)
         except RequestError as error:
             raise in_own_words(error) from None
         return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})

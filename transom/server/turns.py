@@ -86,12 +86,16 @@ class Turns:
     def arrive(self, key: str) -> Place:
         """A place for one more answer of this key; "" stands for all callers where no key is asked for, who have no
         bound of their own. Raises `KeyQueueFullError` and `QueueFullError`."""
+        self.check(key)
+        self._answers[key] += 1
+        return Place(self._answers, key)
+
+    def check(self, key: str) -> None:
+        """Raises as `arrive` would."""
         if key and self._answers[key] >= self._limits.max_waiting_per_key:
             raise KeyQueueFullError(f"{self._answers[key]} requests of this key are waiting, which is the limit.")
         if self._answers.total() >= self._limits.max_waiting:
             raise QueueFullError(f"{self._answers.total()} requests are waiting, which is the limit.")
-        self._answers[key] += 1
-        return Place(self._answers, key)
 
     async def generate(
         self, key: str, place: Place, request: GenerationRequest, generate: Generate
