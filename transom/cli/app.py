@@ -16,6 +16,7 @@ from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
 from transom.cli.keys_app import keys_app
 from transom.cli.options import GgufRecipe, LogLevel, ModelOptions, ServeOptions
+from transom.cli.pull_app import add_pull_command
 
 app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
@@ -237,6 +238,7 @@ def check(
 
 
 add_admin_commands(app)
+add_pull_command(app)
 
 _SECRET = frozenset({"api_key"})
 

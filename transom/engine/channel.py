@@ -19,7 +19,7 @@ from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
 from transom.engine.error_data import ErrorData
 from transom.engine.plain_data import from_plain, to_plain
-from transom.engine.reports import EngineStats, LoadReport
+from transom.engine.reports import EngineStats, LoadProgress, LoadReport
 from transom.errors import ChannelError
 from transom.request import Request, RequestOutput
 
@@ -49,6 +49,13 @@ class Abort:
     """To the worker: stop generating; unknown ids are ignored."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """From the worker, before `Ready` or `Failed`, any number of times: how far the weights are."""
+
+    progress: LoadProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +94,11 @@ class Heartbeat:
     stats: EngineStats
 
 
-Message = Configure | Submit | Abort | Ready | Failed | Refused | Outputs | Heartbeat
+Message = Configure | Submit | Abort | Loading | Ready | Failed | Refused | Outputs | Heartbeat
 
 _MESSAGES: dict[str, type[Message]] = {
-    message.__name__: message for message in (Configure, Submit, Abort, Ready, Failed, Refused, Outputs, Heartbeat)
+    message.__name__: message
+    for message in (Configure, Submit, Abort, Loading, Ready, Failed, Refused, Outputs, Heartbeat)
 }
 
 

@@ -22,6 +22,14 @@ class EngineStats:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load has come, in bytes of the weights' files."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """What loading took and gave."""
 
