@@ -33,8 +33,8 @@ def test_a_model_is_a_bundled_id_or_a_directory() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("nothing", "neither a directory, nor a GGUF file, nor a bundled or a pulled model"),
-        ("", "neither a directory, nor a GGUF file, nor a bundled or a pulled model"),
+        ("nothing", "neither a directory, nor a GGUF file, nor a bundled model"),
+        ("", "neither a directory, nor a GGUF file, nor a bundled model"),
         ("/no/such/directory", "no such directory"),
         ("../x", "no such directory"),
         ("~/x", "no such directory"),

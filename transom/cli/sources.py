@@ -133,7 +133,7 @@ def _why_no_model(model: str) -> str:
         return f"looks like a model of a hub; `transom pull {model}` fetches it"
     if "/" in model or model.startswith(("~", ".")):
         return "is no such directory or file"
-    return "is neither a directory, nor a GGUF file, nor a bundled or a pulled model"
+    return "is neither a directory, nor a GGUF file, nor a bundled model, nor a pulled one"
 
 
 def _pulled_names() -> str:
