@@ -32,4 +32,5 @@ def test_one_token_has_no_speed_and_what_was_forgotten_is_said() -> None:
 
 def test_a_stopped_answer_has_no_counts() -> None:
     assert figures(0.0, 1.0, 2.0, usage=None).line(4096) == "stopped"
+    assert figures(0.0, usage=Usage(9, 1)).line(4096) == "1 token, no text, context 10 of 4096 tokens"
     assert figures(0.0, usage=None).rows().keys() == {"last answer"}

@@ -34,12 +34,12 @@ class AnswerFigures:
 
     def line(self, context_window: int) -> str:
         """The figures in a line."""
-        if self.usage is None or self.first_seconds is None:
+        if self.usage is None:
             return "stopped"
         parts = [_count(self.usage.num_completion_tokens, "token")]
         if (speed := self.tokens_per_second) is not None:
             parts.append(f"{speed:.1f} tokens/s")
-        parts.append(f"first after {self.first_seconds:.2f} s")
+        parts.append("no text" if self.first_seconds is None else f"first after {self.first_seconds:.2f} s")
         parts.append(f"context {self.num_context_tokens} of {context_window} tokens")
         if self.usage.num_evicted_tokens:
             parts.append(f"{self.usage.num_evicted_tokens} forgotten")

@@ -45,9 +45,9 @@ class Chat:
 
     def said(self, *, is_chat: bool) -> Asked | None:
         """All of it, for counting; None when nothing was said."""
-        if not is_chat:
+        if not is_chat or not self.messages:
             return Asked(text=self.text) if self.text else None
-        return Asked(self.with_system(self.messages)) if self.messages else None
+        return Asked(self.with_system(self.messages), continues=self.messages[-1]["role"] == "assistant")
 
     def take(self, asked: Asked, reply: str) -> None:
         """An answer was given, be it cut off."""

@@ -15,7 +15,7 @@ from transom.cli.banner import size_text
 from transom.cli.terminal.answer_clock import AnswerClock, AnswerFigures
 from transom.cli.terminal.chat import Chat
 from transom.cli.terminal.commands import complete_command, run_command
-from transom.cli.terminal.interrupts import until_interrupted
+from transom.cli.terminal.interrupts import idle_interrupts_ignored, until_interrupted
 from transom.cli.terminal.line_reader import LineReader, NoLine
 from transom.cli.terminal.screen import LazyBar, Screen
 from transom.cli.terminal.typed import meaning
@@ -51,14 +51,12 @@ class Conversation:
     async def run(self) -> None:
         """Until the end of input, or a command that leaves."""
         self.screen.note(f"{self.model.description} /help shows the commands; Ctrl-C stops an answer, Ctrl-D leaves.")
-        while not self.is_over:
-            typed = await self.reader.read()
-            if typed is NoLine.END:
-                return
-            if typed is NoLine.INTERRUPT:
-                self.screen.note("Ctrl-C stops an answer; Ctrl-D or /quit leaves.")
-            else:
-                await self._take(whole_characters(typed))
+        with idle_interrupts_ignored():
+            while not self.is_over and (typed := await self.reader.read()) is not NoLine.END:
+                if typed is NoLine.INTERRUPT:
+                    self.screen.note("Ctrl-C stops an answer; Ctrl-D or /quit leaves.")
+                else:
+                    await self._take(whole_characters(typed))
 
     def complete(self, typed: str) -> list[str]:
         """What a line that begins like this may become."""

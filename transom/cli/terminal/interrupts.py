@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
+
+
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, this is no setting that processes inherit."""
+
+
+@contextmanager
+def idle_interrupts_ignored() -> Iterator[None]:
+    """Within it, Ctrl-C that comes when nothing runs, such as a moment after the end of an answer, does nothing."""
+    before = signal.signal(signal.SIGINT, _ignore)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def until_interrupted(work: Coroutine[Any, Any, None]) -> bool:

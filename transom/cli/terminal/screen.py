@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,7 @@ from rich.text import Text
 from transom.cli.terminal.harmless import harmless
 
 _BAR_DELAY_SECONDS = 0.4
+_LEAST_COLUMN = 30
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -76,7 +78,12 @@ class Screen:
         self._notes.print(Text(harmless(text), style="red"))
 
     def pairs(self, rows: Mapping[str, str]) -> None:
-        """Names and what is to be said of them, in two columns."""
+        """Names and what is to be said of them, in two columns or, where these would be narrow, one below the other."""
+        if self._notes.width < max(map(len, rows)) + _LEAST_COLUMN:
+            for name, value in rows.items():
+                self.say(name)
+                self._notes.print(Padding(Text(harmless(value)), (0, 0, 0, 2)))
+            return
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
