@@ -75,8 +75,9 @@ class PseudoTerminal:
 
     def end(self) -> int:
         """Reads until the process has ended; its exit code."""
+        deadline = time.monotonic() + _SECONDS
         while self._read():
-            pass
+            assert time.monotonic() < deadline, f"it does not end: {self.text}"
         return self.process.wait(timeout=_SECONDS)
 
     def close(self) -> None:

@@ -37,6 +37,7 @@ def shared(home: Path) -> Iterator[PseudoTerminal]:
         terminal.wait_for(PROMPT)
         assert "chatty (chat), context window 8192 tokens" in terminal.text
         yield terminal
+        terminal.ask("/clear", f"begins anew.{PROMPT}")
         terminal.type("\x04")
         assert terminal.end() == 0
         assert "Traceback" not in terminal.text
