@@ -51,8 +51,9 @@ $(VENV)/installed-parity: $(VENV)/installed-dev
 serve: $(VENV)/installed
 	@$(BIN)/transom serve $(ARGS)
 
+# On all cores; the tests of a file stay together, with the servers they share. ARGS="-n 0" runs them one by one.
 test: $(VENV)/installed-dev
-	@$(BIN)/python -m pytest -m "not parity and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not parity and not slow" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-dev
 	@$(BIN)/python -m pytest -m "slow and not parity" $(ARGS)
@@ -79,7 +80,7 @@ clients: $(VENV)/installed-dev
 	@test -d $(VENV)/clients || $(PYTHON) -m venv $(VENV)/clients
 	@$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install --upgrade "pip>=25.1"
 	@$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install --group clients
-	@TRANSOM_TEST_PYTHON="$(abspath $(BIN)/python)" $(VENV)/clients/bin/python -m pytest tests/clients \
+	@TRANSOM_TEST_PYTHON="$(abspath $(BIN)/python)" $(VENV)/clients/bin/python -m pytest tests/clients --confcutdir=tests/clients \
 		-o filterwarnings=ignore -o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session $(ARGS)
 
 sanitize: $(VENV)/installed-dev

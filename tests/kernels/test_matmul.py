@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.kernels.instruction_sets import everywhere
-from transom.kernels import PackedMatrix, embed, matmul, reference
+from transom.kernels import PackedMatrix, embed, matmul, packed_bytes, reference
 
 Dtype = Literal["f32", "f16", "bf16"]
 DTYPES: tuple[Dtype, ...] = ("f32", "f16", "bf16")
@@ -214,3 +214,21 @@ def test_filling_refuses_what_does_not_fit(row: int, weight: Any, error: type[Ex
 def test_a_product_refuses_arrays_that_do_not_fit(x: Any, bias: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         matmul(x, PackedMatrix(10, 8, "f32"), bias)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(("f32", "f16", "bf16", "q8_0", "q5_1", "q2_k", "q3_k", "q4_k", "q6_k", "iq4_xs")),
+    out_features=st.integers(1, 100),
+    blocks=st.integers(1, 5),
+)
+def test_what_a_matrix_takes_is_known_before_it_is_made(dtype: Any, out_features: int, blocks: int) -> None:
+    expected = PackedMatrix(out_features, 256 * blocks, dtype).nbytes
+    assert packed_bytes(out_features, 256 * blocks, dtype) == expected
+
+
+def test_the_size_of_an_impossible_matrix_is_an_error() -> None:
+    with pytest.raises(ValueError, match="multiple of 256"):
+        packed_bytes(1, 255, "q4_k")
+    with pytest.raises(MemoryError):
+        packed_bytes(2**30, 2**30, "f32")

@@ -43,6 +43,27 @@ def test_any_text_is_read_the_same_wherever_it_is_cut(is_open: bool, pieces: lis
     )
 
 
+@pytest.mark.parametrize(
+    ("is_open", "text", "end"),
+    [
+        (False, "\n<think>hm</think>\n Four.", len("\n<think>hm</think>")),
+        (True, "hm</think>Four.", len("hm</think>")),
+        (False, "Four. <think>no</think>", 0),
+        (False, "<thi", 0),
+        (False, "<think>hm</thi", None),
+        (True, "", None),
+    ],
+)
+def test_the_reasoning_ends_behind_its_closing_mark_wherever_the_text_is_cut(
+    is_open: bool, text: str, end: int | None
+) -> None:
+    whole, in_pieces = (ReasoningSplitter(ReasoningMarks(), is_open=is_open) for _ in range(2))
+    whole.feed(text)
+    for character in text:
+        in_pieces.feed(character)
+    assert whole.end == in_pieces.end == end
+
+
 def test_a_template_that_knows_the_marks_tells_of_reasoning() -> None:
     assert find_reasoning("{{ message.content.split('</think>') }}") == ReasoningMarks()
     assert find_reasoning("{{ message.content }}") is None

@@ -44,7 +44,7 @@ def _request(seed: int | None = None) -> GenerationRequest:
 
 def _completion(text: str, *logprobs: float) -> Completion:
     details = tuple(TokenDetail(0, b"", logprob, 0) for logprob in logprobs)
-    return Completion(text, (), details, None, FinishReason.LENGTH, None, Usage(1, 1))
+    return Completion(text, (), (), details, None, FinishReason.LENGTH, None, Usage(1, 1))
 
 
 def test_repetitions_differ_in_id_and_seed_and_agree_in_the_rest() -> None:

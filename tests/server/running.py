@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from starlette.types import ASGIApp
+
 from tests.server.served import RecitingEngine, make_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve
@@ -52,13 +54,21 @@ async def running(*engines: RecitingEngine, settings: ServerSettings | None = No
     settings = settings or ServerSettings(port=0, drain_timeout=2)
     lifecycle = Lifecycle()
     app = make_app(*engines, settings=settings, lifecycle=lifecycle)
+    async with running_app(app, lifecycle, settings) as server:
+        server.engines = engines
+        yield server
+
+
+@asynccontextmanager
+async def running_app(app: ASGIApp, lifecycle: Lifecycle, settings: ServerSettings) -> AsyncIterator[Running]:
+    """The same for an application that was made elsewhere with this lifecycle."""
     listener: socket.socket = bind("127.0.0.1", 0)
 
     async def prepare() -> bool:
         return True
 
     task = asyncio.create_task(serve(app, listener, settings, lifecycle, prepare))
-    server = Running(listener.getsockname()[1], lifecycle, task, engines)
+    server = Running(listener.getsockname()[1], lifecycle, task)
     try:
         await server.is_up()
         yield server

@@ -232,7 +232,7 @@ async def test_what_was_asked_and_what_holds_is_told() -> None:
         ({"truncation": "middle"}, "truncation"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"include": ["file_search_call.results"]}, "include"),
-        ({"max_tool_calls": 3}, "max_tool_calls"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
@@ -243,8 +243,8 @@ async def test_what_was_asked_and_what_holds_is_told() -> None:
         ({"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}}, "text.format"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
-        ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
-        ({"service_tier": "flex"}, "service_tier"),
+        ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
+        ({"service_tier": "gold"}, "service_tier"),
         ({"messages": []}, "messages"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"n": 2}, "n"),
@@ -299,6 +299,8 @@ async def test_thoughts_text_and_calls_are_items_each(stream: bool) -> None:
     body = events[-1][1]["response"] if stream else answer.json()
     Response.model_validate(body)
     assert body["status"] == "completed"
+    reasoning_tokens = len(b"<think>\nhm\n</think>")
+    assert body["usage"]["output_tokens_details"] == {"reasoning_tokens": reasoning_tokens}
     assert [item["type"] for item in body["output"]] == ["reasoning", "message", "function_call"]
     reasoning, message, call = body["output"]
     assert (reasoning["content"][0]["text"], message["content"][0]["text"]) == ("hm", "I stop.")

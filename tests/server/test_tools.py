@@ -83,6 +83,46 @@ async def test_without_leave_to_call_in_parallel_there_is_one_call() -> None:
     assert len(answer.json()["choices"][0]["message"]["tool_calls"]) == 1
 
 
+@pytest.mark.parametrize("per_output", [1, 7, 1000])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_without_leave_to_call_in_parallel_the_answer_ends_with_its_first_call(
+    per_output: int, stream: bool
+) -> None:
+    options: dict[str, Any] = {"stream": stream, **({"stream_options": {"include_usage": True}} if stream else {})}
+    answer, engine = await ask(TWO_CALLS, parallel_tool_calls=False, per_output=per_output, **options)
+    whole = [*answer.events()[:-1]] if stream else [answer.json()]
+    ends = [choice["finish_reason"] for part in whole for choice in part["choices"] if choice["finish_reason"]]
+    used = TWO_CALLS.encode().index(b'{"city"') + len('{"city": "Köln"}}'.encode())
+    assert ends == ["tool_calls"]
+    assert whole[-1]["usage"]["completion_tokens"] == used
+    assert per_output == 1000 or engine.aborted
+
+
+@pytest.mark.parametrize("per_output", [1, 7, 1000])
+async def test_tokens_of_the_reasoning_are_counted_wherever_outputs_are_cut(per_output: int) -> None:
+    reasoning = len(b"<think>\nhm\n</think>")
+    answer, _ = await ask(TWO_CALLS, per_output=per_output)
+    usage = answer.json()["usage"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": reasoning}
+    streaming: dict[str, Any] = {
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+    streamed, _ = await ask(TWO_CALLS, per_output=per_output, n=2, **streaming)
+    counts = [event["usage"]["completion_tokens_details"]["reasoning_tokens"] for event in streamed.events()[:-1]]
+    assert counts == sorted(counts)
+    assert counts[-1] == 2 * reasoning
+    cut, _ = await ask(TWO_CALLS, per_output=per_output, max_completion_tokens=9, include_reasoning=False)
+    assert cut.json()["usage"]["completion_tokens_details"] == {"reasoning_tokens": 9}
+
+
+async def test_an_answer_without_reasoning_has_no_tokens_of_it() -> None:
+    left_in: dict[str, Any] = {"reasoning_format": "none"}
+    for text, body in [("No <think>no</think>.", {}), ("<think>hm</think> Yes.", left_in)]:
+        answer, _ = await ask(text, tools=[], **body)
+        assert answer.json()["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+
+
 async def test_calls_alone_have_no_content_and_text_alone_no_calls() -> None:
     message = (await ask(CALL))[0].json()["choices"][0]["message"]
     assert message["content"] is None

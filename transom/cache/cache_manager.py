@@ -13,10 +13,9 @@ from typing import Literal, cast
 
 from transom import kernels
 from transom.cache.admission import Admission
-from transom.cache.block import BLOCK_SIZE
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
-from transom.cache.budget import Budget
+from transom.cache.budget import Budget, ram_budget
 from transom.cache.cache_report import CacheReport
 from transom.cache.chunking import Chunking
 from transom.cache.cold_file import Identify
@@ -39,10 +38,11 @@ from transom.cache.publishing import Publishing
 from transom.cache.reuse_room import ReuseRoom
 from transom.cache.reuse_writer import ReuseWriter
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.staging_ring import StagingRing, num_staging_slots
+from transom.cache.staging_ring import StagingRing
 from transom.cache.stats import CacheStats, TierState
 from transom.cache.strategy import Strategy, strategy_of
 from transom.cache.tiered_layer_cache import TieredLayerCache
+from transom.cache.window import SequenceWindow, window_of
 from transom.config.engine_config import EngineConfig
 from transom.config.kv_size import cold_slot_bytes
 from transom.config.model_config import ModelConfig
@@ -79,7 +79,7 @@ class CacheManager:
         self._rows = _rows_by_layer(self._groups)
         self._default_options = engine_config.cache
         self._conv_states = ConvStates(model_config, engine_config.max_num_seqs)
-        budget = _ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
+        budget = ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
         self._hot_tier = HotTier(layout, budget.num_slots)
         snapshots = snapshot_group(model_config, layout.slot_bytes) if engine_config.enable_prefix_cache else None
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
@@ -143,6 +143,10 @@ class CacheManager:
     def is_waiting_for_disk(self) -> bool:
         """The cold tier takes no blocks for the moment, because its disk is full or hangs: room may come later."""
         return self._cold_tier.state is TierState.PAUSED
+
+    def cold_reads(self) -> tuple[int, float]:
+        """Bytes that came from the cold tier so far, and seconds in which nothing was done but wait for it. Quick."""
+        return self._cold_tier.read_totals()[0], self._cold_tier.stall_seconds()
 
     def check_fits(self, num_tokens: int, options: CacheOptions | None = None) -> None:
         """Raises BudgetExceededError when a sequence of `num_tokens` can never fit, however idle the server is."""
@@ -325,6 +329,10 @@ class CacheManager:
         self._cold_tier.trim()
         return self._report.stats(tuple(self._handles))
 
+    def windows(self) -> tuple[SequenceWindow, ...]:
+        """What the window of each open sequence looks like, as of now. Costs a walk over their blocks."""
+        return tuple(window_of(handle, self._promotion.blocks_on_the_way()) for handle in self._handles)
+
     def check_integrity(self) -> None:
         """Raises AssertionError when a block is leaked, owned twice or miscounted. Costs a walk over all blocks."""
         for table in self._tables():
@@ -358,22 +366,6 @@ class CacheManager:
         num_missing = sum(table.num_missing_slots(num_tokens) for table in handle.tables)
         has_cap = self._budget.max_hot_blocks is not None
         return num_missing == 0 or (num_missing <= self._pool.num_free_slots and not has_cap)
-
-
-def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: EngineConfig, state_bytes: int) -> Budget:
-    """The budget without what the cold tier will have. Raises ConfigError when not even one block fits."""
-    cap = None if engine_config.hot_tokens is None else max(1, engine_config.hot_tokens // BLOCK_SIZE)
-    num_slots = max(0, engine_config.kv_cache_ram_bytes - state_bytes) // slot_bytes
-    return Budget(
-        groups=groups,
-        slot_bytes=slot_bytes,
-        budget_bytes=engine_config.kv_cache_ram_bytes,
-        chunk=min(engine_config.max_num_batched_tokens, 2**31 if cap is None else max(1, cap // 2) * BLOCK_SIZE),
-        num_staging_slots=num_staging_slots(num_slots, slot_bytes) if engine_config.has_cold_tier else 0,
-        max_ssd_bytes=engine_config.max_ssd_bytes,
-        state_bytes=state_bytes,
-        max_hot_blocks=cap,
-    )
 
 
 def _max_reuse_slots(engine_config: EngineConfig, slot_bytes: int) -> int | None:

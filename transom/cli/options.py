@@ -47,6 +47,13 @@ class GgufRecipe(StrEnum):
     Q4_K_M = "Q4_K_M"
 
 
+class LogFormat(StrEnum):
+    """How a line of the log looks."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class LogLevel(StrEnum):
     """How much is logged."""
 
@@ -93,6 +100,7 @@ class ServeOptions:
     default_model: str | None = None
     max_output_tokens: int | None = None
     allow_unknown_fields: bool = False
+    allow_prompt_logprobs: bool = False
     ping_interval: float = 10.0
     shutdown_timeout: float = 30.0
     admin_socket: Path | None = None
@@ -267,6 +275,9 @@ MaxOutputTokens = Annotated[
 AllowUnknownFields = Annotated[
     bool, typer.Option(envvar="TRANSOM_ALLOW_UNKNOWN_FIELDS", help="Ignore unknown request fields; logged once each.")
 ]
+AllowPromptLogprobs = Annotated[
+    bool, typer.Option(envvar="TRANSOM_ALLOW_PROMPT_LOGPROBS", help="Serve the request field prompt_logprobs.")
+]
 PingInterval = Annotated[
     float,
     typer.Option(
@@ -293,7 +304,14 @@ AdminSocket = Annotated[
         help="Unix socket for ps, load, unload and drain [the registry's].",
     ),
 ]
-Level = Annotated[LogLevel, typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged.")]
+Level = Annotated[
+    LogLevel,
+    typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged; info: a line for each request."),
+]
+Format = Annotated[
+    LogFormat,
+    typer.Option("--log-format", envvar="TRANSOM_LOG_FORMAT", help="Lines for people, or an object in each line."),
+]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the settings and where they come from.")]
 
 Prompt = Annotated[

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
 from transom.config.registry_config import RegistryConfig, ServerConfig
 from transom.config.total_budgets import check_total_ssd
+from transom.log_lines import log_unhandled, set_up_logging
 from transom.quotas import QuotaLedger, Quotas, QuotaStore, steady_wall_clock
 from transom.registry import ModelRegistry
 from transom.server.admin import create_admin_app
@@ -32,12 +32,12 @@ from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings, as_address, is_loopback
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-
-def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_level: str) -> None:
+def start_server(
+    model_options: ModelOptions, serve_options: ServeOptions, log_level: str, *, logs_json: bool = False
+) -> None:
     """Runs until a signal. Raises `ConfigError`; exits with 1 when no model can be served."""
-    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    set_up_logging(log_level, as_json=logs_json)
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
@@ -76,6 +76,7 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
         default_model=options.default_model,
         max_output_tokens=options.max_output_tokens,
         allow_unknown_fields=options.allow_unknown_fields,
+        allow_prompt_logprobs=options.allow_prompt_logprobs,
         ping_interval=options.ping_interval,
         drain_timeout=options.shutdown_timeout,
     )
@@ -115,6 +116,7 @@ async def _run(
     reworded: Callable[[str], str],
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
+    asyncio.get_running_loop().set_exception_handler(log_unhandled)
     lifecycle = Lifecycle()
     app = create_app(registry, settings, lifecycle, quotas)
     outcome: list[bool] = []

@@ -61,6 +61,9 @@ def embed(weight: PackedMatrix, token_ids: NDArray[np.int32]) -> NDArray[np.floa
 def row_bytes(dtype: WeightDtype, in_features: int) -> int:
     """Bytes of one row in a file. ValueError as for `PackedMatrix`."""
 
+def packed_bytes(out_features: int, in_features: int, dtype: WeightDtype) -> int:
+    """`PackedMatrix(...).nbytes`, without taking any memory. Raises as `PackedMatrix`."""
+
 def dequantize(dtype: QuantizedDtype, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """ggml's blocks [n, row_bytes] -> [n, K], the same bits as ggml gives. The array may be unaligned.
 

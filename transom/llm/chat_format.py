@@ -94,6 +94,11 @@ class AnswerParser:
         """A call is complete."""
         return self._num_calls > 0
 
+    @property
+    def reasoning_end(self) -> int | None:
+        """Characters of the text that belong to its reasoning; None while it goes on."""
+        return 0 if self._reasoning is None else self._reasoning.end
+
     def feed(self, text: str) -> list[ChatEvent]:
         """What is certain after more text."""
         pieces = [ContentPiece(text)] if self._reasoning is None else self._reasoning.feed(text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from transom.llm.chat_format import AnswerParser
 from transom.request import FinishReason, Request, Usage
 
 
@@ -21,6 +23,8 @@ class GenerationRequest:
     """Special tokens that show in the text nevertheless."""
     echo: bool = False
     """The text starts with the prompt's."""
+    new_call_reader: Callable[[], AnswerParser] | None = None
+    """Where given, the text ends where its reader has read a complete call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class TokenDetail:
     """Characters of the text (of the prompt too, with `echo`) before this token's first one."""
     top: tuple[RivalToken, ...] = ()
     """Best first."""
+    rank: int | None = None
+    """Among all of the vocabulary, 1 is the most likely; only for tokens of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class TextDelta:
     text: str = ""
     token_ids: tuple[int, ...] = ()
     """New tokens, also those whose text is still held back."""
+    text_offsets: tuple[int, ...] = ()
+    """For each new token the characters of the text (of the prompt too, with `echo`) before its first one."""
     logprobs: tuple[TokenDetail, ...] | None = None
     """One per new token, when asked for."""
     prompt_logprobs: tuple[TokenDetail, ...] | None = None
@@ -65,5 +73,7 @@ class TextDelta:
     """Present with `finish_reason`."""
     num_computed_tokens: int = 0
     """Progress of prefill, in tokens; deltas without text and tokens carry nothing else."""
+    queue_seconds: float | None = None
+    """How long the sequence waited for its first step; in its first delta alone."""
     vector: tuple[float, ...] | None = None
     """With `finish_reason`, where the request asks for one and for no text; not normalised."""

@@ -46,10 +46,18 @@ class ReasoningSplitter:
         self._place = _Place.REASONING_START if is_open else _Place.START
         self._held = ""
         self._space = ""
+        self._num_fed = self._end = 0
+
+    @property
+    def end(self) -> int | None:
+        """Characters of the text up to the end of the reasoning, its marks included: 0 without any, None while it
+        goes on."""
+        return None if self._place in (_Place.REASONING_START, _Place.REASONING) else self._end
 
     def feed(self, text: str) -> list[ContentPiece | ReasoningPiece]:
         """What is certain after more text."""
         pieces: list[ContentPiece | ReasoningPiece] = []
+        self._num_fed += len(text)
         rest, self._held = self._held + text, ""
         while rest and not self._held:
             match self._place:
@@ -99,5 +107,5 @@ class ReasoningSplitter:
         if mark is None:
             self._held = behind
             return ""
-        self._place = _Place.ANSWER_START
+        self._place, self._end = _Place.ANSWER_START, self._num_fed - len(behind)
         return behind

@@ -15,6 +15,7 @@ class Completion:
 
     text: str
     token_ids: tuple[int, ...]
+    text_offsets: tuple[int, ...]
     logprobs: tuple[TokenDetail, ...] | None
     prompt_logprobs: tuple[TokenDetail, ...] | None
     finish_reason: FinishReason
@@ -53,6 +54,7 @@ def join(deltas: Sequence[TextDelta]) -> Completion:
     return Completion(
         text="".join(delta.text for delta in deltas),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        text_offsets=tuple(offset for delta in deltas for offset in delta.text_offsets),
         logprobs=tuple(detail for details in scored for detail in details) if scored else None,
         prompt_logprobs=next((delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs is not None), None),
         finish_reason=last.finish_reason,

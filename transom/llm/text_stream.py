@@ -27,6 +27,7 @@ class TextStream:
         self._prompt_ids = request.request.prompt_token_ids
         self._detokenizer = self._new_detokenizer(self._prompt_ids)
         self._scanner = StopStringScanner(request.stop, include_stop=request.include_stop_str_in_output)
+        self._call_reader = request.new_call_reader() if request.new_call_reader is not None else None
         self._text_offset = 0
         self._num_completion_tokens = 0
         self._prompt_text = self._take_prompt() if request.echo else ""
@@ -36,19 +37,23 @@ class TextStream:
         if output.finish_reason is FinishReason.ERROR:
             raise EngineError(output.error or "The request failed inside the engine.")
         texts: list[str] = []
+        offsets: list[int] = []
         details: list[TokenDetail] = []
         for index, token_id in enumerate(output.token_ids):
             if output.logprobs is not None:
                 details.append(self._detail(output.logprobs[index], self._text_offset))
+            offsets.append(self._text_offset)
             texts.append(self._take_token(token_id, is_stop_token=self._is_stop_token(output, index)))
-            if self._scanner.matched is not None:
+            if self._is_complete:
                 break
         num_tokens = len(texts)
         delta = TextDelta(
             token_ids=output.token_ids[:num_tokens],
+            text_offsets=tuple(offsets),
             logprobs=None if output.logprobs is None else tuple(details),
             prompt_logprobs=self._prompt_details(output),
             num_computed_tokens=output.num_computed_tokens,
+            queue_seconds=output.queue_seconds,
             vector=output.vector,
         )
         delta = self._finished(delta, output, texts)
@@ -59,9 +64,9 @@ class TextStream:
 
     def _finished(self, delta: TextDelta, output: RequestOutput, texts: list[str]) -> TextDelta:
         """`delta` with its end, if this is it; the last text is added to `texts`."""
-        if self._scanner.matched is None and output.finish_reason is not None:
+        if not self._is_complete and output.finish_reason is not None:
             texts.append(self._scanner.feed(self._detokenizer.flush()))
-        if self._scanner.matched is not None:
+        if self._is_complete:
             usage = self._usage(output)
             return replace(delta, finish_reason=FinishReason.STOP, stop_reason=self._scanner.matched, usage=usage)
         if output.finish_reason is None:
@@ -82,7 +87,16 @@ class TextStream:
             return ""
         text = self._detokenizer.feed(token_id)
         self._text_offset += len(text)
-        return self._scanner.feed(text)
+        certain = self._scanner.feed(text)
+        if self._call_reader is not None:
+            self._call_reader.feed(certain)
+        return certain
+
+    @property
+    def _is_complete(self) -> bool:
+        """By what the text says, whether the engine would go on or not."""
+        has_called = self._call_reader is not None and self._call_reader.has_called
+        return has_called or self._scanner.matched is not None
 
     def _is_stop_token(self, output: RequestOutput, index: int) -> bool:
         return output.stop_token_id is not None and index == len(output.token_ids) - 1
@@ -118,7 +132,8 @@ class TextStream:
 
     def _detail(self, logprobs: TokenLogprobs, offset: int) -> TokenDetail:
         rivals = tuple(RivalToken(token_id, self._bytes(token_id), logprob) for token_id, logprob in logprobs.top)
-        return replace(self._unscored(logprobs.token_id, offset), logprob=logprobs.logprob, top=rivals)
+        unscored = self._unscored(logprobs.token_id, offset)
+        return replace(unscored, logprob=logprobs.logprob, top=rivals, rank=logprobs.rank)
 
     def _unscored(self, token_id: int, offset: int) -> TokenDetail:
         return TokenDetail(token_id, self._bytes(token_id), logprob=None, text_offset=offset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -31,12 +32,14 @@ from transom.server.openapi import describe_api
 from transom.server.outer import OuterLayer
 from transom.server.props import props_router
 from transom.server.rate_limits import rate_limit_headers
+from transom.server.request_record import record_of
 from transom.server.responses import responses_router
 from transom.server.settings import ServerSettings
 from transom.server.snapshots import take_snapshots
 from transom.server.tokenize import tokenize_router
 from transom.server.turns import Turns
 from transom.server.until_answered import UntilAnswered
+from transom.server.windows import windows_router
 
 _ROUTERS = (
     completions_router,
@@ -47,6 +50,7 @@ _ROUTERS = (
     cache_router,
     models_router,
     tokenize_router,
+    windows_router,
     health_router,
 )
 
@@ -64,7 +68,7 @@ def create_app(
     """
     settings.check_bind()
     turns: dict[str, Turns] = {}
-    metrics = MetricsCollector(lambda: take_snapshots(registry, turns))
+    metrics = MetricsCollector(lambda: take_snapshots(registry, turns), version("transom"))
     quotas = quotas or QuotaLedger(Quotas())
     context = ServerContext(registry, metrics, settings, lifecycle or Lifecycle(), quotas, turns)
     app = FastAPI(
@@ -106,4 +110,6 @@ async def _routing_error(request: Request, error: Exception) -> Response:
         404: ("not_found", f"There is no route {path}."),
         405: ("method_not_allowed", f"{path} is not allowed."),
     }.get(error.status_code, (None, str(error.detail)))
-    return ErrorReply(error.status_code, message, INVALID_REQUEST, code, headers=dict(error.headers or {})).response()
+    reply = ErrorReply(error.status_code, message, INVALID_REQUEST, code, headers=dict(error.headers or {}))
+    record_of(request).note_error(error, reply)
+    return reply.response()

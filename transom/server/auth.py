@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from transom.server.caller import NOBODY, Caller
 from transom.server.errors import HttpError
 from transom.server.key_ring import KeyRing
+from transom.server.request_record import record_of
 
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/health/live", "/health/ready", "/ready"})
 """What an orchestrator asks without a key. Exact spellings only."""
@@ -34,7 +35,8 @@ class RequireKey:
                     "invalid_api_key",
                     headers={"www-authenticate": "Bearer"},
                 )
-            scope.setdefault("state", {})["caller"] = caller
+            scope["state"]["caller"] = caller
+            record_of(scope).tenant = caller.tenant
         await self._app(scope, receive, send)
 
     def _caller(self, scope: Scope) -> Caller | None:

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from transom.llm.chat_events import ArgumentsPiece, CallEnd, CallStart, ChatEvent, ContentPiece, ReasoningPiece
 from transom.llm.chat_format import AnswerParser
+from transom.server.choices import Piece
 
 Delta = dict[str, Any]
 
 
 class ChatChoice:
-    """Fed with the text of one sequence."""
+    """Fed with one sequence, in pieces or as a whole."""
 
     def __init__(self, parser: AnswerParser, call_id: Callable[[], str], *, include_reasoning: bool) -> None:
         self._parser = parser
         self._call_id = call_id
         self._include_reasoning = include_reasoning
         self._num_calls = 0
+        self._text_offsets = array("i")
 
     @property
     def has_called(self) -> bool:
         """A call is complete: the answer ended with it, not with its text."""
         return self._parser.has_called
 
-    def feed(self, text: str, *, is_last: bool) -> list[Delta]:
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Tokens so far that begin within the reasoning, its marks included."""
+        end = self._parser.reasoning_end
+        return len(self._text_offsets) if end is None else bisect_left(self._text_offsets, end)
+
+    def feed(self, piece: Piece) -> list[Delta]:
         """The `delta` objects that more text comes to; neighbours of one kind are one."""
-        events = self._parser.feed(text)
-        events += self._parser.finish() if is_last else []
+        self._text_offsets.extend(piece.text_offsets)
+        events = self._parser.feed(piece.text)
+        events += self._parser.finish() if piece.finish_reason is not None else []
         deltas: list[Delta] = []
         for delta in self._deltas(events):
             if not (deltas and _join(deltas[-1], delta)):

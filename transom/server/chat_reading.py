@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transom.grammar.structure import Structure
@@ -39,6 +39,12 @@ class Reading:
     def shown_tokens(self) -> frozenset[str]:
         """Special tokens that the answer cannot be read without."""
         return self.chat_format.shown_tokens if self.separates else frozenset()
+
+    @property
+    def new_call_reader(self) -> Callable[[], AnswerParser] | None:
+        """Where no second call is wanted, what finds the end of the first: the answer goes no further."""
+        calls_once = self.body.chosen_tools.functions and not self.body.parallel_tool_calls
+        return self._parser if calls_once else None
 
     def prescribed(self) -> tuple[str, Structure] | None:
         """The field that prescribes a form, and the form: of calls, or of the text. Raises RequestError."""

@@ -63,6 +63,10 @@ int64_t bytes_of_row(const std::string& dtype, int64_t in_features) {
   return row_bytes(type, in_features);
 }
 
+int64_t bytes_of_matrix(int64_t out_features, int64_t in_features, const std::string& dtype) {
+  return packed_bytes(out_features, in_features, type_by_name(dtype));
+}
+
 // ---- products ----
 
 // A matrix, or a sequence of matrices with the same number of columns.
@@ -166,6 +170,7 @@ void bind_matmul(nb::module_& module) {
   module.def("matmul", &matmul, nb::arg("x"), nb::arg("weight"), nb::arg("bias") = nb::none());
   module.def("embed", &embed, nb::arg("weight"), nb::arg("token_ids"));
   module.def("row_bytes", &bytes_of_row, nb::arg("dtype"), nb::arg("in_features"));
+  module.def("packed_bytes", &bytes_of_matrix, nb::arg("out_features"), nb::arg("in_features"), nb::arg("dtype"));
   module.def("dequantize", &dequantize, nb::arg("dtype"), nb::arg("rows"));
 }
 

@@ -53,6 +53,11 @@ void check_in_features(WeightType type, int64_t in_features) {
                               std::to_string(facts.block_size) + " columns, not " + std::to_string(in_features));
 }
 
+int64_t packed_bytes(int64_t out_features, int64_t in_features, WeightType type) {
+  const int64_t num_rows = checked(out_features, in_features, type);
+  return (num_rows + kPanelRows - 1) / kPanelRows * bytes_of_panel(type, in_features);
+}
+
 PackedMatrix::PackedMatrix(int64_t out_features, int64_t in_features, WeightType type)
     : out_features_(checked(out_features, in_features, type)),
       in_features_(in_features),

@@ -13,6 +13,9 @@ namespace transom {
 // Throws std::invalid_argument unless in_features is a multiple of the type's block size.
 void check_in_features(WeightType type, int64_t in_features);
 
+// What a PackedMatrix of this shape takes, without making one; throws as its constructor does.
+int64_t packed_bytes(int64_t out_features, int64_t in_features, WeightType type);
+
 class PackedMatrix {
  public:
   // All zeros. out_features (N) and in_features (K) >= 1, K a multiple of the type's block size, else
