@@ -281,7 +281,8 @@ class RequestOutput:
     """The token that ended the sequence and is no part of its text, when `finish_reason` is STOP. None: the text is
     complete by the request's grammar."""
     usage: Usage | None = None
-    """Present with `finish_reason`."""
+    """Present with `finish_reason`; and with the first tokens, when what was cached of the prompt is known, for whoever
+    ends the text before the engine does."""
     error: str | None = None
     num_computed_tokens: int = 0
     """Progress of prefill: tokens of the sequence whose KV exists."""

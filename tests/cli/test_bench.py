@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.cli.test_app import ROOT, one_line, run
+from tests.cli.test_app import one_line
+from tests.command_line import ROOT, run
 from transom.cli.app import app
 
 SMALL = ("--prefill", "64", "--decode", "16", "--repeat", "1", "-t", "1")

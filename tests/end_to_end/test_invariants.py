@@ -224,6 +224,16 @@ def test_a_stop_string_that_tokens_share_ends_the_text_wherever_it_lies(server: 
         assert told.usage["completion_tokens"] <= 24
 
 
+def test_what_was_cached_is_told_however_the_text_ends(server: RunningServer) -> None:
+    long: Body = {"prompt": f"{OTHER} {TEXT}. " * 20, "max_tokens": 20, "temperature": 0}
+    first, again = (post(server, COMPLETIONS, long) for _ in range(2))
+    stopped = post(server, COMPLETIONS, {**long, "stop": again.choices[0].text[5]})
+    assert stopped.choices[0].finish_reason == "stop"
+    assert stopped.usage["prompt_tokens_details"] == again.usage["prompt_tokens_details"]
+    cached = again.usage["prompt_tokens_details"]["cached_tokens"]
+    assert cached >= first.usage["prompt_tokens_details"]["cache_write_tokens"] > 0
+
+
 def test_an_echo_is_the_prompt_and_then_the_text(server: RunningServer) -> None:
     body: Body = {"prompt": TEXT, "max_tokens": 10, "temperature": 0, "logprobs": 0}
     plain, echoed = (post(server, COMPLETIONS, {**body, "echo": echo}).choices[0] for echo in (False, True))

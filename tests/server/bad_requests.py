@@ -34,6 +34,7 @@ COMMON: list[tuple[str, list[Any]]] = [
     ("include_stop_str_in_output", BOOL_TRAPS),
     ("skip_special_tokens", BOOL_TRAPS),
     ("return_token_ids", BOOL_TRAPS),
+    ("timings_per_token", BOOL_TRAPS),
     ("stream_options", [1, [], "x", {}, {"include_usage": True}]),
     ("logit_bias", [[], 1, {"a": 1}, {"-1": 1}, {"01": 1}, {"+1": 1}, {"1.0": 1}, {" 1": 1}, {"١": 1}, {"1": 101}]),
     ("logit_bias", [{"1": -101}, {"1": "1"}, {"1": True}, {str(VOCAB_SIZE): 1}, {str(2**31): 1}, {"9" * 30: 1}]),
@@ -119,7 +120,6 @@ COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
     ("dynatemp_range", 0.5),
     ("n_probs", 3),
     ("t_max_predict_ms", 10),
-    ("timings_per_token", True),
 ]
 COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x"), ("tools", [{}])]
 CHAT_UNSUPPORTED: list[tuple[str, Any]] = [

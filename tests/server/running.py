@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp
 
-from tests.server.served import RecitingEngine, make_app
+from tests.server.served import WINDOW, RecitingEngine, make_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve
 from transom.server.settings import ServerSettings
@@ -49,11 +49,16 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*engines: RecitingEngine, settings: ServerSettings | None = None) -> AsyncIterator[Running]:
+async def running(
+    *engines: RecitingEngine,
+    settings: ServerSettings | None = None,
+    template: str | None = None,
+    window: int = WINDOW,
+) -> AsyncIterator[Running]:
     """Serves on a free port; stops as on a signal when the block ends."""
     settings = settings or ServerSettings(port=0, drain_timeout=2)
     lifecycle = Lifecycle()
-    app = make_app(*engines, settings=settings, lifecycle=lifecycle)
+    app = make_app(*engines, settings=settings, lifecycle=lifecycle, template=template, window=window)
     async with running_app(app, lifecycle, settings) as server:
         server.engines = engines
         yield server

@@ -37,6 +37,7 @@ from transom.scheduler.stats import SchedulerStats
 from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
+from transom.server.tracing import Tracing
 from transom.tokenizer import ChatTemplate, Tokenizer
 from transom.tokenizer.tokenizer_files import TokenizerSettings
 
@@ -83,6 +84,7 @@ class RecitingEngine:
     """The end-of-sequence token comes after so many."""
     tokens_per_output: int = 1
     recited: bytes = RECITED
+    queue_seconds: float = 0.25
     num_restarts: int = 0
     process_id: int | None = None
     requests: list[Request] = field(default_factory=list)
@@ -135,7 +137,7 @@ class RecitingEngine:
             if self.refusal is not None:
                 raise self.refusal
             num_computed = len(request.prompt_token_ids)
-            yield RequestOutput(request.request_id, num_computed_tokens=num_computed, queue_seconds=0.25)
+            yield RequestOutput(request.request_id, num_computed_tokens=num_computed, queue_seconds=self.queue_seconds)
             if request.pooling is not None:
                 is_done = True
                 yield _vector_output(request)
@@ -259,13 +261,20 @@ def make_app(
     settings: ServerSettings | None = None,
     lifecycle: Lifecycle | None = None,
     load_wait_seconds: float = 0.05,
+    template: str | None = None,
+    window: int = WINDOW,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application over one model per engine: `tiny`, `tiny-1`, ..."""
     server = ServerConfig(load_wait_seconds=load_wait_seconds)
     models = [
         served_model(
-            engine, model_id="tiny" if number == 0 else f"tiny-{number}", aliases=(f"org/tiny-alias-{number}",)
+            engine,
+            model_id="tiny" if number == 0 else f"tiny-{number}",
+            aliases=(f"org/tiny-alias-{number}",),
+            template=template,
+            window=window,
         )
         for number, engine in enumerate(engines or (RecitingEngine(),))
     ]
-    return create_app(ModelRegistry(models, server=server), settings or ServerSettings(), lifecycle)
+    return create_app(ModelRegistry(models, server=server), settings or ServerSettings(), lifecycle, tracing=tracing)

@@ -20,7 +20,7 @@ MARKER = "secret-0xdeadbeef"
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "not_found"),
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nowhere", 404, "not_found"),
         ("POST", "/v1/images/generations", 404, "not_found"),
         ("GET", "/docs", 404, "not_found"),
         ("GET", "/v1/completions/", 404, "not_found"),

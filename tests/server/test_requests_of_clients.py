@@ -133,6 +133,7 @@ CHATS: dict[str, dict[str, Any]] = {
         "max_tokens": -1,
         "cache_prompt": True,
         "return_progress": True,
+        "timings_per_token": True,
         **LLAMA_CPP_SAMPLING,
     },
     "SillyTavern": {

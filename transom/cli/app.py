@@ -23,7 +23,6 @@ app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -78,10 +77,12 @@ def serve(
     default_model: options.DefaultModel = None,
     max_output_tokens: options.MaxOutputTokens = None,
     allow_unknown_fields: options.AllowUnknownFields = False,
+    page: options.Page = True,
     allow_prompt_logprobs: options.AllowPromptLogprobs = False,
     ping_interval: options.PingInterval = 10.0,
     shutdown_timeout: options.ShutdownTimeout = 30.0,
     admin_socket: options.AdminSocket = None,
+    otlp_endpoint: options.OtlpEndpoint = None,
     log_level: options.Level = LogLevel.WARNING,
     log_format: options.Format = LogFormat.TEXT,
     print_config: options.PrintConfig = False,
@@ -117,10 +118,12 @@ def serve(
         default_model=default_model,
         max_output_tokens=max_output_tokens,
         allow_unknown_fields=allow_unknown_fields,
+        page=page,
         allow_prompt_logprobs=allow_prompt_logprobs,
         ping_interval=ping_interval,
         shutdown_timeout=shutdown_timeout,
         admin_socket=admin_socket and admin_socket.absolute(),
+        otlp_endpoint=otlp_endpoint,
     )
     with told_in_one_line(partial(in_flags, options=model_options)):
         from transom.cli.serve import show_settings, start_server

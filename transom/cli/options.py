@@ -100,10 +100,12 @@ class ServeOptions:
     default_model: str | None = None
     max_output_tokens: int | None = None
     allow_unknown_fields: bool = False
+    page: bool = True
     allow_prompt_logprobs: bool = False
     ping_interval: float = 10.0
     shutdown_timeout: float = 30.0
     admin_socket: Path | None = None
+    otlp_endpoint: str | None = None
 
 
 def _model_decides(value: int | None) -> int | None:
@@ -275,6 +277,7 @@ MaxOutputTokens = Annotated[
 AllowUnknownFields = Annotated[
     bool, typer.Option(envvar="TRANSOM_ALLOW_UNKNOWN_FIELDS", help="Ignore unknown request fields; logged once each.")
 ]
+Page = Annotated[bool, typer.Option("--page/--no-page", envvar="TRANSOM_PAGE", help="Serve the web page at /.")]
 AllowPromptLogprobs = Annotated[
     bool, typer.Option(envvar="TRANSOM_ALLOW_PROMPT_LOGPROBS", help="Serve the request field prompt_logprobs.")
 ]
@@ -292,6 +295,13 @@ ShutdownTimeout = Annotated[
         min=0,
         envvar="TRANSOM_SHUTDOWN_TIMEOUT",
         help="Seconds that running answers get at the end.",
+    ),
+]
+OtlpEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TRANSOM_OTLP_ENDPOINT",
+        help="Collector for traces of requests, by HTTP, as http://localhost:4318 [OTEL_EXPORTER_OTLP_ENDPOINT].",
     ),
 ]
 AdminSocket = Annotated[

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from transom.cli.failure import EXIT_FAILED, even_unheard, say
 from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
+from transom.cli.tracing import tracing_to
 from transom.config.registry_config import RegistryConfig, ServerConfig
 from transom.config.total_budgets import check_total_ssd
 from transom.log_lines import log_unhandled, set_up_logging
@@ -31,6 +32,9 @@ from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings, as_address, is_loopback
+
+if TYPE_CHECKING:
+    from transom.server.tracing import Tracing
 
 
 def start_server(
@@ -47,10 +51,11 @@ def start_server(
         bind(settings.host, settings.port) as listener,
         _admin_listener(admin_path) as admin,
         closing(_quota_ledger(registry_config)) as quotas,
+        tracing_to(serve_options.otlp_endpoint) as tracing,
     ):
         registry = _prepare(registry_config, model_options)
         reworded = partial(in_flags, options=model_options)
-        if not asyncio.run(_run(registry, settings, quotas, listener, admin, reworded)):
+        if not asyncio.run(_run(registry, settings, quotas, listener, admin, reworded, tracing)):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -76,6 +81,7 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
         default_model=options.default_model,
         max_output_tokens=options.max_output_tokens,
         allow_unknown_fields=options.allow_unknown_fields,
+        has_page=options.page,
         allow_prompt_logprobs=options.allow_prompt_logprobs,
         ping_interval=options.ping_interval,
         drain_timeout=options.shutdown_timeout,
@@ -114,11 +120,12 @@ async def _run(
     listener: socket.socket,
     admin: socket.socket | None,
     reworded: Callable[[str], str],
+    tracing: Tracing | None,
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
     asyncio.get_running_loop().set_exception_handler(log_unhandled)
     lifecycle = Lifecycle()
-    app = create_app(registry, settings, lifecycle, quotas)
+    app = create_app(registry, settings, lifecycle, quotas, tracing)
     outcome: list[bool] = []
 
     async def load_models() -> bool:

@@ -17,7 +17,7 @@ from transom.errors import ContextLengthExceededError, RequestError
 from transom.llm import TEMPLATE_VARIABLES, Completion, TextDelta
 from transom.registry import ServedModel
 from transom.request import CacheOptions, FinishReason
-from transom.server.answering import answer, json_response, progress_fields
+from transom.server.answering import answer, json_response, progress_fields, timing_fields
 from transom.server.cache_field import cache_options
 from transom.server.caller import caller_of
 from transom.server.chat_choice import ChatChoice, message_of
@@ -148,7 +148,8 @@ class _ChatCompletion:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.gate, self.tally)
         rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
-        return self._envelope("chat.completion", rendered, **self._once(completions[0]), usage=self._usage())
+        told = {**self._once(completions[0]), **self._timings()}
+        return self._envelope("chat.completion", rendered, **told, usage=self._usage())
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
@@ -164,9 +165,12 @@ class _ChatCompletion:
                     begun[sequence] = self.reading.new_choice()
                     yield self._piece([self._opening(sequence)], **opening)
                 for choice in self._deltas(sequence, begun[sequence], delta):
-                    yield self._piece([choice])
+                    yield self._piece([choice], **self._timings())
         if self.body.include_usage:
             yield self._envelope("chat.completion.chunk", [], usage=self._usage())
+
+    def _timings(self) -> dict[str, Any]:
+        return timing_fields(self.tally) if self.body.timings_per_token else {}
 
     def _usage(self) -> dict[str, Any]:
         return usage_fields(self.tally.usage(), self.tally.num_reasoning_tokens)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from transom.llm import Completion, TextDelta, best
 from transom.registry import ServedModel
 from transom.request import TokenIds
-from transom.server.answering import answer, progress_fields
+from transom.server.answering import answer, progress_fields, timing_fields
 from transom.server.cache_field import cache_options
 from transom.server.choices import (
     SYSTEM_FINGERPRINT,
@@ -70,7 +70,8 @@ class _Completion:
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.gate, self.tally)
-        return self._envelope(self._best_choices(completions), usage=usage_fields(self.tally.usage()))
+        choices = self._best_choices(completions)
+        return self._envelope(choices, usage=usage_fields(self.tally.usage()), **self._timings())
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces of the same shape."""
@@ -89,7 +90,10 @@ class _Completion:
         choice = self._choice(sequence, self.plan.prompt_of(sequence), delta)
         if not is_first:
             choice.pop("prompt_token_ids", None)
-        return self._envelope([choice], **self._running_usage())
+        return self._envelope([choice], **self._running_usage(), **self._timings())
+
+    def _timings(self) -> dict[str, Any]:
+        return timing_fields(self.tally) if self.body.timings_per_token else {}
 
     def _progress(self, sequence: int, delta: TextDelta) -> dict[str, Any]:
         return progress_fields(self.plan, self.tally, sequence, delta)

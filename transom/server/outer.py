@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
@@ -21,6 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transom.metrics import UNKNOWN_MODEL, MetricsCollector
 from transom.server.errors import reply_to
 from transom.server.request_record import RequestRecord
+
+if TYPE_CHECKING:
+    from transom.server.tracing import Tracing
 
 _log = logging.getLogger("transom.access")
 _failures = logging.getLogger("transom.server")
@@ -36,16 +40,19 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class OuterLayer:
     """Wraps the whole application. `headers` says, from a request's scope, what else every answer carries."""
 
-    def __init__(self, app: ASGIApp, metrics: MetricsCollector, headers: MoreHeaders) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: MetricsCollector, headers: MoreHeaders, tracing: Tracing | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._headers = headers
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             exchange = _Exchange(self._app, scope, send, self._headers)
             await exchange.run(receive)
-            exchange.report(self._metrics)
+            exchange.report(self._metrics, self._tracing)
         elif scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         else:
@@ -74,12 +81,14 @@ class _Exchange:
             await self._answer(error, receive)
         self._seconds = time.perf_counter() - self._record.arrived
 
-    def report(self, metrics: MetricsCollector) -> None:
-        """Writes the log line and counts the answer."""
+    def report(self, metrics: MetricsCollector, tracing: Tracing | None) -> None:
+        """Writes the log line, counts the answer and tells its trace."""
         record = self._record
         status = record.failed_with or self._status
         if _log.isEnabledFor(logging.INFO):
             self._log(status)
+        if tracing is not None:
+            tracing.tell(record, self._scope, self._route, status)
         if record.model is not None:
             metrics.count_request(record.model, status)
             metrics.observe_request(record.model, self._seconds)
@@ -88,9 +97,14 @@ class _Exchange:
         if record.over_quota is not None:
             metrics.count_quota_refusal(record.model or UNKNOWN_MODEL, *record.over_quota)
 
+    @property
+    def _route(self) -> str:
+        """The path's template, where a route was found."""
+        return getattr(self._scope.get("route"), "path", None) or _safe_path(self._scope)
+
     def _log(self, status: int) -> None:
         method = self._scope["method"] if self._scope["method"] in _METHODS else "?"
-        route = getattr(self._scope.get("route"), "path", None) or _safe_path(self._scope)
+        route = self._route
         fields = {"method": method, "route": route, "status": status, "duration_seconds": round(self._seconds, 6)}
         _log.info("%s %s %d", method, route, status, extra={**fields, **self._record.log_fields()})
 

@@ -57,7 +57,6 @@ COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "id_slot": (-1,),
     "n_probs": (0,),
     "t_max_predict_ms": (0, -1),
-    "timings_per_token": (False,),
     "logits_processors": ([],),
     # llama.cpp's samplers that are not served: their switches when off, and what says nothing then
     "xtc_probability": (0, 0.0),
@@ -117,6 +116,7 @@ class SamplingBody(StructureFields):
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """vLLM's; an operator has to allow it."""
     return_progress: bool = False
+    timings_per_token: bool = False
     sse_ping_interval: Annotated[int, Field(ge=-1, le=3600)] | None = None
     priority: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0
     """Higher is later: a caller may step back, not push forward."""

@@ -33,6 +33,8 @@ class Tally:
         self._num_reasoning = [0] * len(plan.requests)
         self._is_lossy = False
         self._begun: set[int] = set()
+        self._counted: set[int] = set()
+        """Prompts of which it is known how much was cached."""
 
     def see(self, sequence: int, delta: TextDelta) -> None:
         """Takes note of one delta."""
@@ -67,6 +69,18 @@ class Tally:
             num_evicted_tokens=sum(self._num_evicted),
             is_lossy=self._is_lossy,
         )
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """From the plan to the first token of all, waiting included, and from there to now."""
+        now = time.perf_counter()
+        first = min(self._first_token.values(), default=now)
+        return first - self._started, now - first
+
+    @property
+    def knows_cached(self) -> bool:
+        """How much of every prompt was cached is known; the engine says so at the end of a sequence."""
+        return len(self._counted) == len(self._plan.prompts)
 
     @property
     def elapsed_ms(self) -> int:
@@ -111,6 +125,7 @@ class Tally:
         self._is_lossy |= usage.is_lossy
         if sequence % self._plan.num_candidates == 0:
             self._num_cached[self._plan.prompt_of(sequence)] = usage.num_cached_tokens
+            self._counted.add(self._plan.prompt_of(sequence))
         if usage.num_completion_tokens > 1 and sequence in self._first_token:
             seconds = time.perf_counter() - self._first_token[sequence]
             self._metrics.observe_token_time(self._plan.model, seconds / (usage.num_completion_tokens - 1))

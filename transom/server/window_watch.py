@@ -78,7 +78,8 @@ class WindowWatch:
         self._clock = clock
         self._sights = {served.id: Sight() for served in self._models}
         self._watchers: Counter[str] = Counter()
-        self._following: asyncio.Future[list[None]] | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._round = asyncio.Event()
 
     def sight(self, served: ServedModel) -> Sight:
         """What was seen of a model the last time that somebody looked."""
@@ -90,7 +91,7 @@ class WindowWatch:
 
     @asynccontextmanager
     async def watching(self, key: str) -> AsyncIterator[None]:
-        """What `sight` says is kept fresh within: at most INTERVAL_SECONDS and a step of the engine old.
+        """What `sight` says is kept fresh within; `until_seen` says when.
 
         Raises `KeyQueueFullError` and `QueueFullError` when too many watch already; "" is all who ask without a key.
         """
@@ -101,7 +102,7 @@ class WindowWatch:
         self._watchers[key] += 1
         if self._following is None:
             self._sights = {served.id: Sight() for served in self._models}
-            self._following = asyncio.gather(*map(self._follow, self._models))
+            self._following = asyncio.create_task(self._follow())
         try:
             yield
         finally:
@@ -109,16 +110,31 @@ class WindowWatch:
             if not self._watchers.total():
                 await self._stop()
 
+    async def until_seen(self) -> None:
+        """Until the next round of looks is over."""
+        await self._round.wait()
+
     async def _stop(self) -> None:
         assert self._following is not None
         following, self._following = self._following, None
         self._watchers.clear()
         await cancel(following)
 
-    async def _follow(self, served: ServedModel) -> None:
-        while True:
-            await self._look(served)
-            await asyncio.sleep(INTERVAL_SECONDS)
+    async def _follow(self) -> None:
+        """Rounds of looks. An engine in a long step is not asked again before it has answered, and not waited for."""
+        pending: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for served in self._models:
+                    if served.id not in pending:
+                        pending[served.id] = asyncio.create_task(self._look(served))
+                await asyncio.wait(pending.values(), timeout=INTERVAL_SECONDS)
+                pending = {model: look for model, look in pending.items() if not look.done()}
+                self._round.set()
+                self._round = asyncio.Event()
+                await asyncio.sleep(INTERVAL_SECONDS)
+        finally:
+            await cancel(*pending.values())
 
     async def _look(self, served: ServedModel) -> None:
         self._sights[served.id].see(await served.engine.look(), self._clock())

@@ -7,8 +7,7 @@ concerns all requests together is for admins.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +24,9 @@ from transom.server.cache_status import cache_numbers, sequence_numbers
 from transom.server.caller import Caller, caller_of
 from transom.server.context import ServerContext
 from transom.server.event_stream import EventStream
-from transom.server.interruption import run_watched
+from transom.server.interruption import cancel, run_watched
 from transom.server.open_requests import OpenRequest
-from transom.server.window_watch import INTERVAL_SECONDS, Pace, Sight, WindowWatch
+from transom.server.window_watch import Pace, Sight, WindowWatch
 
 
 def windows_router(context: ServerContext) -> APIRouter:
@@ -98,9 +97,7 @@ class _Shown:
                 if now != last:
                     last = now
                     yield now
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(INTERVAL_SECONDS):
-                        await lifecycle.until_draining()
+                await _first_of(self.watch.until_seen(), lifecycle.until_draining())
 
     def _model(self, served: ServedModel) -> dict[str, Any]:
         sight = self.watch.sight(served)
@@ -145,6 +142,14 @@ class _Shown:
     def _may_see(self, request: OpenRequest | None) -> bool:
         """A sequence that nobody waits for any more is on its way out."""
         return self.caller.is_admin if request is None else request.is_visible_to(self.caller)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
+    finally:
+        await cancel(*tasks)
 
 
 _NO_WINDOW: dict[str, Any] = {"state": "waiting", "tokens": 0, "layers": []}
