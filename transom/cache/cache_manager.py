@@ -9,14 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, cast
 
-from transom import kernels
 from transom.cache.admission import Admission
-from transom.cache.block import BLOCK_SIZE
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.budget import Budget
+from transom.cache.budget_plan import cold_groups, kv_layout, ram_budget
 from transom.cache.cache_report import CacheReport
 from transom.cache.chunking import Chunking
 from transom.cache.cold_file import Identify
@@ -39,7 +37,7 @@ from transom.cache.publishing import Publishing
 from transom.cache.reuse_room import ReuseRoom
 from transom.cache.reuse_writer import ReuseWriter
 from transom.cache.sequence_cache import SequenceCache, TokenIds
-from transom.cache.staging_ring import StagingRing, num_staging_slots
+from transom.cache.staging_ring import StagingRing
 from transom.cache.stats import CacheStats, TierState
 from transom.cache.strategy import Strategy, strategy_of
 from transom.cache.tiered_layer_cache import TieredLayerCache
@@ -73,13 +71,12 @@ class CacheManager:
 
         `file_system` None is the real one; `clock` is monotonic, in seconds.
         """
-        kv_dtype = cast(Literal["f32", "f16", "q8_0"], engine_config.kv_dtype)  # validated there
-        layout = kernels.KVLayout(model_config.num_key_value_heads, model_config.head_dim, kv_dtype)
+        layout = kv_layout(model_config, engine_config)
         self._groups = layer_groups(model_config)
         self._rows = _rows_by_layer(self._groups)
         self._default_options = engine_config.cache
         self._conv_states = ConvStates(model_config, engine_config.max_num_seqs)
-        budget = _ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
+        budget = ram_budget(model_config, engine_config)
         self._hot_tier = HotTier(layout, budget.num_slots)
         snapshots = snapshot_group(model_config, layout.slot_bytes) if engine_config.enable_prefix_cache else None
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
@@ -90,7 +87,7 @@ class CacheManager:
                 model_config,
                 engine_config,
                 engine_config.ssd_path,
-                groups=self._groups if snapshots is None else (*self._groups, snapshots),
+                groups=cold_groups(model_config, engine_config, layout.slot_bytes),
                 slot_bytes=layout.slot_bytes,
                 arena=self._hot_tier.arena,
                 file_system=file_system or RealFileSystem(),
@@ -358,22 +355,6 @@ class CacheManager:
         num_missing = sum(table.num_missing_slots(num_tokens) for table in handle.tables)
         has_cap = self._budget.max_hot_blocks is not None
         return num_missing == 0 or (num_missing <= self._pool.num_free_slots and not has_cap)
-
-
-def _ram_budget(groups: Sequence[LayerGroup], slot_bytes: int, engine_config: EngineConfig, state_bytes: int) -> Budget:
-    """The budget without what the cold tier will have. Raises ConfigError when not even one block fits."""
-    cap = None if engine_config.hot_tokens is None else max(1, engine_config.hot_tokens // BLOCK_SIZE)
-    num_slots = max(0, engine_config.kv_cache_ram_bytes - state_bytes) // slot_bytes
-    return Budget(
-        groups=groups,
-        slot_bytes=slot_bytes,
-        budget_bytes=engine_config.kv_cache_ram_bytes,
-        chunk=min(engine_config.max_num_batched_tokens, 2**31 if cap is None else max(1, cap // 2) * BLOCK_SIZE),
-        num_staging_slots=num_staging_slots(num_slots, slot_bytes) if engine_config.has_cold_tier else 0,
-        max_ssd_bytes=engine_config.max_ssd_bytes,
-        state_bytes=state_bytes,
-        max_hot_blocks=cap,
-    )
 
 
 def _max_reuse_slots(engine_config: EngineConfig, slot_bytes: int) -> int | None:
