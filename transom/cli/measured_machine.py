@@ -1,0 +1,139 @@
+"""What this machine was measured to do, remembered in the user's cache directory from one command to the next.
+
+Each figure is measured when it is first asked for. Another processor, instruction set, number of threads or version is
+another machine. A file that cannot be read or written is only slower: everything is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from transom import kernels
+from transom.engine.disk_speed import measure_disk, nearest_directory
+from transom.engine.machine_speed import (
+    AttentionSpeed,
+    MatrixSpeed,
+    last_cache_bytes,
+    measure_attention,
+    measure_matrix,
+    measure_memory,
+)
+from transom.engine.step_speed import StepSpeed, measure_steps
+
+__all__ = ["MeasuredMachine", "cache_file", "processor_name"]
+
+_DISK_FILE_BYTES = 96 * 2**20
+_DISK_SECONDS = 0.25
+
+
+def cache_file() -> Path:
+    """Where figures are remembered, as the XDG base directory specification has it."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    directory = Path(base) if base.startswith("/") else Path("~/.cache").expanduser()
+    return directory / "transom" / "machine-speed.json"
+
+
+def processor_name() -> str:
+    """As the system calls it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "unknown processor"
+
+
+@dataclass(slots=True)
+class MeasuredMachine:
+    """Rates of this machine, for one number of threads; a `MachineSpeed`. Blocks for tenths of a second per figure."""
+
+    num_threads: int
+    directory: Path = field(default_factory=Path)
+    """Whose disk is meant."""
+    remembered_in: Path | None = None
+    """None: nothing is remembered."""
+    measures_again: bool = False
+    """What was remembered before is not believed."""
+    figures: dict[str, Any] = field(default_factory=dict, init=False)
+    """What was asked for so far, by name."""
+
+    def __post_init__(self) -> None:
+        kernels.set_num_threads(self.num_threads)
+        if not self.measures_again:
+            self.figures = self._read()
+
+    @property
+    def last_cache_bytes(self) -> int:
+        """As the system tells it."""
+        return last_cache_bytes()
+
+    def memory_bytes_per_second(self) -> float:
+        """At which all threads read memory."""
+        return float(self._figure("memory", measure_memory))
+
+    def matrix(self, dtype: str) -> MatrixSpeed:
+        """Of weights of one type."""
+        return MatrixSpeed(**self._figure(f"matrix {dtype}", lambda: asdict(measure_matrix(cast(Any, dtype)))))
+
+    def attention(
+        self, num_attention_heads: int, num_key_value_heads: int, head_dim: int, kv_dtype: str
+    ) -> AttentionSpeed:
+        """Over keys and values of one shape and type."""
+        shape = (num_attention_heads, num_key_value_heads, head_dim)
+        name = f"attention {shape[0]}/{shape[1]}/{shape[2]} {kv_dtype}"
+        return AttentionSpeed(**self._figure(name, lambda: asdict(measure_attention(*shape, cast(Any, kv_dtype)))))
+
+    def steps(self) -> StepSpeed:
+        """What every step takes."""
+        return StepSpeed(**self._figure("steps", lambda: asdict(measure_steps(self.num_threads))))
+
+    def disk_bytes_per_second(self, piece_bytes: int) -> float:
+        """Read in pieces of this size. OSError, ConfigError."""
+        device = nearest_directory(self.directory).stat().st_dev
+        return float(self._figure(f"disk {device} {piece_bytes}", lambda: self._disk(piece_bytes)))
+
+    def _disk(self, piece_bytes: int) -> float:
+        speed = measure_disk(self.directory, (piece_bytes,), num_bytes=_DISK_FILE_BYTES, seconds=_DISK_SECONDS)
+        return speed.read_bytes_per_second
+
+    def _figure(self, name: str, measure: Callable[[], Any]) -> Any:
+        if name not in self.figures:
+            self.figures[name] = measure()
+            self._write()
+        return self.figures[name]
+
+    @property
+    def _machine(self) -> list[str | int]:
+        return [processor_name(), kernels.active_isa(), self.num_threads, version("transom")]
+
+    def _read(self) -> dict[str, Any]:
+        if self.remembered_in is None:
+            return {}
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            content = json.loads(self.remembered_in.read_bytes())
+            figures = content["figures"]
+            if content["machine"] == self._machine and all(map(_is_figure, figures.values())):
+                return dict(figures)
+        return {}
+
+    def _write(self) -> None:
+        if self.remembered_in is None:
+            return
+        content = json.dumps({"machine": self._machine, "figures": self.figures}, indent=2)
+        temporary = self.remembered_in.with_name(f"{self.remembered_in.name}.{os.getpid()}")
+        with suppress(OSError):
+            self.remembered_in.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(self.remembered_in)
+
+
+def _is_figure(value: object) -> bool:
+    """A positive number, or several by name."""
+    numbers = value.values() if isinstance(value, dict) else [value]
+    return all(isinstance(each, int | float) and each >= 0 for each in numbers)
