@@ -49,7 +49,7 @@ def compare(path: Path, options: argparse.Namespace, machine: MeasuredMachine, d
     depths = [depth for depth in options.depths if depth + 2 * PROMPT <= window]
     side = TransomSide(path, options.threads, max(depths) + 4 * PROMPT, "f16")
     rows = in_ram(path, side, depths, machine)
-    return rows + ([on_ssd(path, side.model, options.cold, machine, directory)] if options.cold else [])
+    return rows + [on_ssd(path, side.model, context, machine, directory) for context in options.cold]
 
 
 def in_ram(path: Path, side: TransomSide, depths: list[int], machine: MeasuredMachine) -> list[Row]:
@@ -69,7 +69,7 @@ def in_ram(path: Path, side: TransomSide, depths: list[int], machine: MeasuredMa
 
 def on_ssd(path: Path, model: Model, context: int, machine: MeasuredMachine, directory: Path) -> Row:
     """Decode with a quarter of the context in RAM."""
-    ram = Harness(path, kv_dtype="f16", model=model)
+    ram, threads = Harness(path, kv_dtype="f16", model=model), set(Path("/proc/self/task").iterdir())
     num_bytes = ram.cache.budget.peak_bytes(context + PROMPT)
     tiered = Harness(
         path,
@@ -79,6 +79,7 @@ def on_ssd(path: Path, model: Model, context: int, machine: MeasuredMachine, dir
         max_ssd_bytes=2 * num_bytes + 64 * MIB,
         ssd_path=directory / "cold",
     )
+    _put_first(set(Path("/proc/self/task").iterdir()) - threads)
     try:
         expected = 1 / estimate_of(path, tiered, machine).decode_seconds(context)
         stream = fill(tiered, context)
@@ -88,17 +89,28 @@ def on_ssd(path: Path, model: Model, context: int, machine: MeasuredMachine, dir
         tiered.cache.shut_down()
 
 
+def _put_first(threads: set[Path]) -> None:
+    """At real-time priority I/O threads must not wait for time slices of the arithmetic; elsewhere sleepers go first
+    anyway."""
+    if os.sched_getscheduler(0) == os.SCHED_FIFO:
+        for thread in threads:
+            os.sched_setscheduler(
+                int(thread.name), os.SCHED_FIFO, os.sched_param(os.sched_getparam(0).sched_priority + 1)
+            )
+
+
 def estimate_of(path: Path, harness: Harness, machine: MeasuredMachine) -> SpeedEstimate:
     """Of the model with the harness's budgets."""
-    matrices = weight_sizes(harness.model_config, open_weights(path)).matrices
-    return SpeedEstimate(harness.model_config, harness.engine_config, matrices, harness.cache.budget, machine)
+    source = open_weights(path)
+    matrices = weight_sizes(harness.model_config, source).matrices
+    return SpeedEstimate(harness.model_config, harness.engine_config, source, matrices, harness.cache.budget, machine)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--depths", type=int, nargs="+", default=[16, 4096])
-    parser.add_argument("--cold", type=int, default=0)
+    parser.add_argument("--cold", type=int, nargs="*", default=[])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--directory", type=Path, default=Path())
     return parser.parse_args()

@@ -16,6 +16,7 @@ from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
 from transom.cli.keys_app import keys_app
 from transom.cli.options import GgufRecipe, LogLevel, ModelOptions, ServeOptions
+from transom.cli.plan_app import add_plan_commands
 
 app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
@@ -236,6 +237,7 @@ def check(
         show_check(model, as_json=as_json)
 
 
+add_plan_commands(app)
 add_admin_commands(app)
 
 _SECRET = frozenset({"api_key"})

@@ -6,6 +6,7 @@ another machine. A file that cannot be read or written is only slower: everythin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from transom import kernels
+from transom.config.model_config import ModelConfig
 from transom.engine.disk_speed import measure_disk, nearest_directory
+from transom.engine.layer_speed import LayerSpeed, measure_layers
 from transom.engine.machine_speed import (
     AttentionSpeed,
     MatrixSpeed,
@@ -26,11 +29,15 @@ from transom.engine.machine_speed import (
     measure_memory,
 )
 from transom.engine.step_speed import StepSpeed, measure_steps
+from transom.weights.loader import WeightSource
 
 __all__ = ["MeasuredMachine", "cache_file", "processor_name"]
 
 _DISK_FILE_BYTES = 96 * 2**20
 _DISK_SECONDS = 0.25
+_LAYER_CACHES = 2
+"""Layers are tried that take so many times the last cache."""
+_FEW_TOKENS = 256
 
 
 def cache_file() -> Path:
@@ -89,9 +96,26 @@ class MeasuredMachine:
         name = f"attention {shape[0]}/{shape[1]}/{shape[2]} {kv_dtype}"
         return AttentionSpeed(**self._figure(name, lambda: asdict(measure_attention(*shape, cast(Any, kv_dtype)))))
 
-    def steps(self) -> StepSpeed:
-        """What every step takes."""
-        return StepSpeed(**self._figure("steps", lambda: asdict(measure_steps(self.num_threads))))
+    def steps(self, vocab_size: int) -> StepSpeed:
+        """What every step takes, with a choice among so many tokens."""
+        name = f"steps {vocab_size}"
+        return StepSpeed(**self._figure(name, lambda: asdict(measure_steps(self.num_threads, vocab_size))))
+
+    def layers(self, model_config: ModelConfig, source: WeightSource) -> LayerSpeed | None:
+        """What some layers of this model reach; None where they are too large to try."""
+
+        def measure() -> dict[str, float]:
+            speed = measure_layers(
+                model_config,
+                source,
+                num_threads=self.num_threads,
+                least_bytes=_LAYER_CACHES * last_cache_bytes(),
+                step_seconds=self.steps(_FEW_TOKENS).step_seconds,
+            )
+            return {} if speed is None else asdict(speed)
+
+        figure = self._figure(f"layers {_digest(model_config, source)}", measure)
+        return LayerSpeed(**figure) if figure else None
 
     def disk_bytes_per_second(self, piece_bytes: int) -> float:
         """Read in pieces of this size. OSError, ConfigError."""
@@ -131,6 +155,12 @@ class MeasuredMachine:
             self.remembered_in.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(content, encoding="utf-8")
             temporary.replace(self.remembered_in)
+
+
+def _digest(model_config: ModelConfig, source: WeightSource) -> str:
+    """Of everything that a model's speed depends on."""
+    headers = [(name, source.info(name).dtype, source.info(name).shape) for name in sorted(source.names())]
+    return hashlib.sha256(repr((model_config, headers)).encode()).hexdigest()[:16]
 
 
 def _is_figure(value: object) -> bool:

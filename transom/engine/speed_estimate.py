@@ -14,15 +14,18 @@ from transom.cache.budget import Budget
 from transom.config.engine_config import BLOCK_SIZE, COLD_CHUNK_GROWTH, EngineConfig
 from transom.config.kv_size import cold_slot_bytes, kv_bytes_per_token_by_kind
 from transom.config.model_config import LayerKind, ModelConfig
+from transom.engine.layer_speed import LayerSpeed, prompt_multiply_adds, used_bytes
 from transom.engine.machine_speed import AttentionSpeed, MatrixSpeed
 from transom.engine.step_speed import StepSpeed
 from transom.request import CacheStrategy
+from transom.weights.loader import WeightSource
 from transom.weights.weight_sizes import MatrixSize
 
 __all__ = ["MachineSpeed", "SpeedEstimate"]
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_EXPERTS = ".experts."
+_NOT_HIDDEN = 0.5
+"""Of the shorter of computing and reading, by `docs/benchmarks.md`."""
 _CACHE_SHARE = 0.5
 """A model that is smaller than this part of the last cache stays in it from token to token."""
 
@@ -33,10 +36,11 @@ class MachineSpeed(Protocol):
     @property
     def last_cache_bytes(self) -> int: ...
     def matrix(self, dtype: str) -> MatrixSpeed: ...
+    def layers(self, model_config: ModelConfig, source: WeightSource) -> LayerSpeed | None: ...
     def attention(
         self, num_attention_heads: int, num_key_value_heads: int, head_dim: int, kv_dtype: str
     ) -> AttentionSpeed: ...
-    def steps(self) -> StepSpeed: ...
+    def steps(self, vocab_size: int) -> StepSpeed: ...
     def disk_bytes_per_second(self, piece_bytes: int) -> float: ...
 
 
@@ -46,64 +50,79 @@ class SpeedEstimate:
 
     model_config: ModelConfig
     engine_config: EngineConfig
+    source: WeightSource
+    """Of the weights, or what a configuration claims; headers only."""
     matrices: Sequence[MatrixSize]
     budget: Budget
     machine: MachineSpeed
 
     def decode_seconds(self, depth: int) -> float:
         """For the next token behind `depth` tokens."""
-        products = sum(self._share(each) * self._one_row_seconds(each) for each in self._multiplied())
         attention = sum(self._attended_bytes(depth).values()) / self._attention().bytes_per_second
-        computed = products + attention + self._overhead_seconds()
-        return max(computed, self._cold_seconds(depth))
+        computed = self._layer_seconds() + self._head_seconds() + attention + self._step_seconds()
+        return self._beside_reading(computed, self._cold_seconds(depth))
 
     def prefill_seconds(self, depth: int, num_tokens: int) -> float:
         """For the next `num_tokens` of a prompt behind `depth` tokens, in chunks as the engine makes them."""
-        products = sum(
-            self._one_row_seconds(each) if self._is_head(each) else self._rows_seconds(each, num_tokens)
-            for each in self._multiplied()
-        )
         attention = self._attention_multiply_adds(depth, num_tokens) / self._attention().multiply_adds_per_second
         num_chunks = -(-num_tokens // self._chunk(depth + num_tokens))
-        computed = products + attention + num_chunks * self._overhead_seconds()
-        return max(computed, num_chunks * self._cold_seconds(depth + num_tokens // 2))
+        per_chunk = self._head_seconds() + self._step_seconds()
+        computed = self._prompt_layer_seconds(num_tokens, num_chunks) + attention + num_chunks * per_chunk
+        return self._beside_reading(computed, num_chunks * self._cold_seconds(depth + num_tokens // 2))
+
+    @staticmethod
+    def _beside_reading(computed: float, reading: float) -> float:
+        """Both go on at the same time, but transfers and their checksums need processors, too."""
+        return max(computed, reading) + _NOT_HIDDEN * min(computed, reading)
 
     # ---- Weights -----------------------------------------------------------------------------------------------
 
-    def _multiplied(self) -> list[MatrixSize]:
-        """All but an embedding that is only looked up."""
-        has_head = any(each.name == _HEAD for each in self.matrices)
-        return [each for each in self.matrices if not (has_head and each.name == _EMBEDDING)]
+    def _layer_seconds(self) -> float:
+        """One token through all layers, without attention to others."""
+        speed = self.machine.layers(self.model_config, self.source)
+        if speed is not None:
+            return sum(used_bytes(self.model_config, each) for each in self._of_layers()) / speed.bytes_per_second
+        products = (
+            used_bytes(self.model_config, each) / self.machine.matrix(each.dtype).bytes_per_second
+            for each in self._of_layers()
+        )
+        return sum(products) + self._between_products_seconds()
 
-    def _is_head(self, matrix: MatrixSize) -> bool:
-        """Of a prompt only the last row comes out."""
-        return matrix.name in (_HEAD, _EMBEDDING)
+    def _prompt_layer_seconds(self, num_tokens: int, num_chunks: int) -> float:
+        """The same for many; where there are few for all the weights, these take their time through memory."""
+        speed = self.machine.layers(self.model_config, self.source)
+        if speed is not None:
+            num_multiply_adds = num_tokens * prompt_multiply_adds(self.model_config, self._of_layers())
+            computed = num_multiply_adds / speed.multiply_adds_per_second
+        else:
+            computed = num_chunks * self._between_products_seconds() + sum(
+                num_tokens
+                * prompt_multiply_adds(self.model_config, [each])
+                / self.machine.matrix(each.dtype).multiply_adds_per_second
+                for each in self._of_layers()
+            )
+        return max(computed, num_chunks * self._layer_seconds())
 
-    def _share(self, matrix: MatrixSize) -> float:
-        """How much of it one token needs, on the mean."""
-        experts = self.model_config.experts
-        if experts is None or _EXPERTS not in matrix.name:
-            return 1.0
-        return experts.num_experts_per_tok / experts.num_experts
+    def _head_seconds(self) -> float:
+        """Tied embeddings are the head; others are only looked up."""
+        head = next((each for each in self.matrices if each.name == _HEAD), None)
+        head = head or next(each for each in self.matrices if each.name == _EMBEDDING)
+        return head.num_bytes / self._rate(self.machine.matrix(head.dtype))
 
-    def _one_row_seconds(self, matrix: MatrixSize) -> float:
-        speed = self.machine.matrix(matrix.dtype)
-        rate = speed.cached_bytes_per_second if self._stays_in_cache() else speed.bytes_per_second
-        return matrix.num_bytes / rate + speed.call_seconds
+    def _rate(self, speed: MatrixSpeed) -> float:
+        read = sum(used_bytes(self.model_config, each) for each in self.matrices)
+        stays_in_cache = read < _CACHE_SHARE * self.machine.last_cache_bytes
+        return speed.cached_bytes_per_second if stays_in_cache else speed.bytes_per_second
 
-    def _rows_seconds(self, matrix: MatrixSize, num_rows: int) -> float:
-        """Multiplications, or the weights' way through memory where there are few rows for each."""
-        multiply_adds = self._share(matrix) * num_rows * matrix.out_features * matrix.in_features
-        speed = self.machine.matrix(matrix.dtype)
-        return max(multiply_adds / speed.multiply_adds_per_second, self._one_row_seconds(matrix))
+    def _of_layers(self) -> list[MatrixSize]:
+        return [each for each in self.matrices if each.name not in (_EMBEDDING, _HEAD)]
 
-    def _stays_in_cache(self) -> bool:
-        read = sum(self._share(each) * each.num_bytes for each in self._multiplied())
-        return read < _CACHE_SHARE * self.machine.last_cache_bytes
+    def _step_seconds(self) -> float:
+        return self.machine.steps(self.model_config.vocab_size).step_seconds
 
-    def _overhead_seconds(self) -> float:
-        steps = self.machine.steps()
-        return steps.step_seconds + self.model_config.num_hidden_layers * steps.layer_seconds
+    def _between_products_seconds(self) -> float:
+        """Where layers were not tried."""
+        return self.model_config.num_hidden_layers * self.machine.steps(self.model_config.vocab_size).layer_seconds
 
     # ---- Keys and values ---------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ __all__ = ["StepSpeed", "measure_steps"]
 
 _FEW_LAYERS, _MANY_LAYERS = 2, 18
 _NUM_STEPS = 40
-_HIDDEN = 128
+_HIDDEN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,20 @@ class _Zeros(ClaimedWeights):
     """All weights are zero."""
 
     def tensor(self, name: str) -> NDArray[Any]:
-        return np.zeros(self.info(name).shape, np.float32)
+        return np.zeros(self.info(name).shape, np.float16)
 
 
-def measure_steps(num_threads: int) -> StepSpeed:
-    """Some hundredths of a second; a few MiB."""
-    few, many = (_median_step(num_layers, num_threads) for num_layers in (_FEW_LAYERS, _MANY_LAYERS))
+def measure_steps(num_threads: int, vocab_size: int) -> StepSpeed:
+    """For a choice among so many tokens. Some hundredths of a second; a few MiB."""
+    few, many = (_median_step(num_layers, num_threads, vocab_size) for num_layers in (_FEW_LAYERS, _MANY_LAYERS))
     layer = max(0.0, many - few) / (_MANY_LAYERS - _FEW_LAYERS)
     return StepSpeed(max(0.0, few - _FEW_LAYERS * layer), layer)
 
 
-def _median_step(num_layers: int, num_threads: int) -> float:
-    config = _tiny(num_layers)
+def _median_step(num_layers: int, num_threads: int, vocab_size: int) -> float:
+    config = _tiny(num_layers, vocab_size)
     claimed = claimed_weights(config)
-    zeros = _Zeros({name: claimed.info(name).shape for name in claimed.names()}, "F32")
+    zeros = _Zeros({name: claimed.info(name).shape for name in claimed.names()}, "F16")
     limits = EngineConfig(
         model_path=Path("no-weights"),
         context_window=config.max_position_embeddings,
@@ -77,22 +77,22 @@ def _median_step(num_layers: int, num_threads: int) -> float:
     return statistics.median(seconds[2:])
 
 
-def _tiny(num_layers: int) -> ModelConfig:
+def _tiny(num_layers: int, vocab_size: int) -> ModelConfig:
     return ModelConfig(
         model_type="llama",
-        vocab_size=1024,
+        vocab_size=vocab_size,
         hidden_size=_HIDDEN,
         intermediate_size=2 * _HIDDEN,
         num_hidden_layers=num_layers,
-        num_attention_heads=2,
+        num_attention_heads=1,
         num_key_value_heads=1,
-        head_dim=_HIDDEN // 2,
+        head_dim=_HIDDEN,
         max_position_embeddings=1024,
         layer_types=(LayerKind.FULL_ATTENTION,) * num_layers,
         sliding_window=None,
         hidden_act="silu",
         rms_norm_eps=1e-5,
-        rope=RopeConfig(rope_type="default", rope_theta=10_000.0, rotary_dim=_HIDDEN // 2),
+        rope=RopeConfig(rope_type="default", rope_theta=10_000.0, rotary_dim=_HIDDEN),
         tie_word_embeddings=True,
         attention_bias=False,
         attention_output_bias=False,
