@@ -178,10 +178,7 @@ def _limit_text(limit: int, unit: int, words: str) -> str:
 
 
 def _python() -> Finding:
-    text = f"{platform.python_implementation()} {platform.python_version()} in {sys.prefix}"
-    if sys.version_info < (3, 11):
-        return Finding("python", Verdict.PROBLEM, text, "3.11 or later is needed")
-    return _ok("python", text)
+    return _ok("python", f"{platform.python_implementation()} {platform.python_version()} in {sys.prefix}")
 
 
 def _native_module() -> Finding:

@@ -11,10 +11,10 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from transom import kernels
 from transom.config.model_config import ModelConfig
@@ -38,6 +38,10 @@ _DISK_SECONDS = 0.25
 _LAYER_CACHES = 2
 """Layers are tried that take so many times the last cache."""
 _FEW_TOKENS = 256
+_NOT_TRIED = LayerSpeed(0.0, 0.0)
+"""Of layers that are too large."""
+
+Rates = TypeVar("Rates", MatrixSpeed, AttentionSpeed, LayerSpeed, StepSpeed)
 
 
 def cache_file() -> Path:
@@ -82,11 +86,11 @@ class MeasuredMachine:
 
     def memory_bytes_per_second(self) -> float:
         """At which all threads read memory."""
-        return float(self._figure("memory", measure_memory))
+        return self._rate("memory", measure_memory)
 
     def matrix(self, dtype: str) -> MatrixSpeed:
         """Of weights of one type."""
-        return MatrixSpeed(**self._figure(f"matrix {dtype}", lambda: asdict(measure_matrix(cast(Any, dtype)))))
+        return self._rates(MatrixSpeed, f"matrix {dtype}", lambda: measure_matrix(cast(Any, dtype)))
 
     def attention(
         self, num_attention_heads: int, num_key_value_heads: int, head_dim: int, kv_dtype: str
@@ -94,17 +98,16 @@ class MeasuredMachine:
         """Over keys and values of one shape and type."""
         shape = (num_attention_heads, num_key_value_heads, head_dim)
         name = f"attention {shape[0]}/{shape[1]}/{shape[2]} {kv_dtype}"
-        return AttentionSpeed(**self._figure(name, lambda: asdict(measure_attention(*shape, cast(Any, kv_dtype)))))
+        return self._rates(AttentionSpeed, name, lambda: measure_attention(*shape, cast(Any, kv_dtype)))
 
     def steps(self, vocab_size: int) -> StepSpeed:
         """What every step takes, with a choice among so many tokens."""
-        name = f"steps {vocab_size}"
-        return StepSpeed(**self._figure(name, lambda: asdict(measure_steps(self.num_threads, vocab_size))))
+        return self._rates(StepSpeed, f"steps {vocab_size}", lambda: measure_steps(self.num_threads, vocab_size))
 
     def layers(self, model_config: ModelConfig, source: WeightSource) -> LayerSpeed | None:
         """What some layers of this model reach; None where they are too large to try."""
 
-        def measure() -> dict[str, float]:
+        def measure() -> LayerSpeed:
             speed = measure_layers(
                 model_config,
                 source,
@@ -112,25 +115,40 @@ class MeasuredMachine:
                 least_bytes=_LAYER_CACHES * last_cache_bytes(),
                 step_seconds=self.steps(_FEW_TOKENS).step_seconds,
             )
-            return {} if speed is None else asdict(speed)
+            return speed or _NOT_TRIED
 
-        figure = self._figure(f"layers {_digest(model_config, source)}", measure)
-        return LayerSpeed(**figure) if figure else None
+        speed = self._rates(LayerSpeed, f"layers {_digest(model_config, source)}", measure)
+        return None if speed == _NOT_TRIED else speed
 
     def disk_bytes_per_second(self, piece_bytes: int) -> float:
         """Read in pieces of this size. OSError, ConfigError."""
         device = nearest_directory(self.directory).stat().st_dev
-        return float(self._figure(f"disk {device} {piece_bytes}", lambda: self._disk(piece_bytes)))
+        return self._rate(f"disk {device} {piece_bytes}", lambda: self._disk(piece_bytes))
 
     def _disk(self, piece_bytes: int) -> float:
         speed = measure_disk(self.directory, (piece_bytes,), num_bytes=_DISK_FILE_BYTES, seconds=_DISK_SECONDS)
         return speed.read_bytes_per_second
 
-    def _figure(self, name: str, measure: Callable[[], Any]) -> Any:
-        if name not in self.figures:
-            self.figures[name] = measure()
-            self._write()
-        return self.figures[name]
+    def _rates(self, kind: type[Rates], name: str, measure: Callable[[], Rates]) -> Rates:
+        """Several figures under one name; what is remembered in another shape is measured anew."""
+        remembered = self.figures.get(name)
+        if isinstance(remembered, dict) and remembered.keys() == {each.name for each in fields(kind)}:
+            return kind(**remembered)
+        rates = measure()
+        self._note(name, asdict(rates))
+        return rates
+
+    def _rate(self, name: str, measure: Callable[[], float]) -> float:
+        remembered = self.figures.get(name)
+        if isinstance(remembered, int | float) and remembered > 0:
+            return float(remembered)
+        rate = measure()
+        self._note(name, rate)
+        return rate
+
+    def _note(self, name: str, figure: object) -> None:
+        self.figures[name] = figure
+        self._write()
 
     @property
     def _machine(self) -> list[str | int]:

@@ -6,7 +6,7 @@ import re
 
 import typer
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[mgt](?:i?b)?)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(|[mgt](?:i?b)?)", re.IGNORECASE | re.ASCII)
 _MIB_OF = {"": 1, "m": 1, "g": 2**10, "t": 2**20}
 _MOST_MIB = 2**30
 

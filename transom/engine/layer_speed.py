@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from transom.config.engine_config import EngineConfig, kv_bytes_for_tokens
 from transom.config.kv_size import conv_state_bytes
-from transom.config.model_config import ModelConfig
+from transom.config.model_config import LayerKind, ModelConfig
 from transom.engine.engine import Engine
 from transom.models import Model, build, weight_sizes
 from transom.request import Request, SamplingParams
@@ -141,7 +141,7 @@ def _layer_of(name: str) -> int:
 
 
 def _num_layers(model_config: ModelConfig, source: WeightSource, least_bytes: int) -> int | None:
-    """Enough of the first layers; None where they take too much."""
+    """Enough of the first layers, the last of them with attention; None where they take too much."""
     by_layer = [0] * model_config.num_hidden_layers
     for name in source.names():
         if 0 <= (layer := _layer_of(name)) < len(by_layer):
@@ -151,7 +151,7 @@ def _num_layers(model_config: ModelConfig, source: WeightSource, least_bytes: in
         num_bytes += size
         if num_bytes > MAX_TRIAL_BYTES:
             return None
-        if num_bytes >= least_bytes:
+        if num_bytes >= least_bytes and model_config.layer_types[index] is not LayerKind.SHORT_CONV:
             return index + 1
     return len(by_layer)
 

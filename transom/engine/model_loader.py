@@ -61,7 +61,7 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         ) from error
     return engine, LoadReport(
         weights_bytes=loader.num_bytes,
-        kv_bytes=engine.stats().cache.num_bytes_total,
+        kv_bytes=engine.stats().cache.tiers[0].num_bytes_total,
         workspace_bytes=workspace_bytes(model_config, engine_config),
         num_threads=kernels.num_threads(),
         instruction_set=kernels.active_isa(),

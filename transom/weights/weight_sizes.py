@@ -66,12 +66,18 @@ class WeightSizes(WeightCheck):
         small = super().matrix(parts, in_features)
         if not self.problems:
             for dtype, group in itertools.groupby(parts.items(), lambda part: self._dtype(part[0])):
-                rows = dict(group)
-                num_rows = sum(rows.values())
-                num_bytes = packed_bytes(num_rows, in_features, dtype)
-                self.num_bytes += num_bytes
-                self.matrices.append(MatrixSize(next(iter(rows)), dtype, num_rows, in_features, num_bytes))
+                self._add(dtype, dict(group), in_features)
         return small
+
+    def _add(self, dtype: WeightDtype, parts: Mapping[str, int], in_features: int) -> None:
+        name, num_rows = next(iter(parts)), sum(parts.values())
+        try:
+            num_bytes = packed_bytes(num_rows, in_features, dtype)
+        except MemoryError:
+            self.problems.append(f"tensor {name!r} is larger than any memory: [{num_rows}, {in_features}]")
+            return
+        self.num_bytes += num_bytes
+        self.matrices.append(MatrixSize(name, dtype, num_rows, in_features, num_bytes))
 
 
 class ClaimedWeights:
