@@ -81,6 +81,7 @@ def load(path: Path, threads: int, kv_tokens: int, kv_dtype: str) -> tuple[Model
         max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=MAX_BATCHED_TOKENS,
         enable_prefix_cache=False,  # what was computed for one question must not answer the next
+        max_draft_tokens=0,  # a step is one token
     )
     return build(model_config, WeightLoader(open_weights(path))), model_config, engine_config
 

@@ -14,6 +14,7 @@ from tests.cli.test_app import run
 from tests.fakes import write_tiny_llama
 from tests.gguf_families import CASES, GgufCase, write_directory, write_file
 from tests.golden_models import families, write_golden_model
+from transom.cli.model_check import check_model, check_report
 from transom.cli.options import KVDtype, ModelOptions, Quantization
 from transom.cli.plan import ModelPlan, PlanWish, make_plan
 from transom.cli.plan_view import plan_report, show_plan
@@ -42,9 +43,11 @@ def check_against_a_worker(plan: ModelPlan, directory: Path) -> None:
         cache = engine.stats().cache
         memory = plan.memory
         assert report.weights_bytes == memory.weights_bytes
-        assert report.kv_bytes == memory.arena_bytes
+        assert report.kv_bytes == memory.kv_bytes
+        assert report.ram_bytes == plan.ram_bytes
         assert report.workspace_bytes == memory.workspace_bytes
         assert report.max_sequence_tokens == memory.max_sequence_tokens
+        assert report.num_full_requests == memory.max_sequences(memory.context_window)
         assert (cache.conv_states.num_bytes_total if cache.conv_states else 0) == memory.budget.state_bytes
         assert engine.max_sequence_tokens(2**22) == memory.budget.max_tokens(2**22)  # of both tiers, to the block
     finally:
@@ -228,3 +231,8 @@ def test_the_server_counts_a_model_as_it_was_planned(tmp_path: Path) -> None:
     uncapped = replace(plan.engine_config, max_ram_bytes=None)
     expected = plan.memory.weights_bytes + uncapped.kv_cache_ram_bytes + plan.memory.workspace_bytes
     assert _ram_bytes(plan.model_config, uncapped) == expected
+
+
+def test_check_tells_the_same_weights(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    assert check_report(check_model(tmp_path), "f16")["weights_ram_bytes"] == planned(tmp_path).memory.weights_bytes

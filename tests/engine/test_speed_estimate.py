@@ -43,7 +43,7 @@ class Machine:
     def steps(self, _vocab_size: int) -> StepSpeed:
         return StepSpeed(0.0, 0.0)
 
-    def disk_bytes_per_second(self, _piece_bytes: int) -> float:
+    def disk_bytes_per_second(self, _piece_bytes: int, _in_flight_bytes: int) -> float:
         return self.disk
 
 

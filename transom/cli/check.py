@@ -124,7 +124,8 @@ def _rope_text(rope: RopeConfig, context_window: int) -> str:
 
 def _weights_text(weights: WeightFacts) -> str:
     types = ", ".join(f"{dtype} {size_text(size)}" for dtype, size in weights.bytes_by_type.items())
-    return f"{weights.num_parameters / 1e6:,.1f} million parameters, {size_text(weights.num_bytes)} ({types})"
+    in_ram = "" if weights.num_ram_bytes is None else f"; {size_text(weights.num_ram_bytes)} in RAM"
+    return f"{weights.num_parameters / 1e6:,.1f} million parameters, {size_text(weights.num_bytes)} ({types}){in_ram}"
 
 
 def _vocabulary_rows(facts: VocabularyFacts) -> Iterator[tuple[str, str]]:

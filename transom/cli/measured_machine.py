@@ -35,6 +35,7 @@ __all__ = ["MeasuredMachine", "cache_file", "processor_name"]
 
 _DISK_FILE_BYTES = 96 * 2**20
 _DISK_SECONDS = 0.25
+_MOST_IN_FLIGHT = 2**25
 _LAYER_CACHES = 2
 """Layers are tried that take so many times the last cache."""
 _FEW_TOKENS = 256
@@ -120,14 +121,22 @@ class MeasuredMachine:
         speed = self._rates(LayerSpeed, f"layers {_digest(model_config, source)}", measure)
         return None if speed == _NOT_TRIED else speed
 
-    def disk_bytes_per_second(self, piece_bytes: int) -> float:
-        """Read in pieces of this size. OSError, ConfigError."""
+    def disk_bytes_per_second(self, piece_bytes: int, in_flight_bytes: int) -> float:
+        """Read in pieces of this size, of which so many bytes are under way. OSError, ConfigError."""
         device = nearest_directory(self.directory).stat().st_dev
-        return self._rate(f"disk {device} {piece_bytes}", lambda: self._disk(piece_bytes))
+        in_flight = min(_MOST_IN_FLIGHT, 1 << (in_flight_bytes.bit_length() - 1))  # like ones share a measurement
 
-    def _disk(self, piece_bytes: int) -> float:
-        speed = measure_disk(self.directory, (piece_bytes,), num_bytes=_DISK_FILE_BYTES, seconds=_DISK_SECONDS)
-        return speed.read_bytes_per_second
+        def measure() -> float:
+            speed = measure_disk(
+                self.directory,
+                (piece_bytes,),
+                num_bytes=_DISK_FILE_BYTES,
+                seconds=_DISK_SECONDS,
+                in_flight_bytes=in_flight,
+            )
+            return speed.read_bytes_per_second
+
+        return self._rate(f"disk {device} {piece_bytes} {in_flight}", measure)
 
     def _rates(self, kind: type[Rates], name: str, measure: Callable[[], Rates]) -> Rates:
         """Several figures under one name; what is remembered in another shape is measured anew."""

@@ -102,7 +102,7 @@ def _rows(plan: ModelPlan) -> Iterator[tuple[str, str]]:
     per_token = kv_bytes_per_token(config, engine.kv_dtype)
     yield "KV per token", kv_text(per_token, engine.kv_dtype, conv_state_bytes(config))
     for kind, size in kv_bytes_per_token_by_kind(config, engine.kv_dtype).items():
-        yield "", f"{size_text(size)} {KIND_WORDS[kind]}, {config.layer_types.count(kind)} layers"
+        yield "", f"{size_text(size)} in {config.layer_types.count(kind)} layers of {KIND_WORDS[kind]}"
     yield "weights", size_text(memory.weights_bytes)
     states = f", {size_text(memory.budget.state_bytes)} of it states" if memory.budget.state_bytes else ""
     yield "KV in RAM", f"{size_text(memory.kv_bytes)}{states}"

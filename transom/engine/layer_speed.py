@@ -141,7 +141,10 @@ def _layer_of(name: str) -> int:
 
 
 def _num_layers(model_config: ModelConfig, source: WeightSource, least_bytes: int) -> int | None:
-    """Enough of the first layers, the last of them with attention; None where they take too much."""
+    """Enough of the first layers, two or more, the last of them with attention; None where they take too much.
+
+    Of the last one a prompt needs little, so one alone would say little.
+    """
     by_layer = [0] * model_config.num_hidden_layers
     for name in source.names():
         if 0 <= (layer := _layer_of(name)) < len(by_layer):
@@ -151,7 +154,8 @@ def _num_layers(model_config: ModelConfig, source: WeightSource, least_bytes: in
         num_bytes += size
         if num_bytes > MAX_TRIAL_BYTES:
             return None
-        if num_bytes >= least_bytes and model_config.layer_types[index] is not LayerKind.SHORT_CONV:
+        is_last = index > 0 and model_config.layer_types[index] is not LayerKind.SHORT_CONV
+        if num_bytes >= least_bytes and is_last:
             return index + 1
     return len(by_layer)
 
@@ -188,7 +192,8 @@ def _seconds(model: Model, config: ModelConfig, num_threads: int, num_rows: int)
         enable_prefix_cache=False,
     )
     engine = Engine.of(model, config, limits)
-    prompts, steps = [], []
+    prompts: list[float] = []
+    steps: list[float] = []
     for name in ("first", "second"):
         sampling = SamplingParams(max_tokens=_NUM_STEPS, temperature=0.0, ignore_eos=True)
         engine.add(Request(name, [1] * num_rows, sampling))
@@ -198,6 +203,6 @@ def _seconds(model: Model, config: ModelConfig, num_threads: int, num_rows: int)
             engine.step()
             seconds.append(time.perf_counter() - started)
         prompts.append(seconds[0])
-        steps.append(statistics.median(seconds[2:]))
+        steps += seconds[2:]
     engine.close()
-    return min(prompts), min(steps)
+    return min(prompts), statistics.median(steps)

@@ -59,9 +59,10 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"
         ) from error
+    cache = engine.stats().cache
     return engine, LoadReport(
         weights_bytes=loader.num_bytes,
-        kv_bytes=engine.stats().cache.tiers[0].num_bytes_total,
+        kv_bytes=cache.tiers[0].num_bytes_total + (cache.conv_states.num_bytes_total if cache.conv_states else 0),
         workspace_bytes=workspace_bytes(model_config, engine_config),
         num_threads=kernels.num_threads(),
         instruction_set=kernels.active_isa(),
@@ -69,6 +70,7 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
         process_id=os.getpid(),
         max_sequence_tokens=engine.max_sequence_tokens(engine_config.context_window),
         num_parameters=num_parameters(weights),
+        num_full_requests=engine.max_sequences(engine_config.context_window, engine_config.max_num_seqs),
     )
 
 

@@ -41,7 +41,7 @@ class MachineSpeed(Protocol):
         self, num_attention_heads: int, num_key_value_heads: int, head_dim: int, kv_dtype: str
     ) -> AttentionSpeed: ...
     def steps(self, vocab_size: int) -> StepSpeed: ...
-    def disk_bytes_per_second(self, piece_bytes: int) -> float: ...
+    def disk_bytes_per_second(self, piece_bytes: int, in_flight_bytes: int) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +157,10 @@ class SpeedEstimate:
 
     def _cold_seconds(self, depth: int) -> float:
         """To read everything that is not in RAM once."""
-        num_bytes = self.cold_slots(depth) * cold_slot_bytes(self.budget.slot_bytes)
-        if not num_bytes:
+        num_slots, piece = self.cold_slots(depth), cold_slot_bytes(self.budget.slot_bytes)
+        if not num_slots:
             return 0.0
-        return num_bytes / self.machine.disk_bytes_per_second(cold_slot_bytes(self.budget.slot_bytes))
+        return num_slots * piece / self.machine.disk_bytes_per_second(piece, self.budget.num_staging_slots * piece)
 
     def cold_slots(self, depth: int) -> int:
         """Of a sequence of so many tokens, alone: what does not fit into RAM beside one more block."""
