@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -15,6 +14,8 @@ from typing import Any
 
 import httpx2 as httpx
 import openai
+
+from tests.command_line import clean_environment
 
 START_SECONDS = 60
 
@@ -49,7 +50,7 @@ class RunningServer:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+            return self.get("/health/ready", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -60,13 +61,17 @@ class RunningServer:
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=120)
 
+    def get(self, path: str, timeout: float = 10) -> httpx.Response:
+        """Without the certificates of the authorities, which nobody shows here and which take 25 ms to read."""
+        return httpx.get(f"{self.url}{path}", timeout=timeout, verify=False)
+
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json=body, timeout=120)
+        return httpx.post(f"{self.url}{path}", json=body, timeout=120, verify=False)
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric's samples that carry these labels."""
         total = 0.0
-        for line in httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines():
+        for line in self.get("/metrics").text.splitlines():
             match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
             if match and match[1] == name and all(f'{k}="{v}"' in (match[2] or "") for k, v in labels.items()):
                 total += float(match[3])
@@ -93,11 +98,6 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
-
-
-def clean_environment() -> dict[str, str]:
-    """The caller's environment without settings of this project."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TRANSOM_")}
 
 
 def resident_mib(pid: int) -> float:

@@ -25,7 +25,8 @@ BLOCK, MIB = 64, 2**20
 NUM_DECODED = 24
 MAX_NUM_SEQS = 8
 SLOW = pytest.mark.slow
-PERCENTAGES = (50, 25, 10)
+PERCENTAGES = (pytest.param(50, marks=SLOW), pytest.param(25, marks=SLOW), 10)
+"""What the slow ones are to show, the tests with chunks and neighbours show of 25 and 50 % every day."""
 
 Logits = NDArray[np.float32]
 

@@ -168,6 +168,24 @@ class CacheOptions:
     """Used by `keep_first` alone."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class KVBytes:
+    """Place for keys and values."""
+
+    ram: int = 0
+    ssd: int = 0
+
+    def __add__(self, other: KVBytes) -> KVBytes:
+        return KVBytes(self.ram + other.ram, self.ssd + other.ssd)
+
+    def __sub__(self, other: KVBytes) -> KVBytes:
+        return KVBytes(self.ram - other.ram, self.ssd - other.ssd)
+
+    def is_within(self, most: KVBytes) -> bool:
+        """Neither is more."""
+        return self.ram <= most.ram and self.ssd <= most.ssd
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sequence to be generated, or made a vector of. `n` of the HTTP interface becomes several of these."""
@@ -194,6 +212,11 @@ class Request:
         object.__setattr__(self, "prompt_token_ids", TokenIds.of(self.prompt_token_ids))
 
     @property
+    def max_sequence_tokens(self) -> int:
+        """How long the sequence may become."""
+        return len(self.prompt_token_ids) + self.sampling.max_tokens
+
+    @property
     def size_in_tokens(self) -> int:
         """What keeping this request costs, as the number of packed tokens (4 bytes) that would take as much memory."""
         sampling = self.sampling
@@ -211,6 +234,8 @@ class TokenLogprobs:
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
     """(token id, log probability) of the most likely tokens, best first."""
+    rank: int | None = None
+    """Of the token among all of the vocabulary, 1 is the most likely; only for tokens of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +281,12 @@ class RequestOutput:
     """The token that ended the sequence and is no part of its text, when `finish_reason` is STOP. None: the text is
     complete by the request's grammar."""
     usage: Usage | None = None
-    """Present with `finish_reason`."""
+    """Present with `finish_reason`; and with the first tokens, when what was cached of the prompt is known, for whoever
+    ends the text before the engine does."""
     error: str | None = None
     num_computed_tokens: int = 0
     """Progress of prefill: tokens of the sequence whose KV exists."""
+    queue_seconds: float | None = None
+    """How long the sequence waited in the engine for its first step; in its first output alone."""
     vector: tuple[float, ...] | None = None
     """float32 [hidden_size], with `finish_reason` LENGTH, when `pooling` was asked for."""

@@ -15,10 +15,11 @@ from transom.cache import LostBlockError, PagedLayerCache
 from transom.cache.tiered_layer_cache import TieredLayerCache
 from transom.request import CacheOptions, CacheStrategy
 
+SLOW = pytest.mark.slow
 ADAPTIVE = CacheOptions(CacheStrategy.ADAPTIVE)
 
 
-@pytest.mark.parametrize("num_hot_slots", [3, 6, 12, 24])
+@pytest.mark.parametrize("num_hot_slots", [3, pytest.param(6, marks=SLOW), 12, pytest.param(24, marks=SLOW)])
 @pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f32", 1e-5), ("f16", 5e-3), ("q8_0", 5e-2)])
 def test_a_prompt_and_what_follows_attend_to_cold_blocks_as_to_hot_ones(
     tmp_path: Path, num_hot_slots: int, kv_dtype: KVDtype, tolerance: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -12,20 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: str, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRANSOM_")}
-    return subprocess.run(
-        [sys.executable, "-m", "transom", *arguments],
-        input="" if text is None else text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**kept, **environment},
-        cwd=ROOT,
-    )
+from tests.command_line import ROOT, run, run_anew
 
 
 def one_line(output: str) -> str:
@@ -34,7 +20,8 @@ def one_line(output: str) -> str:
 
 
 def test_the_version_is_told() -> None:
-    assert one_line(run("--version").stdout).startswith("transom ")
+    for program in (run, run_anew):
+        assert one_line(program("--version").stdout).startswith("transom ")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +86,12 @@ def test_a_mistake_is_one_line_on_standard_error(arguments: list[str], reason: s
     line = one_line(result.stderr)
     assert line.startswith("transom: ")
     assert reason in line
+
+
+def test_a_mistake_is_the_same_line_of_a_process_that_begins_from_nothing() -> None:
+    arguments = ["serve", "tolstoy", "--host", "0.0.0.0"]
+    anew, forked = run_anew(*arguments), run(*arguments)
+    assert (anew.returncode, anew.stdout, anew.stderr) == (forked.returncode, forked.stdout, forked.stderr)
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_loaded() -> None:
@@ -226,5 +219,5 @@ def test_a_reader_that_goes_away_ends_the_program_without_a_word() -> None:
 
 def test_an_interrupt_while_importing_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
-    result = run("--version", PYTHONPATH=str(tmp_path))
+    result = run_anew("--version", PYTHONPATH=str(tmp_path))
     assert (result.returncode, result.stderr) == (130, "")

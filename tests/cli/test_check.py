@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.cli.test_app import run
+from tests.command_line import run
 from tests.fakes import write_tiny_llama
 from tests.gguf_models import write_gguf_of
 from tests.golden_models import families, write_golden_model

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.cli.test_app import one_line, run
+from tests.cli.test_app import one_line
+from tests.command_line import run
 from tests.fakes import write_tiny_llama
 from tests.gguf_families import CONVERTIBLE, GgufCase, write_directory
 from tests.harness import Harness

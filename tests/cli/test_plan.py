@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_app import run
+from tests.command_line import run
 from tests.fakes import write_tiny_llama
 from tests.gguf_families import CASES, GgufCase, write_directory, write_file
 from tests.golden_models import families, write_golden_model

@@ -14,7 +14,8 @@ from typing import IO
 import httpx2 as httpx
 import pytest
 
-from tests.running_server import clean_environment, free_port
+from tests.command_line import clean_environment
+from tests.running_server import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +79,7 @@ def test_a_full_disk_behind_standard_output_does_not_end_the_server() -> None:
 
 def is_ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5).status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5, verify=False).status_code == 200
     except httpx.TransportError:
         return False
 

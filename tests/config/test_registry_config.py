@@ -205,11 +205,19 @@ def test_all_fields_of_quotas_are_accepted(tmp_path: Path) -> None:
         "max_requests_per_hour": 1,
         "max_requests_per_day": 1,
         "max_concurrent_requests": 1,
+        "max_kv_ram_share": 0.25,
+        "max_kv_ssd_share": 1.0,
     }
     registry = load(tmp_path, {"models": [{**MODEL, "resource_quota": quota}], "quota_tiers": {"a": quota, "b": {}}})
     assert registry.models[0].resource_quota == registry.quota_tiers["a"]
     assert registry.quota_tiers["a"].model_dump() == quota
     assert [registry.quota_tiers[name].limits_something for name in "ab"] == [True, False]
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.01, float("nan"), float("inf"), "0.5", True])
+def test_a_share_is_more_than_nothing_and_at_most_all(tmp_path: Path, share: object) -> None:
+    with pytest.raises(ConfigError, match="max_kv_ram_share"):
+        load(tmp_path, {"models": [MODEL], "quota_tiers": {"a": {"max_kv_ram_share": share}}})
 
 
 def test_the_state_lies_beside_the_file_unless_it_says_otherwise(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ ANYTHING: list[Any] = [
 
 
 def vocab_size(server: RunningServer) -> int:
-    size: int = httpx.get(f"{server.url}/v1/models/{MODEL}", timeout=10).json()["meta"]["n_vocab"]
+    size: int = server.get(f"/v1/models/{MODEL}").json()["meta"]["n_vocab"]
     return size
 
 
@@ -53,7 +53,7 @@ def ask_all(
     server: RunningServer, requests: Iterable[BadRequest]
 ) -> Iterator[tuple[BadRequest, httpx.Response, float]]:
     """Four at a time."""
-    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+    with httpx.Client(verify=False, base_url=server.url, timeout=PATIENCE) as client:
 
         def ask(request: BadRequest) -> tuple[BadRequest, httpx.Response, float]:
             started = time.monotonic()
@@ -75,7 +75,7 @@ def check_error(answer: httpx.Response) -> dict[str, Any]:
 def test_every_bad_request_of_the_table_is_refused_with_its_reason_and_leaves_nothing(server: RunningServer) -> None:
     requests = list(bad_requests(MODEL, vocab_size(server)))
     assert len(requests) >= 300
-    restarts, seconds = server.metric("transom_engine_restarts_total"), list[float]()
+    restarts, seconds = server.metric("transom_worker_restarts_total"), list[float]()
     for request, answer, took in ask_all(server, requests):
         assert answer.status_code == request.status, (request.path, request.body[:200], answer.text)
         param = check_error(answer)["param"]
@@ -87,7 +87,7 @@ def test_every_bad_request_of_the_table_is_refused_with_its_reason_and_leaves_no
 
 def check_unharmed(server: RunningServer, restarts: float) -> None:
     wait_until_idle(server)
-    assert server.metric("transom_engine_restarts_total") == restarts
+    assert server.metric("transom_worker_restarts_total") == restarts
     body = {"model": MODEL, "prompt": "Prince Andrew", "max_tokens": 2, "temperature": 0}
     assert server.post("/v1/completions", body).status_code == 200
 
@@ -95,7 +95,7 @@ def check_unharmed(server: RunningServer, restarts: float) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ten_thousand_generated_requests_are_answered_or_refused_and_leave_nothing(server: RunningServer) -> None:
-    rng, restarts, refused, num_answered = random.Random(7), server.metric("transom_engine_restarts_total"), [], 0
+    rng, restarts, refused, num_answered = random.Random(7), server.metric("transom_worker_restarts_total"), [], 0
     for request, answer, took in ask_all(server, (generated(rng) for _ in range(10_000))):
         if answer.status_code == 200:
             num_answered += 1

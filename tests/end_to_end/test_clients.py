@@ -1,4 +1,4 @@
-"""The official client, unmodified, streaming and not; many clients at once; clients that vanish."""
+"""Many clients at once; clients that vanish."""
 
 from __future__ import annotations
 
@@ -23,58 +23,6 @@ def wait_until_idle(server: RunningServer, seconds: float = 5.0) -> None:
             return
         assert time.monotonic() < deadline, f"{used} bytes of KV and {active} requests are still there"
         time.sleep(0.1)
-
-
-def test_streamed_text_equals_the_text_in_one_piece(server: RunningServer) -> None:
-    client = server.client()
-    whole = client.completions.create(model="tolstoy", prompt=PROMPT, max_tokens=100, temperature=0)
-    chunks = list(
-        client.completions.create(
-            model="tolstoy",
-            prompt=PROMPT,
-            max_tokens=100,
-            temperature=0,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-    )
-    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
-    assert chunks[-1].usage == whole.usage
-    assert whole.usage is not None and whole.usage.completion_tokens == 100
-
-
-def test_token_ids_and_text_as_prompt_give_the_same_answer(server: RunningServer) -> None:
-    client = server.client()
-    tokens = server.post("/tokenize", {"model": "tolstoy", "prompt": PROMPT}).json()["tokens"]
-    texts = [
-        client.completions.create(model="tolstoy", prompt=prompt, max_tokens=30, temperature=0).choices[0].text
-        for prompt in (PROMPT, tokens)
-    ]
-    assert texts[0] == texts[1]
-
-
-def test_several_prompts_and_several_choices_are_numbered_prompt_by_prompt(server: RunningServer) -> None:
-    answer = server.client().completions.create(
-        model="tolstoy", prompt=[PROMPT, "Natasha smiled"], n=2, max_tokens=8, temperature=0
-    )
-    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
-    assert answer.choices[0].text == answer.choices[1].text
-    assert answer.choices[2].text == answer.choices[3].text
-
-
-async def test_the_same_seed_gives_the_same_text_in_a_crowd_and_alone(server: RunningServer) -> None:
-    async with server.async_client() as client:
-
-        async def ask(seed: int) -> str:
-            answer = await client.completions.create(
-                model="tolstoy", prompt=PROMPT, max_tokens=60, temperature=0.9, top_p=0.95, seed=seed
-            )
-            return answer.choices[0].text
-
-        alone = [await ask(seed) for seed in range(4)]
-        crowd = await asyncio.gather(*(ask(seed % 4) for seed in range(16)))
-    assert crowd == alone * 4
-    assert len(set(alone)) == 4
 
 
 async def test_thirty_two_streams_run_at_once_and_leave_nothing_behind(server: RunningServer) -> None:
@@ -102,7 +50,7 @@ async def test_a_hundred_clients_that_vanish_mid_stream_leave_nothing_behind(ser
                     return
 
     async def wave(size: int) -> None:
-        async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None)) as client:
+        async with httpx.AsyncClient(verify=False, timeout=120, limits=httpx.Limits(max_connections=None)) as client:
             await asyncio.gather(*(vanish(client) for _ in range(size)))
 
     await wave(20)

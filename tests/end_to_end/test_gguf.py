@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import pytest
 
 from tests.gguf_models import write_gguf_of
@@ -75,7 +74,7 @@ def test_the_template_of_a_file_is_used(gguf_server: RunningServer) -> None:
 
 
 def test_the_list_of_models_says_what_the_file_holds(gguf_server: RunningServer) -> None:
-    [model] = httpx.get(f"{gguf_server.url}/v1/models", timeout=10).json()["data"]
+    [model] = gguf_server.get("/v1/models").json()["data"]
     assert model["id"] == "tolstoy-f32"
     assert model["meta"]["quantization"] == "F32"
     assert model["meta"]["n_params"] == 4_676_352

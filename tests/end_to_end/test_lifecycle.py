@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +16,8 @@ import httpx2 as httpx
 import psutil
 import pytest
 
-from tests.running_server import RunningServer, clean_environment
+from tests.command_line import Ended, run
+from tests.running_server import RunningServer
 from transom.cli.admin_client import AdminClient
 
 BUNDLED = Path(__file__).parents[2] / "transom/models_builtin"
@@ -43,10 +42,9 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
         server.process.wait()
 
 
-def command(server: RunningServer, *words: str) -> subprocess.CompletedProcess[str]:
+def command(server: RunningServer, *words: str) -> Ended:
     """A command of the operator, with the server's own registry file."""
-    arguments = [sys.executable, "-m", "transom", *words, "--config", server.arguments[1]]
-    return subprocess.run(arguments, capture_output=True, text=True, env=clean_environment(), timeout=60, check=False)
+    return run(*words, "--config", server.arguments[1])
 
 
 def admin(server: RunningServer) -> AdminClient:
@@ -58,7 +56,7 @@ def listed(server: RunningServer) -> dict[str, dict[str, Any]]:
 
 
 def ready(server: RunningServer) -> httpx.Response:
-    return httpx.get(f"{server.url}/health/ready", timeout=10)
+    return server.get("/health/ready")
 
 
 class Stream(threading.Thread):
@@ -112,7 +110,7 @@ def test_sigterm_drains_and_the_server_tells_that_meanwhile(server: RunningServe
     while ready(server).status_code == 200:
         assert time.monotonic() < deadline
     assert ready(server).json()["status"] == "draining"
-    assert httpx.get(f"{server.url}/health/live", timeout=10).status_code == 200
+    assert server.get("/health/live").status_code == 200
     refused = server.post("/v1/completions", {"model": "first", "prompt": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_draining")
     assert "retry-after" in refused.headers

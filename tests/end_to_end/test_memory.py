@@ -56,7 +56,7 @@ def answer_text(server: RunningServer) -> str:
 
 def peak_rss_mib(server: RunningServer) -> float:
     """The most memory that the worker ever had, as the kernel says."""
-    pid = httpx.get(f"{server.url}/v1/models/recall", timeout=10).json()["meta"]["worker_pid"]
+    pid = server.get("/v1/models/recall").json()["meta"]["worker_pid"]
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 

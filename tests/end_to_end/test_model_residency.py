@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import httpx2 as httpx
 import psutil
 import pytest
 
@@ -84,7 +83,7 @@ def complete(server: RunningServer, model: str, **fields: Any) -> str:
 
 
 def statuses(server: RunningServer) -> dict[str, str]:
-    models = httpx.get(f"{server.url}/v1/models", timeout=10).json()["data"]
+    models = server.get("/v1/models").json()["data"]
     return {model["id"]: model["status"] for model in models}
 
 

@@ -146,7 +146,11 @@ def test_a_sliding_window_knows_exactly_the_facts_in_it(request: pytest.FixtureR
 
 @pytest.mark.parametrize(
     ("server", "first", "size"),
-    [("in_ram", 1, 900), ("in_ram", 1000, 2000), pytest.param("tiered", 2500, 3333, marks=pytest.mark.slow)],
+    [
+        pytest.param("in_ram", 1, 900, marks=pytest.mark.slow),
+        ("in_ram", 1000, 2000),
+        pytest.param("tiered", 2500, 3333, marks=pytest.mark.slow),
+    ],
 )
 def test_keep_first_knows_exactly_the_first_and_the_most_recent_facts(
     request: pytest.FixtureRequest, server: str, first: int, size: int

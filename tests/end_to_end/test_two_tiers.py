@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.running_server import RunningServer, clean_environment
+from tests.command_line import Ended, run
+from tests.running_server import RunningServer
 
 FACT = " The secret code of Anna is 4711-falcon."
 QUESTION = " The secret code of Anna is"
@@ -47,13 +46,8 @@ def complete(server: RunningServer, **body: Any) -> dict[str, Any]:
 
 
 def cache_of(server: RunningServer) -> dict[str, Any]:
-    shown: dict[str, Any] = httpx.get(f"{server.url}/v1/models/recall/cache", timeout=10).json()
+    shown: dict[str, Any] = server.get("/v1/models/recall/cache").json()
     return shown
-
-
-def transom(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "transom", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
 
 
 @pytest.mark.slow
@@ -101,7 +95,7 @@ def test_a_request_may_choose_to_forget_and_is_told_how_much(tiered: RunningServ
 
 
 def test_what_both_tiers_together_cannot_hold_is_refused_with_the_numbers(tiered: RunningServer) -> None:
-    limit = httpx.get(f"{tiered.url}/v1/models/recall", timeout=10).json()["meta"]["max_request_tokens"]
+    limit = tiered.get("/v1/models/recall").json()["meta"]["max_request_tokens"]
     assert 6_000 < limit <= (RAM_MIB + SSD_MIB) * 2**20 // 2048
     body = {"model": "recall", "prompt": [5] * limit, "max_tokens": 1}
     refused = tiered.post("/v1/completions", body)
@@ -113,15 +107,15 @@ def test_what_both_tiers_together_cannot_hold_is_refused_with_the_numbers(tiered
 def test_the_directory_is_private_locked_and_verified(tiered: RunningServer, ssd_path: Path) -> None:
     assert (ssd_path / "recall").stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in (ssd_path / "recall").iterdir())
-    verified = transom("cache", "verify", "--ssd-path", str(ssd_path), "--json")
+    verified = run("cache", "verify", "--ssd-path", str(ssd_path), "--json")
     assert verified.returncode == 0
     assert verified.stderr == "transom: recall: a server uses it, so its blocks were not read\n"
     [content] = json.loads(verified.stdout)
     assert (content["model"], content["in_use"], content["problems"]) == ("recall", True, [])
-    refused = transom("cache", "purge", "--ssd-path", str(ssd_path))
+    refused = run("cache", "purge", "--ssd-path", str(ssd_path))
     assert refused.returncode == 2
     assert "is locked by another server" in refused.stderr
-    shown = transom("cache", "stats", "--url", tiered.url)
+    shown = run("cache", "stats", "--url", tiered.url)
     assert "cold" in shown.stdout
 
 
@@ -143,8 +137,8 @@ def test_settings_that_only_the_worker_can_judge_are_one_line_too(
         assert "ready" not in ended.stdout
 
 
-def _serve_from(ssd_path: Path) -> subprocess.CompletedProcess[str]:
-    return transom("serve", "recall", "--port", "0", "--max-ssd-mb", "64", "--ssd-path", str(ssd_path))
+def _serve_from(ssd_path: Path) -> Ended:
+    return run("serve", "recall", "--port", "0", "--max-ssd-mb", "64", "--ssd-path", str(ssd_path))
 
 
 @pytest.mark.slow
@@ -161,7 +155,7 @@ def test_a_killed_server_leaves_nothing_that_the_next_one_trips_over(tmp_path: P
     again = RunningServer.start(*arguments, log=tmp_path / "second.txt")
     assert complete(again, temperature=0)["choices"][0]["text"].startswith(" 4711-falcon.")
     assert again.stop() == 0
-    purged = transom("cache", "purge", "recall", "--ssd-path", str(tmp_path))
+    purged = run("cache", "purge", "recall", "--ssd-path", str(tmp_path))
     assert (purged.returncode, purged.stdout[:7]) == (0, "recall:")
 
 

@@ -17,7 +17,7 @@ from tests.running_server import RunningServer
 PROMPT = "Prince Andrew looked at the sky"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of its own: these tests kill its workers."""
     running = RunningServer.start(log=tmp_path_factory.mktemp("crashing") / "log.txt")
@@ -27,7 +27,7 @@ def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer
 
 def worker_of(server: RunningServer, model: str) -> int:
     """The worker's process id, as the model's entry shows it."""
-    pid: int = httpx.get(f"{server.url}/v1/models/{model}", timeout=10).json()["meta"]["worker_pid"]
+    pid: int = server.get(f"/v1/models/{model}").json()["meta"]["worker_pid"]
     assert pid in server.worker_pids()
     return pid
 
@@ -53,7 +53,7 @@ async def test_kill_minus_nine_under_load_is_survived(crashing: RunningServer) -
             assert isinstance(outcome, openai.InternalServerError)
             assert outcome.status_code == 503
             assert outcome.code == "engine_restarting"
-        live = httpx.get(f"{crashing.url}/health/live", timeout=5)
+        live = crashing.get("/health/live")
         assert live.status_code == 200
         assert all(isinstance(outcome, str) for outcome in await asyncio.gather(*spared))
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import byte_model_config, byte_request, small_engine_config
-from transom.cache.stats import CacheStats, ConvStateStats, KindStats, TierStats
+from transom.cache import BlockRun, Importance, KindWindow, PlaceState, SequenceWindow
+from transom.cache.stats import CacheStats, ConvStateStats, KindStats, SequenceStats, TierStats
 from transom.config.model_config import LayerKind
 from transom.engine.channel import (
     MAX_PAYLOAD_BYTES,
@@ -20,19 +21,21 @@ from transom.engine.channel import (
     Failed,
     FrameReader,
     Heartbeat,
+    Look,
     Message,
     Outputs,
     Ready,
     Refused,
     Submit,
+    View,
     decode,
     encode,
     payload_length,
 )
 from transom.engine.error_data import error_to_data
-from transom.engine.reports import EngineStats, LoadReport
+from transom.engine.reports import EngineStats, EngineView, LoadReport
 from transom.errors import ChannelError, ConfigError, QueueFullError
-from transom.request import FinishReason, RequestOutput, TokenLogprobs, Usage
+from transom.request import CacheStrategy, FinishReason, RequestOutput, TokenLogprobs, Usage
 from transom.scheduler.stats import SchedulerStats
 
 MESSAGES: list[Message] = [
@@ -52,6 +55,29 @@ MESSAGES: list[Message] = [
                 FinishReason.STOP,
                 2,
                 Usage(1, 2, 0),
+            ),
+        )
+    ),
+    Look(),
+    View(
+        EngineView(
+            EngineStats(SchedulerStats(1, 2, 3, 4, 5, 6, 7), CacheStats(64, 1, 2, (), ()), 1, 0.25, 0),
+            (
+                SequenceWindow(
+                    SequenceStats("r", CacheStrategy.ADAPTIVE, 100, 64, 0, 0),
+                    64,
+                    (
+                        KindWindow(
+                            LayerKind.FULL_ATTENTION,
+                            2,
+                            (BlockRun(PlaceState.COLD, 3), BlockRun(PlaceState.HOT, 1)),
+                            ((0, 2),),
+                            4,
+                            0,
+                            Importance(1, (0.25, 0.75)),
+                        ),
+                    ),
+                ),
             ),
         )
     ),

@@ -75,6 +75,24 @@ async def test_statistics_arrive_and_end_with_nothing_in_use(client: EngineClien
     assert client.seconds_since_sign_of_life < 2.0
 
 
+async def test_who_looks_sees_windows_and_statistics_of_one_moment(client: EngineClient) -> None:
+    outputs = client.generate(endless("seen"))
+    await anext(outputs)
+    first, second = await asyncio.gather(client.look(), client.look())
+    assert first is not None
+    assert first is second, "the worker was asked twice"
+    assert client.stats() is first.stats
+    [window] = first.windows
+    assert window.stats in first.stats.cache.sequences
+    assert window.stats.request_id == "seen"
+    await outputs.aclose()
+    await eventually(lambda: client.num_requests == 0)
+    await eventually(lambda: stats_of(client).scheduler.num_running == 0)
+    last = await client.look()
+    assert last is not None
+    assert last.windows == ()
+
+
 async def test_closing_the_iterator_frees_the_worker(client: EngineClient) -> None:
     outputs = client.generate(endless("closed"))
     await anext(outputs)

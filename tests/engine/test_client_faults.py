@@ -17,7 +17,7 @@ import pytest
 
 from tests.engine.observed_client import Observed, collect, endless, eventually, kill
 from tests.fakes import byte_request, write_tiny_llama
-from transom.engine import EngineClient, EngineState
+from transom.engine import EngineClient, EngineState, EngineStats
 from transom.engine.watchdog import WatchLimits
 from transom.errors import (
     ConfigError,
@@ -63,6 +63,10 @@ def command_of(process: psutil.Process) -> list[str]:
         return []
 
 
+def num_generated(stats: EngineStats | None) -> int:
+    return 0 if stats is None else stats.scheduler.num_generated_tokens
+
+
 async def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced(
     observed: Observed, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -70,8 +74,10 @@ async def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced(
     client = observed.client
     tasks = [asyncio.create_task(collect(client, endless(str(n)))) for n in range(4)]
     await eventually(lambda: (stats := client.stats()) and stats.scheduler.num_running == 4)
+    before = client.counted()
     first = kill(client)
     killed = time.monotonic()
+    assert await client.look() is None
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert time.monotonic() - killed < 0.5
     assert all(isinstance(outcome, EngineRestartingError) for outcome in outcomes)
@@ -83,6 +89,8 @@ async def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced(
     assert client.process_id != first
     assert client.num_restarts == 1
     assert len((await collect(client, byte_request(max_tokens=3, ignore_eos=True))).token_ids) == 3
+    await eventually(lambda: num_generated(client.stats()) == 3)
+    assert num_generated(client.counted()) >= num_generated(before) + 3 > 3
     states = [status.state for status in observed.states]
     assert states[:2] == [EngineState.STARTING, EngineState.READY]
     assert states[-1] is EngineState.READY
@@ -208,7 +216,8 @@ async def test_log_lines_of_the_worker_appear_in_ours_at_their_level(
         os.kill(client.process_id, signal.SIGSEGV)
         await anext(outputs)
     await eventually(lambda: any("Segmentation fault" in record.message for record in caplog.records))
-    assert any(record.levelno == logging.WARNING and "[tiny]" in record.message for record in caplog.records)
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert any(getattr(record, "model", None) == "tiny" for record in warnings)
 
 
 def long_requests(count: int) -> list[Request]:

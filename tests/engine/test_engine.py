@@ -198,6 +198,23 @@ def test_statistics_count_what_happened() -> None:
     assert (stats.scheduler.num_running, stats.scheduler.num_waiting) == (0, 0)
 
 
+def test_every_step_and_every_distance_of_tokens_is_measured() -> None:
+    engine = make_engine()
+    engine.add(byte_request("abc", max_tokens=5))
+    first, *later = [output for _ in range(5) for output in engine.step()]
+    assert first.queue_seconds is not None
+    assert [output.queue_seconds for output in later] == [None] * 4
+    steps = engine.stats().steps
+    assert (steps.prefill_seconds.num_values, steps.decode_seconds.num_values, steps.mixed_seconds.num_values) == (
+        1,
+        4,
+        0,
+    )
+    assert steps.inter_token_seconds.num_values == 4
+    assert (steps.num_tokens.num_values, steps.num_tokens.total) == (5, 7)
+    assert steps.cold_read_bytes.num_values == 0
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 150), st.integers(1, 80)), min_size=1, max_size=8),

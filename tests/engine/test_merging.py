@@ -44,6 +44,12 @@ def test_prefill_progress_prompt_log_probabilities_and_the_end_all_survive() -> 
     )
 
 
+def test_what_the_first_tokens_tell_of_the_prompt_survives() -> None:
+    usage = Usage(2, 1, num_cached_tokens=1)
+    merged = merge(RequestOutput("r", (5,), usage=usage), RequestOutput("r", (6,)))
+    assert merged == RequestOutput("r", (5, 6), usage=usage)
+
+
 def test_requests_are_merged_apart_in_order_of_appearance() -> None:
     a, b = RequestOutput("a", (1,)), RequestOutput("b", (2,))
     assert merge_all([b, a, b]) == {"b": RequestOutput("b", (2, 2)), "a": a}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command_line import Ended, run
 from tests.fakes import write_tiny_llama
-from tests.running_server import RunningServer, clean_environment
+from tests.running_server import RunningServer
 
 MIB = 2**20
 
@@ -26,11 +25,10 @@ def entry(tmp_path: Path, **settings: Any) -> dict[str, Any]:
     return {"id": "model", "path": str(builtin / "recall"), "load": "at_start", "tier_config": tiers, **settings}
 
 
-def serve(tmp_path: Path, model: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def serve(tmp_path: Path, model: dict[str, Any]) -> Ended:
     registry = tmp_path / "config.json"
     registry.write_text(json.dumps({"models": [model]}))
-    command = [sys.executable, "-m", "transom", "serve", "--config", str(registry), "--port", "0"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
+    return run("serve", "--config", str(registry), "--port", "0")
 
 
 def path_is_a_file(tmp_path: Path) -> dict[str, Any]:

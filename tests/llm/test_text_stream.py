@@ -70,6 +70,13 @@ def test_a_stop_string_ends_text_tokens_and_usage_at_the_token_that_completes_it
     assert len(completion.logprobs or ()) == len(consumed)
 
 
+def test_what_was_cached_is_known_also_where_a_stop_string_ends_the_text() -> None:
+    outputs = outputs_of(_ids("the dog sleeps"))
+    outputs[0] = replace(outputs[0], usage=Usage(1, 1, num_cached_tokens=7, num_cache_write_tokens=3))
+    completion = _run(_request(("dog",)), outputs)
+    assert completion.usage == Usage(1, len(_ids("the dog")), num_cached_tokens=7, num_cache_write_tokens=3)
+
+
 def test_a_stop_string_may_be_part_of_the_output() -> None:
     request = _request(("dog",), include_stop_str_in_output=True)
     assert _run(request, outputs_of(_ids("the dog sleeps"))).text == "the dog"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from transom.metrics import KindUsage, MetricsCollector, ModelSnapshot, TierUsage, Transfers
-from transom.request import Usage
+from transom.histogram import HistogramCounts
+from transom.metrics import KindUsage, MetricsCollector, ModelSnapshot, Reuse, Steps, TierUsage, Transfers
+from transom.request import FinishReason, Usage
 
 
 def samples(collector: MetricsCollector) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -80,11 +82,11 @@ def test_a_tier_is_in_one_state_at_a_time() -> None:
 def test_latencies_fall_into_histograms() -> None:
     collector = MetricsCollector(lambda: ())
     collector.observe_first_token("m", 0.2)
-    collector.observe_token_interval("m", 0.01)
+    collector.observe_token_time("m", 0.01)
     collector.observe_request("m", 3.0)
     shown = samples(collector)
     assert shown["transom_time_to_first_token_seconds_sum", (("model", "m"),)] == 0.2
-    assert shown["transom_inter_token_latency_seconds_count", (("model", "m"),)] == 1
+    assert shown["transom_request_time_per_output_token_seconds_count", (("model", "m"),)] == 1
     assert shown["transom_e2e_request_latency_seconds_bucket", (("le", "2.5"), ("model", "m"))] == 0
     assert shown["transom_e2e_request_latency_seconds_bucket", (("le", "5.0"), ("model", "m"))] == 1
 
@@ -94,4 +96,74 @@ def test_every_metric_has_help_type_and_the_prefix() -> None:
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     helped = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP")}
     assert names == helped
-    assert all(name.startswith("transom_") for name in names)
+    assert all(name.startswith(("transom_", "process_")) for name in names)
+
+
+COUNTED = HistogramCounts((0.5, 1.0), (2, 0, 1), 4.5)
+
+
+def test_histograms_of_the_workers_are_cumulative_and_say_nothing_before_anything_was_counted() -> None:
+    model = ModelSnapshot(
+        "m", True, steps=Steps(decode_seconds=COUNTED), tiers=(TierUsage("cold", 0, 1, transfers=Transfers()),)
+    )
+    shown = samples(MetricsCollector(lambda: [model]))
+    labels = (("kind", "decode"), ("model", "m"))
+    buckets = [shown["transom_step_duration_seconds_bucket", tuple(sorted((*labels, ("le", le))))] for le in LIMITS]
+    assert buckets == [2, 2, 3]
+    assert shown["transom_step_duration_seconds_sum", labels] == 4.5
+    assert shown["transom_step_duration_seconds_count", labels] == 3
+    assert not [name for name, _ in shown if name.startswith("transom_kv_tier_read_latency")]
+
+
+LIMITS = ("0.5", "1.0", "+Inf")
+
+
+def test_tokens_are_told_by_where_they_came_from_and_add_up() -> None:
+    reuse = Reuse(num_hit_tokens=100, num_cold_hit_tokens=30)
+    model = ModelSnapshot("m", True, num_computed_tokens=50, num_drafted_tokens=10, num_accepted_tokens=7, reuse=reuse)
+    shown = samples(MetricsCollector(lambda: [model]))
+    by_source = {dict(labels)["source"]: value for (name, labels), value in shown.items() if "tokens_by_source" in name}
+    assert by_source == {
+        "computed": 40, "cache_ram": 70, "cache_ssd": 30, "guess_accepted": 7, "guess_rejected": 3
+    }  # fmt: skip
+
+
+def test_both_formats_say_the_same_and_are_what_parsers_take() -> None:
+    model = ModelSnapshot(
+        "m",
+        True,
+        state="loaded",
+        steps=Steps(COUNTED, COUNTED, COUNTED, COUNTED, COUNTED, COUNTED, COUNTED),
+        tiers=(TierUsage("cold", 1, 2, transfers=Transfers(read_latency=COUNTED, write_latency=COUNTED)),),
+        kinds=(KindUsage("full_attention", 1, 2, 3),),
+    )
+    collector = MetricsCollector(lambda: [model], "1.2.3")
+    collector.count_tokens("m", Usage(10, 4))
+    collector.count_refusal("m", None)
+    collector.count_quota_refusal("m", "tokens_per_minute", "tier gold")
+    collector.count_end("m", FinishReason.STOP)
+    collector.observe_queue("m", 0.5)
+    shown = samples(collector)
+    families = open_metrics_families(collector.render_open_metrics().decode())  # type: ignore[no-untyped-call]
+    opened = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+    assert opened.keys() == shown.keys()
+    assert {key: value for key, value in opened.items() if key[0].startswith("transom_")} == {
+        key: value for key, value in shown.items() if key[0].startswith("transom_")
+    }
+    assert shown["transom_build_info", (("version", "1.2.3"),)] == 1
+    assert shown["transom_refusals_total", (("model", "m"), ("reason", "none"))] == 1
+
+
+def test_names_keep_the_conventions() -> None:
+    """Counters end in _total, and whatever is measured in seconds or bytes says so at the end."""
+    for family in text_string_to_metric_families(MetricsCollector(lambda: ()).render().decode()):
+        if family.name.startswith("transom_"):
+            assert family.name == family.name.lower()
+            assert not family.name.endswith(("_ms", "_milliseconds", "_mb", "_kb"))
+            assert family.documentation.endswith(".")
+        if family.type == "counter":
+            assert all(sample.name.endswith("_total") for sample in family.samples)

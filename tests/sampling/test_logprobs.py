@@ -18,6 +18,13 @@ def test_log_probabilities_are_the_log_softmax_of_the_row() -> None:
     assert [value for _, value in answer.top] == pytest.approx(np.sort(exact)[::-1][:3].tolist(), abs=1e-6)
 
 
+def test_ranks_of_prompt_tokens_are_their_places_in_the_order_of_the_rivals() -> None:
+    row = np.random.default_rng(2).integers(0, 5, 50).astype(np.float32)
+    order = [token for token, _ in token_logprobs(row, 0, 50).top]
+    answer = prompt_logprobs(np.stack([row] * 50), range(50), 3)
+    assert [logprobs.rank for logprobs in answer] == [order.index(token) + 1 for token in range(50)]
+
+
 def test_without_rivals_only_the_chosen_token_is_reported() -> None:
     assert token_logprobs(np.zeros(4, np.float32), 2, 0).top == ()
 
@@ -42,4 +49,4 @@ def test_prompt_log_probabilities_look_at_the_token_that_follows() -> None:
 def test_the_batch_does_not_change_a_row() -> None:
     rows = np.random.default_rng(2).standard_normal((7, 333)).astype(np.float32)
     together = prompt_logprobs(rows, [5] * 7, 4)
-    assert together == [token_logprobs(row.copy(), 5, 4) for row in rows]
+    assert together == [prompt_logprobs(row[None].copy(), [5], 4)[0] for row in rows]

@@ -73,3 +73,11 @@ def test_the_ban_yields_when_nothing_else_is_allowed() -> None:
 @pytest.mark.parametrize("prompt", [[], [0], [4, 4, 4]])
 def test_penalties_of_an_empty_output_change_nothing(prompt: list[int]) -> None:
     assert processed(after(prompt, []), presence_penalty=1.0, frequency_penalty=1.0) == LOGITS.tolist()
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-45, 1e-38, 1e-30])
+def test_a_penalty_next_to_nothing_leaves_usable_logits_and_bans_in_place(penalty: float) -> None:
+    row = processed(after([0, 1, 2], []), allowed_token_ids=(0, 1, 3), repetition_penalty=penalty)
+    assert np.isfinite(max(row)) and not np.isnan(row).any()
+    assert row.index(max(row)) == 0
+    assert (row[2], row[3]) == (-np.inf, 0.5)

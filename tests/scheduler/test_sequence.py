@@ -70,6 +70,18 @@ def test_tokens_that_the_cache_had_are_counted_at_the_first_start_only() -> None
     assert sequence.usage.num_cached_tokens == 3
 
 
+def test_what_the_cache_had_is_told_with_the_first_tokens_and_with_the_last() -> None:
+    cache, sequence = make_cache(8), make_sequence()
+    handle = cache.open(sequence.tokens)
+    handle.num_cached_tokens = 3
+    sequence.start(handle)
+    told = [sequence.output((), None).usage]
+    for token_id, finish_reason in ((7, None), (8, None), (9, FinishReason.LENGTH)):
+        sequence.append([SampledToken(token_id)])
+        told.append(sequence.output((SampledToken(token_id),), finish_reason).usage)
+    assert [usage and usage.num_cached_tokens for usage in told] == [None, 3, None, 3]
+
+
 def test_prompt_log_probabilities_are_handed_over_with_the_first_token_and_never_again() -> None:
     sequence = make_sequence(num_prompt_tokens=3, prompt_logprobs=0)
     entries = [TokenLogprobs(1, -1.0), TokenLogprobs(2, -2.0)]

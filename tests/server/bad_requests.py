@@ -34,6 +34,7 @@ COMMON: list[tuple[str, list[Any]]] = [
     ("include_stop_str_in_output", BOOL_TRAPS),
     ("skip_special_tokens", BOOL_TRAPS),
     ("return_token_ids", BOOL_TRAPS),
+    ("timings_per_token", BOOL_TRAPS),
     ("stream_options", [1, [], "x", {}, {"include_usage": True}]),
     ("logit_bias", [[], 1, {"a": 1}, {"-1": 1}, {"01": 1}, {"+1": 1}, {"1.0": 1}, {" 1": 1}, {"١": 1}, {"1": 101}]),
     ("logit_bias", [{"1": -101}, {"1": "1"}, {"1": True}, {str(VOCAB_SIZE): 1}, {str(2**31): 1}, {"9" * 30: 1}]),
@@ -44,6 +45,8 @@ COMMON: list[tuple[str, list[Any]]] = [
     ("user", [*STR_TRAPS, "x" * 129]),
     ("cache_salt", [*STR_TRAPS, "", "a/b", "a@b", "a\\b", "a\0b", "x" * 129]),
     ("sse_ping_interval", [*INT_TRAPS, -2, 3601]),
+    ("speculative", [1, "x", [], {"n_max": -1}, {"n_max": "1"}, {"n_maximum": 1}, {"p_min": 2}]),
+    ("prompt_logprobs", [*INT_TRAPS, -1, 21]),
     ("model", [1, True, [], {}, ""]),
 ]
 COMPLETION: list[tuple[str, list[Any]]] = [
@@ -59,6 +62,8 @@ CHAT: list[tuple[str, list[Any]]] = [
     ("top_logprobs", [*INT_TRAPS, -1, 21, 5]),
     ("max_completion_tokens", [*INT_TRAPS, 0, -2, 100_001]),
     ("reasoning_effort", [1, "extreme", ""]),
+    ("service_tier", [1, "gold", {}]),
+    ("prompt_cache_retention", [1, "48h", {}]),
     ("metadata", [1, [], {"a": 1}, {"k" * 65: "v"}, {"k": "v" * 513}, {str(index): "" for index in range(17)}]),
     ("chat_template_kwargs", [1, [], {"enable_thinking": []}, {"foreign": 1}, {"messages": "x"}]),
     ("add_generation_prompt", BOOL_TRAPS),
@@ -100,7 +105,6 @@ COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
     ("guided_decoding_backend", "outlines"),
     ("prompt_embeds", "x"),
     ("prompt_logprobs", 0),
-    ("prompt_logprobs", -1),
     ("truncate_prompt_tokens", -1),
     ("chat_template", "{{ 7*7 }}"),
     ("bad_words", ["x"]),
@@ -110,9 +114,12 @@ COMMON_UNSUPPORTED: list[tuple[str, Any]] = [
     ("n_keep", 5),
     ("n_discard", -1),
     ("id_slot", 0),
+    ("xtc_probability", 0.5),
+    ("dry_multiplier", 0.8),
+    ("mirostat", 2),
+    ("dynatemp_range", 0.5),
     ("n_probs", 3),
     ("t_max_predict_ms", 10),
-    ("timings_per_token", True),
 ]
 COMPLETION_UNSUPPORTED: list[tuple[str, Any]] = [("suffix", "x"), ("tools", [{}])]
 CHAT_UNSUPPORTED: list[tuple[str, Any]] = [
@@ -124,8 +131,6 @@ CHAT_UNSUPPORTED: list[tuple[str, Any]] = [
     ("web_search_options", {}),
     ("store", True),
     ("verbosity", "high"),
-    ("service_tier", "flex"),
-    ("prompt_cache_retention", "24h"),
     ("echo", True),
     ("best_of", 2),
 ]
@@ -153,7 +158,7 @@ RESPONSE: list[tuple[str, list[Any]]] = [
     ("background", [True, 1]),
     ("include", [1, "x", ["x"], [1]]),
     ("text", [1, [], {"format": 1}, {"format": {"type": "xml"}}, {"verbosity": "low"}, {"unknown": 1}]),
-    ("reasoning", [1, {"effort": "most"}, {"summary": "auto"}, {"unknown": 1}]),
+    ("reasoning", [1, {"effort": "most"}, {"summary": "detailed"}, {"unknown": 1}]),
     ("stream", BOOL_TRAPS),
     ("store", BOOL_TRAPS),
     ("tool_choice", ["required", {"type": "function", "name": "f"}]),

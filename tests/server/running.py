@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.server.served import RecitingEngine, make_app
+from starlette.types import ASGIApp
+
+from tests.server.served import WINDOW, RecitingEngine, make_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve
 from transom.server.settings import ServerSettings
@@ -47,18 +49,31 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*engines: RecitingEngine, settings: ServerSettings | None = None) -> AsyncIterator[Running]:
+async def running(
+    *engines: RecitingEngine,
+    settings: ServerSettings | None = None,
+    template: str | None = None,
+    window: int = WINDOW,
+) -> AsyncIterator[Running]:
     """Serves on a free port; stops as on a signal when the block ends."""
     settings = settings or ServerSettings(port=0, drain_timeout=2)
     lifecycle = Lifecycle()
-    app = make_app(*engines, settings=settings, lifecycle=lifecycle)
+    app = make_app(*engines, settings=settings, lifecycle=lifecycle, template=template, window=window)
+    async with running_app(app, lifecycle, settings) as server:
+        server.engines = engines
+        yield server
+
+
+@asynccontextmanager
+async def running_app(app: ASGIApp, lifecycle: Lifecycle, settings: ServerSettings) -> AsyncIterator[Running]:
+    """The same for an application that was made elsewhere with this lifecycle."""
     listener: socket.socket = bind("127.0.0.1", 0)
 
     async def prepare() -> bool:
         return True
 
     task = asyncio.create_task(serve(app, listener, settings, lifecycle, prepare))
-    server = Running(listener.getsockname()[1], lifecycle, task, engines)
+    server = Running(listener.getsockname()[1], lifecycle, task)
     try:
         await server.is_up()
         yield server

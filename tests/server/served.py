@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models, pre_tokenizers
 
 from tests.fakes import byte_model_config, small_engine_config
+from transom.cache import BLOCK_SIZE, BlockRun, Importance, KindWindow, PlaceState, SequenceWindow
 from transom.cache.stats import (
     CacheStats,
     ConvStateStats,
@@ -27,7 +28,7 @@ from transom.config.cache_options import resolve_cache
 from transom.config.model_config import GenerationDefaults, LayerKind
 from transom.config.pooling_config import PoolingConfig
 from transom.config.registry_config import ModelEntry, ServerConfig
-from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
+from transom.engine import EngineState, EngineStats, EngineStatus, EngineView, LoadReport
 from transom.errors import TransomError
 from transom.llm import LLM
 from transom.registry import ModelRegistry, ServedModel
@@ -36,6 +37,7 @@ from transom.scheduler.stats import SchedulerStats
 from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
+from transom.server.tracing import Tracing
 from transom.tokenizer import ChatTemplate, Tokenizer
 from transom.tokenizer.tokenizer_files import TokenizerSettings
 
@@ -82,11 +84,13 @@ class RecitingEngine:
     """The end-of-sequence token comes after so many."""
     tokens_per_output: int = 1
     recited: bytes = RECITED
+    queue_seconds: float = 0.25
     num_restarts: int = 0
     process_id: int | None = None
     requests: list[Request] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
+    num_looks: int = 0
 
     report: LoadReport = REPORT
 
@@ -98,6 +102,19 @@ class RecitingEngine:
         return EngineStats(
             scheduler, CacheStats(64, 1, 5, tiers, kinds, sequences, ReuseStats(1, 640, 7, 3, 64, 5, 6)), 1, 0.1, 0
         )
+
+    def counted(self) -> EngineStats | None:
+        return self.stats()
+
+    async def look(self) -> EngineView | None:
+        """Every running sequence has as many tokens as its prompt, in RAM only those of the last block."""
+        stats = self.stats()
+        if stats is None or self.status.state is not EngineState.READY:
+            return None
+        self.num_looks += 1
+        windows = tuple(_window(request) for request in self.requests if request.request_id in self.running)
+        sequences = tuple(window.stats for window in windows)
+        return EngineView(replace(stats, cache=replace(stats.cache, sequences=sequences)), windows)
 
     async def start(self) -> LoadReport:
         """Never ends for an engine that is starting, and makes one that is stopped ready."""
@@ -119,7 +136,8 @@ class RecitingEngine:
         try:
             if self.refusal is not None:
                 raise self.refusal
-            yield RequestOutput(request.request_id, num_computed_tokens=len(request.prompt_token_ids))
+            num_computed = len(request.prompt_token_ids)
+            yield RequestOutput(request.request_id, num_computed_tokens=num_computed, queue_seconds=self.queue_seconds)
             if request.pooling is not None:
                 is_done = True
                 yield _vector_output(request)
@@ -178,11 +196,22 @@ class RecitingEngine:
         count = request.sampling.prompt_logprobs
         if count is None:
             return None
-        return (None, *(self._scored(token, count, -2.0) for token in request.prompt_token_ids[1:]))
+        scored = (self._scored(token, count, -2.0) for token in request.prompt_token_ids[1:])
+        return (None, *(replace(logprobs, rank=1) for logprobs in scored))
 
     def _scored(self, token: int, count: int, logprob: float) -> TokenLogprobs:
         rivals = ((token, logprob), *((rival, float("-inf")) for rival in range(1, 100) if rival != token))
         return TokenLogprobs(token, logprob, rivals[:count])
+
+
+def _window(request: Request) -> SequenceWindow:
+    num_tokens = len(request.prompt_token_ids)
+    num_cold = num_tokens // BLOCK_SIZE
+    num_hot_tokens = num_tokens % BLOCK_SIZE
+    stats = SequenceStats(request.request_id, CacheStrategy.FULL, num_tokens, num_hot_tokens, num_cold * BLOCK_SIZE, 0)
+    runs = (BlockRun(PlaceState.COLD, num_cold), BlockRun(PlaceState.HOT, 1))
+    kind = KindWindow(LayerKind.FULL_ATTENTION, 1, runs, ((0, 1),), 0, 0, Importance(1, (0.25, 0.75)))
+    return SequenceWindow(stats, 64, (kind,))
 
 
 def _vector_output(request: Request) -> RequestOutput:
@@ -232,13 +261,20 @@ def make_app(
     settings: ServerSettings | None = None,
     lifecycle: Lifecycle | None = None,
     load_wait_seconds: float = 0.05,
+    template: str | None = None,
+    window: int = WINDOW,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application over one model per engine: `tiny`, `tiny-1`, ..."""
     server = ServerConfig(load_wait_seconds=load_wait_seconds)
     models = [
         served_model(
-            engine, model_id="tiny" if number == 0 else f"tiny-{number}", aliases=(f"org/tiny-alias-{number}",)
+            engine,
+            model_id="tiny" if number == 0 else f"tiny-{number}",
+            aliases=(f"org/tiny-alias-{number}",),
+            template=template,
+            window=window,
         )
         for number, engine in enumerate(engines or (RecitingEngine(),))
     ]
-    return create_app(ModelRegistry(models, server=server), settings or ServerSettings(), lifecycle)
+    return create_app(ModelRegistry(models, server=server), settings or ServerSettings(), lifecycle, tracing=tracing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ MARKER = "secret-0xdeadbeef"
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "not_found"),
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nowhere", 404, "not_found"),
         ("POST", "/v1/images/generations", 404, "not_found"),
         ("GET", "/docs", 404, "not_found"),
         ("GET", "/v1/completions/", 404, "not_found"),
@@ -85,6 +86,25 @@ async def test_s19_prompts_outputs_and_keys_are_not_logged(caplog: pytest.LogCap
     for secret in ("my private words", "k-e-y", "line\nbreak", "Grüße"):
         assert secret not in caplog.text
     assert "POST /v1/completions 200" in caplog.text
+
+
+async def test_s19_whatever_is_sent_a_request_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "transom.access")
+    text = "a\nGET /forged 200 0.001s id=x\r\u2028\x1b[31m"
+    given: Headers = [("host", "localhost"), ("content-type", "application/json"), ("x-request-id", "x\n y")]
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/completions", {"model": "tiny", "prompt": text, "user": text, "max_tokens": 1}),
+        ("/v1/completions", {"model": text, "prompt": "a"}),
+        ("/v1/chat/completions", {"model": "tiny", "messages": [{"role": text, "content": text}]}),
+        (f"/{text}", {}),
+    ]
+    for path, body in bodies:
+        await ask(make_app(), "POST", path, body, headers=given)
+    records = [record for record in caplog.records if record.name == "transom.access"]
+    assert len(records) == len(bodies)
+    for record in records:
+        assert re.fullmatch(r"POST [!-~]+ \d{3}", record.getMessage())
+        assert all(value.isprintable() for value in vars(record).values() if isinstance(value, str))
 
 
 async def test_the_log_names_the_route_or_the_path_that_was_refused_but_no_query(

@@ -6,6 +6,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.server.asgi import Headers, ask
+from tests.server.running import running
 from tests.server.served import make_app
 from transom.server.auth import OPEN_PATHS
 from transom.server.settings import ServerSettings
@@ -136,3 +137,76 @@ async def test_a_server_on_all_interfaces_is_addressed_by_any_literal_address(ho
 async def test_s09_a_key_of_a_mebibyte_is_refused_for_its_size() -> None:
     given = headers(("authorization", "Bearer " + "x" * 2**20))
     assert (await ask(make_app(settings=WITH_KEY), "GET", "/v1/models", headers=given)).status == 431
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/health/live/%2e%2e/%2e%2e/metrics",
+        "/health%2flive/../metrics",
+        "/%6detrics",
+        "/metrics/",
+        "/metrics?",
+        "/METRICS",
+        "/V1/models",
+        "/v1/models/",
+        "/v1/./models",
+        "/health/live;/../../v1/models",
+        "//v1/models",
+        "/v1//models",
+        "http://localhost/metrics",
+        "http://localhost/health/live/../../metrics",
+        "*",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "TRACE", "get"])
+async def test_s08_no_spelling_on_the_wire_opens_anything(method: str, target: str) -> None:
+    """What comes after percent signs, dots and doubled slashes have been read is for nobody without a key."""
+    if method != "OPTIONS" and target == "*":
+        return
+    head = f"{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    async with running(settings=WITH_KEY) as server:
+        answer = await server.raw(head.encode())
+    assert answer.split(b"\r\n")[0].startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize("target", ["/metrics%00", "/metrics%0a", "/health%0a", "/v1/models/tiny%0A", "/%7f"])
+async def test_s08_a_control_character_is_in_no_path(target: str) -> None:
+    head = f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    async with running() as server:
+        assert (await server.raw(head.encode())).startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:9632"])
+async def test_s11_no_browser_gets_leave_to_read_answers(origin: str) -> None:
+    asked = [("origin", origin), ("access-control-request-method", "POST")]
+    for method, path in [("OPTIONS", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/health")]:
+        answer = await ask(make_app(), method, path, headers=headers(*asked))
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    preflight = await ask(make_app(), "OPTIONS", "/v1/chat/completions", headers=headers(*asked))
+    assert preflight.status == 405
+
+
+NAMES = [
+    "../../x",
+    "x%2f..",
+    "/etc/passwd",
+    "a\0b",
+    "C:\\x",
+    "x" * 129,
+    "TINY",
+    "tınу",
+    "tiny\n",
+    " tiny",
+    "tiny/",
+    ".",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_s14_a_name_that_no_model_has_is_a_404_and_nothing_else(name: str) -> None:
+    app = make_app()
+    answer = await ask(app, "POST", "/v1/completions", {"model": name, "prompt": "a"})
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert (await ask(app, "GET", f"/v1/models/{name}")).status == 404
+    assert (await ask(app, "GET", f"/v1/models/{name}/cache")).status == 404

@@ -25,6 +25,7 @@ async def test_tiers_layers_and_requests_are_shown_as_the_engine_reports_them(pa
     assert answer.status == 200
     shown = answer.json()
     assert (shown["object"], shown["model"]) == ("model.cache", "tiny")
+    assert shown["steps"] == 1
     assert (shown["block_size"], shown["num_sequences"], shown["num_tokens"]) == (64, 1, 5)
     hot, cold = shown["tiers"]
     assert hot == {"name": "hot", "state": "on", "used_bytes": 512, "reuse_bytes": 256, "total_bytes": 2048}

@@ -97,6 +97,7 @@ async def test_sixty_clients_that_vanish_leave_nothing_behind() -> None:
     app = make_app(engine, lifecycle=lifecycle)
     exchanges = [start(app, stream=True) for _ in range(60)]
     num_running = small_engine_config().max_num_seqs + MAX_NOT_STARTED
+    await eventually(lambda: lifecycle.num_running == 60)
     await eventually(lambda: sum(bool(exchange.answer.body) for exchange in exchanges) == num_running)
     for exchange in exchanges:
         exchange.gone.set()
@@ -104,7 +105,7 @@ async def test_sixty_clients_that_vanish_leave_nothing_behind() -> None:
     assert not engine.running
     assert len(engine.requests) == num_running
     assert lifecycle.num_running == 0
-    assert len(asyncio.all_tasks()) == 1
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
 async def test_pings_come_while_nothing_else_does() -> None:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.server.running import Running, running
-from tests.server.served import RecitingEngine, make_app
+from tests.fakes import small_engine_config
+from tests.server.running import Running, running, running_app
+from tests.server.served import RecitingEngine, make_app, served_model
+from transom.config.registry_config import ResourceQuota
 from transom.errors import ConfigError
+from transom.quotas import QuotaLedger, Quotas
+from transom.registry import ModelRegistry
 from transom.server.admin_socket import admin_listener
+from transom.server.app import create_app
 from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings
@@ -50,6 +57,21 @@ async def test_a_port_that_is_taken_is_said_in_words() -> None:
             bind("127.0.0.1", server.port)
     with pytest.raises(ConfigError, match=r"cannot listen on no\.such\.host\.invalid"):
         bind("no.such.host.invalid", 0)
+
+
+async def test_an_answer_on_a_kept_connection_does_not_wait_for_acknowledgements() -> None:
+    """Where it does, every one but the first few takes 40 ms, however fast the machine is."""
+    async with running() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        seconds = []
+        for _ in range(40):
+            begun = time.perf_counter()
+            writer.write(get("/health/live"))
+            headers = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            await reader.readexactly(int(headers.partition(b"content-length: ")[2].split()[0]))
+            seconds.append(time.perf_counter() - begun)
+        writer.close()
+    assert min(seconds[20:]) < 0.03
 
 
 async def test_a_unix_socket_is_served_without_complaints(tmp_path: Path) -> None:
@@ -243,3 +265,112 @@ async def test_a_connection_outlives_a_refusal_whose_body_came_later() -> None:
         assert b"200 OK" in await asyncio.wait_for(reader.read(), 5)
         writer.close()
         await writer.wait_closed()
+
+
+POST_HEAD = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+
+
+async def test_s21_a_body_with_two_lengths_is_refused_and_its_rest_is_no_request() -> None:
+    """Who reads the shorter one takes what follows for a request of its own: smuggled past whoever stands in front."""
+    smuggled = get("/metrics")
+    body = b"0\r\n\r\n" + smuggled
+    async with running() as server:
+        for lengths in (
+            b"content-length: %d\r\n" % len(body) + CHUNKED,
+            b"transfer-encoding: chunked\r\ncontent-length: %d\r\n\r\n" % len(body),
+        ):
+            answer = await server.raw(POST_HEAD + lengths + body)
+            assert answer.startswith(b"HTTP/1.1 400")
+            assert answer.count(b"HTTP/1.1") == 1
+            assert b"not both" in answer
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        b"content-length: +17\r\n\r\n",
+        b"content-length: 0x11\r\n\r\n",
+        b"content-length: " + b"9" * 24 + b"\r\n\r\n",
+        b"content-length: 17, 18\r\n\r\n",
+        b"transfer-encoding: gzip, chunked\r\n\r\n",
+        b"transfer-encoding: xchunked\r\n\r\n",
+        CHUNKED + b"-1\r\n",
+        CHUNKED + b"0x2\r\n{}",
+        CHUNKED + b"zz\r\n{}",
+    ],
+    ids=range(9),
+)
+async def test_s21_a_length_that_is_none_is_a_400_and_ends_the_connection(lengths: bytes) -> None:
+    async with running() as server:
+        answer = await server.raw(POST_HEAD + lengths + b'{"content": "ab"}' + get("/metrics"))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"content-length: 17\r\n\r\n{",
+        CHUNKED + b"1\r\n{\r\n",
+        CHUNKED + b"f" * 16 + b"\r\n{",
+    ],
+    ids=["short", "chunks", "chunk of 2^64"],
+)
+async def test_s21_a_body_without_end_is_waited_for_so_long_and_no_longer(
+    start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transom.server.json_body.MAX_BODY_SECONDS", 0.2)
+    async with running() as server:
+        answer = await server.raw(POST_HEAD + start)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b" 200 " in await server.raw(get("/health", "connection: close"))
+
+
+async def test_s21_many_that_never_finish_their_headers_are_cut_off_and_hold_up_nobody() -> None:
+    settings = ServerSettings(header_timeout=1.0, drain_timeout=2)
+    async with running(settings=settings) as server:
+        slow = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
+        for _, writer in slow:
+            writer.write(b"GET /health HTTP/1.1\r\nx: ")
+        assert b" 200 " in await server.raw(get("/health", "connection: close"))
+        ends = await asyncio.wait_for(asyncio.gather(*(reader.read() for reader, _ in slow)), 10)
+        assert set(ends) == {b""}
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_s21_a_client_that_asks_before_it_sends_is_told_to_go_on() -> None:
+    body = b'{"content": "ab"}'
+    async with running() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(POST_HEAD + b"expect: 100-continue\r\ncontent-length: 17\r\nconnection: close\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 100")
+        writer.write(body)
+        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+@pytest.mark.parametrize("refuses", ["queue", "quota"])
+async def test_s21_an_overloaded_server_says_so_before_it_takes_the_body(refuses: str, tmp_path: Path) -> None:
+    """Of this body nothing ever comes, so nothing of it was waited for, or parsed."""
+    engine = RecitingEngine(holds_after=1)
+    quota = ResourceQuota(max_concurrent_requests=1) if refuses == "quota" else ResourceQuota()
+    limits = replace(small_engine_config(), max_num_seqs=1, max_num_waiting=0 if refuses == "queue" else 9)
+    served = replace(served_model(engine), engine_config=limits)
+    ledger = QuotaLedger(Quotas({"default": quota}))
+    settings, lifecycle = ServerSettings(drain_timeout=2), Lifecycle()
+    app = create_app(ModelRegistry([served]), settings, lifecycle, ledger)
+    async with running_app(app, lifecycle, settings) as server:
+        if refuses == "quota":
+            _, stream = await begin_stream(server)
+        for path in ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/embeddings"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            head = POST_HEAD.replace(b"/tokenize", path.encode())
+            writer.write(head + b"content-length: 5000000\r\n\r\n")
+            answer = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+            assert answer.startswith(b"HTTP/1.1 503" if refuses == "queue" else b"HTTP/1.1 429"), path
+            assert b"retry-after: 1" in answer
+            writer.close()
+        if refuses == "quota":
+            stream.close()

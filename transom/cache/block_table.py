@@ -15,7 +15,7 @@ from transom.cache.block import BLOCK_SIZE, NO_INDEX, Block, num_blocks
 from transom.cache.block_pool import BlockPool
 from transom.cache.cold_store import Run
 from transom.cache.layer_group import LayerGroup
-from transom.cache.strategy import FULL, RECENT_BLOCKS, Strategy
+from transom.cache.strategy import FULL, RECENT_BLOCKS, AttendedSet, Strategy
 
 NO_SLOT = -1
 """Table entry of a block that is not in RAM. No visible token may need it when attention runs; the kernel refuses."""
@@ -62,6 +62,16 @@ class BlockTable:
     def num_blocks(self) -> int:
         """Block positions so far, those included whose block is gone."""
         return len(self._blocks)
+
+    @property
+    def blocks(self) -> Sequence[Block | None]:
+        """By index; None: the block is gone. A view, to read."""
+        return self._blocks
+
+    @property
+    def attended(self) -> AttendedSet:
+        """What a token of the sequence sees in these layers."""
+        return self._attended
 
     @property
     def num_tokens(self) -> int:

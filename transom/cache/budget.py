@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from transom.cache.block import BLOCK_SIZE
 from transom.cache.layer_group import LayerGroup
+from transom.cache.staging_ring import num_staging_slots
 from transom.cache.strategy import FULL, Strategy
+from transom.config.engine_config import EngineConfig
 from transom.errors import BudgetExceededError, ConfigError
 
 _MIB = 2**20
@@ -154,6 +156,29 @@ class Budget:
         if self.has_cold_tier:
             return f"the budgets kv_cache_ram_mb and max_ssd_mb are {ram} and {ssd}, which hold"
         return f"the budget kv_cache_ram_mb is {ram}, which holds"
+
+
+def ram_budget(
+    groups: Sequence[LayerGroup],
+    slot_bytes: int,
+    engine_config: EngineConfig,
+    state_bytes: int,
+    num_cold_slots: int = 0,
+) -> Budget:
+    """The budget of a cache whose cold tier has so many slots. Raises ConfigError when not even one block fits."""
+    cap = None if engine_config.hot_tokens is None else max(1, engine_config.hot_tokens // BLOCK_SIZE)
+    num_slots = max(0, engine_config.kv_cache_ram_bytes - state_bytes) // slot_bytes
+    return Budget(
+        groups=groups,
+        slot_bytes=slot_bytes,
+        budget_bytes=engine_config.kv_cache_ram_bytes,
+        chunk=min(engine_config.max_num_batched_tokens, 2**31 if cap is None else max(1, cap // 2) * BLOCK_SIZE),
+        num_staging_slots=num_staging_slots(num_slots, slot_bytes) if engine_config.has_cold_tier else 0,
+        num_cold_slots=num_cold_slots,
+        max_ssd_bytes=engine_config.max_ssd_bytes,
+        state_bytes=state_bytes,
+        max_hot_blocks=cap,
+    )
 
 
 def _mib(num_bytes: int) -> str:

@@ -6,16 +6,14 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from transom import kernels
-from transom.cache.block import BLOCK_SIZE
-from transom.cache.budget import Budget
+from transom.cache.budget import Budget, ram_budget
 from transom.cache.cold_room import ColdRoom
 from transom.cache.layer_group import LayerGroup, layer_groups, snapshot_group
-from transom.cache.staging_ring import num_staging_slots
 from transom.config.engine_config import EngineConfig
 from transom.config.kv_size import conv_state_bytes
 from transom.config.model_config import ModelConfig
 
-__all__ = ["cold_groups", "kv_layout", "planned_budget", "ram_budget"]
+__all__ = ["cold_groups", "kv_layout", "planned_budget"]
 
 
 def planned_budget(model_config: ModelConfig, engine_config: EngineConfig, *, other_ssd_bytes: int = 0) -> Budget:
@@ -24,7 +22,9 @@ def planned_budget(model_config: ModelConfig, engine_config: EngineConfig, *, ot
     `other_ssd_bytes` is what strangers have put into the directory of the cold tier. ConfigError: not even one block
     fits.
     """
-    budget = ram_budget(model_config, engine_config)
+    state_bytes = engine_config.max_num_seqs * conv_state_bytes(model_config)
+    slot_bytes = kv_layout(model_config, engine_config).slot_bytes
+    budget = ram_budget(layer_groups(model_config), slot_bytes, engine_config, state_bytes)
     if not engine_config.has_cold_tier or engine_config.ssd_path is None:
         return budget
     room = ColdRoom.of(
@@ -34,24 +34,6 @@ def planned_budget(model_config: ModelConfig, engine_config: EngineConfig, *, ot
         is_kept=engine_config.enable_prefix_cache,
     )
     return replace(budget, num_cold_slots=room.num_slots(other_ssd_bytes, engine_config.ssd_path))
-
-
-def ram_budget(model_config: ModelConfig, engine_config: EngineConfig) -> Budget:
-    """The budget without what the cold tier will have. Raises ConfigError when not even one block fits."""
-    slot_bytes = kv_layout(model_config, engine_config).slot_bytes
-    state_bytes = engine_config.max_num_seqs * conv_state_bytes(model_config)
-    cap = None if engine_config.hot_tokens is None else max(1, engine_config.hot_tokens // BLOCK_SIZE)
-    num_slots = max(0, engine_config.kv_cache_ram_bytes - state_bytes) // slot_bytes
-    return Budget(
-        groups=layer_groups(model_config),
-        slot_bytes=slot_bytes,
-        budget_bytes=engine_config.kv_cache_ram_bytes,
-        chunk=min(engine_config.max_num_batched_tokens, 2**31 if cap is None else max(1, cap // 2) * BLOCK_SIZE),
-        num_staging_slots=num_staging_slots(num_slots, slot_bytes) if engine_config.has_cold_tier else 0,
-        max_ssd_bytes=engine_config.max_ssd_bytes,
-        state_bytes=state_bytes,
-        max_hot_blocks=cap,
-    )
 
 
 def kv_layout(model_config: ModelConfig, engine_config: EngineConfig) -> kernels.KVLayout:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from transom.cache.admission import Admission
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
-from transom.cache.budget import Budget
-from transom.cache.budget_plan import cold_groups, kv_layout, ram_budget
+from transom.cache.budget import Budget, ram_budget
+from transom.cache.budget_plan import cold_groups, kv_layout
 from transom.cache.cache_report import CacheReport
 from transom.cache.chunking import Chunking
 from transom.cache.cold_file import Identify
@@ -41,6 +41,7 @@ from transom.cache.staging_ring import StagingRing
 from transom.cache.stats import CacheStats, TierState
 from transom.cache.strategy import Strategy, strategy_of
 from transom.cache.tiered_layer_cache import TieredLayerCache
+from transom.cache.window import SequenceWindow, window_of
 from transom.config.engine_config import EngineConfig
 from transom.config.kv_size import cold_slot_bytes
 from transom.config.model_config import ModelConfig
@@ -76,7 +77,7 @@ class CacheManager:
         self._rows = _rows_by_layer(self._groups)
         self._default_options = engine_config.cache
         self._conv_states = ConvStates(model_config, engine_config.max_num_seqs)
-        budget = ram_budget(model_config, engine_config)
+        budget = ram_budget(self._groups, layout.slot_bytes, engine_config, self._conv_states.num_bytes)
         self._hot_tier = HotTier(layout, budget.num_slots)
         snapshots = snapshot_group(model_config, layout.slot_bytes) if engine_config.enable_prefix_cache else None
         self._cold_tier: ColdTier | NoColdTier = NoColdTier()
@@ -140,6 +141,10 @@ class CacheManager:
     def is_waiting_for_disk(self) -> bool:
         """The cold tier takes no blocks for the moment, because its disk is full or hangs: room may come later."""
         return self._cold_tier.state is TierState.PAUSED
+
+    def cold_reads(self) -> tuple[int, float]:
+        """Bytes that came from the cold tier so far, and seconds in which nothing was done but wait for it. Quick."""
+        return self._cold_tier.read_totals()[0], self._cold_tier.stall_seconds()
 
     def check_fits(self, num_tokens: int, options: CacheOptions | None = None) -> None:
         """Raises BudgetExceededError when a sequence of `num_tokens` can never fit, however idle the server is."""
@@ -321,6 +326,10 @@ class CacheManager:
         self._demotion.take_in_writes()
         self._cold_tier.trim()
         return self._report.stats(tuple(self._handles))
+
+    def windows(self) -> tuple[SequenceWindow, ...]:
+        """What the window of each open sequence looks like, as of now. Costs a walk over their blocks."""
+        return tuple(window_of(handle, self._promotion.blocks_on_the_way()) for handle in self._handles)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a block is leaked, owned twice or miscounted. Costs a walk over all blocks."""

@@ -140,6 +140,10 @@ class ColdTier:
         """Bytes that were read so far, and the time that the disk worked on them in seconds."""
         return self._counters.num_bytes_read, self._counters.read_seconds
 
+    def stall_seconds(self) -> float:
+        """Time so far in which nothing was done but wait for a transfer."""
+        return self._counters.stall_seconds
+
     def write(self, blocks: Sequence[Block], run: Run) -> int:
         """Starts to write sealed, dirty blocks of one kind and one sequence, in order; how many of them it took.
 

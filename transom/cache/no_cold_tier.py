@@ -31,6 +31,9 @@ class NoColdTier:
     def close(self) -> None:
         """There is nothing."""
 
+    def stall_seconds(self) -> float:
+        return 0.0
+
     def read_totals(self) -> tuple[int, float]:
         return 0, 0.0
 

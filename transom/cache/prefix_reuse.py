@@ -174,6 +174,7 @@ class PrefixReuse:
         convolutions did not."""
         blocks = [hit.blocks_of(group, number) for number, group in enumerate(self._groups)]
         is_cold = [block.is_cold for of_group in blocks for block in of_group]
+        num_cold_tokens = _num_cold_tokens(hit, blocks)
         sources = [self._pool.share(of_group.pop()) for of_group in blocks] if hit.is_whole_prompt else []
         for table, of_group, first in zip(handle.tables, blocks, hit.first_blocks, strict=True):
             self._fit_into_cap(of_group, has_own=hit.is_whole_prompt)
@@ -190,7 +191,7 @@ class PrefixReuse:
         handle.begin(hit.num_tokens, len(hit.nodes) * BLOCK_SIZE)
         self._index.note_used(hit.nodes)
         self._writer.want(hit.nodes)
-        self._counters.count_hit(hit.num_tokens, is_cold.count(False), is_cold.count(True))
+        self._counters.count_hit(hit.num_tokens, is_cold.count(False), is_cold.count(True), num_cold_tokens)
         return True
 
     def _fit_into_cap(self, blocks: Sequence[Block], *, has_own: bool) -> None:
@@ -267,6 +268,17 @@ class PrefixReuse:
             return
         if not found.is_cold or cap is None or all(holder.num_hot_blocks < cap for holder in found.holders):
             table.exchange(self._pool, found)
+
+
+def _num_cold_tokens(hit: Hit, blocks: Sequence[Sequence[Block]]) -> int:
+    """Tokens of the hit that have KV of any layer group on SSD alone; `blocks` are what each group needs of it."""
+    indices = {
+        first + offset
+        for first, of_group in zip(hit.first_blocks, blocks, strict=True)
+        for offset, block in enumerate(of_group)
+        if block.is_cold
+    }
+    return sum(min(BLOCK_SIZE, hit.num_tokens - index * BLOCK_SIZE) for index in indices)
 
 
 def _may_use(handle: SequenceCache, block: Block) -> bool:

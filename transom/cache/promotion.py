@@ -61,6 +61,10 @@ class Promotion:
     def is_under_way(self) -> bool:
         return bool(self._transfers)
 
+    def blocks_on_the_way(self) -> frozenset[Block]:
+        """What is being read back."""
+        return frozenset(block for transfer in self._transfers for block in transfer.blocks)
+
     def take_in(self) -> None:
         """If what is under way is over, its blocks are hot. Quick."""
         self._late = [transfer for transfer in self._late if not self._take_back(transfer)]
@@ -80,7 +84,7 @@ class Promotion:
         num_slots = min(num_spare_slots, self._max_slots)
         for table in tables:
             if table.num_cold_blocks:
-                under_way = {block for transfer in self._transfers for block in transfer.blocks}
+                under_way = self.blocks_on_the_way()
                 chosen = (block for block in self._chosen(table, num_slots) if block not in under_way)
                 num_slots -= self._begin(table, chosen)
 

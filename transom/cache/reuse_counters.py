@@ -17,13 +17,15 @@ class ReuseCounters:
     num_cold_blocks: int = 0
     num_recomputed_tokens: int = 0
     num_lost_blocks: int = 0
+    num_cold_hit_tokens: int = 0
 
-    def count_hit(self, num_tokens: int, num_hot_blocks: int, num_cold_blocks: int) -> None:
-        """A sequence began with so many tokens, in blocks that were so many in each tier."""
+    def count_hit(self, num_tokens: int, num_hot_blocks: int, num_cold_blocks: int, num_cold_tokens: int) -> None:
+        """A sequence began with so many tokens, in so many blocks of each tier; some of them had KV on SSD alone."""
         self.num_hits += 1
         self.num_hit_tokens += num_tokens
         self.num_hot_blocks += num_hot_blocks
         self.num_cold_blocks += num_cold_blocks
+        self.num_cold_hit_tokens += num_cold_tokens
 
     def snapshot(self, *, num_evicted_blocks: int) -> ReuseStats:
         return ReuseStats(
@@ -34,4 +36,5 @@ class ReuseCounters:
             num_recomputed_tokens=self.num_recomputed_tokens,
             num_evicted_blocks=num_evicted_blocks,
             num_lost_blocks=self.num_lost_blocks,
+            num_cold_hit_tokens=self.num_cold_hit_tokens,
         )

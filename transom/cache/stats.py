@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from transom.config.model_config import LayerKind
+from transom.histogram import NOTHING, HistogramCounts
 from transom.request import CacheStrategy
 
 
@@ -37,6 +38,10 @@ class TransferStats:
     num_write_errors: int = 0
     num_pauses: int = 0
     """How often spilling was stopped, because the disk was full or kept failing."""
+    read_latency: HistogramCounts = NOTHING
+    """Seconds of single transfers into RAM, each of one layer's share of some blocks."""
+    write_latency: HistogramCounts = NOTHING
+    """The same for transfers to the tier, each of some whole blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ class ReuseStats:
     """Blocks that were forgotten because somebody wanted their room."""
     num_lost_blocks: int = 0
     """Blocks that did not come back right from SSD."""
+    num_cold_hit_tokens: int = 0
+    """Those of the tokens of hits that had keys or values on SSD alone."""
 
 
 @dataclass(frozen=True, slots=True)

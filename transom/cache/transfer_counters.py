@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transom.cache.stats import TransferStats
+from transom.histogram import Histogram
 from transom.kernels import IOResult
+
+_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 @dataclass(slots=True)
@@ -24,16 +27,20 @@ class TransferCounters:
     num_checksum_failures: int = 0
     num_read_errors: int = 0
     num_write_errors: int = 0
+    read_latency: Histogram = field(default_factory=lambda: Histogram(_BOUNDS))
+    write_latency: Histogram = field(default_factory=lambda: Histogram(_BOUNDS))
 
     def count_read(self, result: IOResult) -> None:
         """A transfer into RAM is over; its errors are counted by whoever judges them."""
         self.num_bytes_read += result.num_bytes
         self.read_seconds += result.seconds
+        self.read_latency.observe(result.seconds)
 
     def count_write(self, result: IOResult) -> None:
         """A transfer to the tier is over."""
         self.num_bytes_written += result.num_bytes
         self.write_seconds += result.seconds
+        self.write_latency.observe(result.seconds)
 
     @contextmanager
     def stall(self) -> Iterator[None]:
@@ -56,4 +63,6 @@ class TransferCounters:
             num_read_errors=self.num_read_errors,
             num_write_errors=self.num_write_errors,
             num_pauses=num_pauses,
+            read_latency=self.read_latency.snapshot(),
+            write_latency=self.write_latency.snapshot(),
         )

@@ -11,18 +11,18 @@ import typer
 
 from transom.cli import options
 from transom.cli.admin_app import add_admin_commands
+from transom.cli.bench_app import bench
 from transom.cli.cache_app import cache_app
 from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
 from transom.cli.keys_app import keys_app
-from transom.cli.options import GgufRecipe, LogLevel, ModelOptions, ServeOptions
+from transom.cli.options import GgufRecipe, LogFormat, LogLevel, ModelOptions, ServeOptions
 from transom.cli.plan_app import add_plan_commands
 
 app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -77,10 +77,14 @@ def serve(
     default_model: options.DefaultModel = None,
     max_output_tokens: options.MaxOutputTokens = None,
     allow_unknown_fields: options.AllowUnknownFields = False,
+    page: options.Page = True,
+    allow_prompt_logprobs: options.AllowPromptLogprobs = False,
     ping_interval: options.PingInterval = 10.0,
     shutdown_timeout: options.ShutdownTimeout = 30.0,
     admin_socket: options.AdminSocket = None,
+    otlp_endpoint: options.OtlpEndpoint = None,
     log_level: options.Level = LogLevel.WARNING,
+    log_format: options.Format = LogFormat.TEXT,
     print_config: options.PrintConfig = False,
 ) -> None:
     """Serve models over HTTP, as OpenAI does."""
@@ -114,9 +118,12 @@ def serve(
         default_model=default_model,
         max_output_tokens=max_output_tokens,
         allow_unknown_fields=allow_unknown_fields,
+        page=page,
+        allow_prompt_logprobs=allow_prompt_logprobs,
         ping_interval=ping_interval,
         shutdown_timeout=shutdown_timeout,
         admin_socket=admin_socket and admin_socket.absolute(),
+        otlp_endpoint=otlp_endpoint,
     )
     with told_in_one_line(partial(in_flags, options=model_options)):
         from transom.cli.serve import show_settings, start_server
@@ -124,7 +131,7 @@ def serve(
         if print_config:
             show_settings(model_options, serve_options, _flags(context))
         else:
-            start_server(model_options, serve_options, log_level.value)
+            start_server(model_options, serve_options, log_level.value, logs_json=log_format is LogFormat.JSON)
 
 
 @app.command()
@@ -237,6 +244,7 @@ def check(
         show_check(model, as_json=as_json)
 
 
+app.command()(bench)
 add_plan_commands(app)
 add_admin_commands(app)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,9 @@ from rich.table import Table
 from transom.config.engine_config import kv_bytes_per_token
 from transom.config.kv_size import conv_state_bytes
 from transom.config.model_config import LayerKind, ModelConfig
-from transom.registry import FailedModel, ServedModel
+
+if TYPE_CHECKING:  # half a second of imports, which `transom ps` and others would wait for in vain
+    from transom.registry import FailedModel, ServedModel
 
 _PROMPTS = {
     "tolstoy": "Prince Andrew looked at the sky",

@@ -47,6 +47,13 @@ class GgufRecipe(StrEnum):
     Q4_K_M = "Q4_K_M"
 
 
+class LogFormat(StrEnum):
+    """How a line of the log looks."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class LogLevel(StrEnum):
     """How much is logged."""
 
@@ -93,9 +100,12 @@ class ServeOptions:
     default_model: str | None = None
     max_output_tokens: int | None = None
     allow_unknown_fields: bool = False
+    page: bool = True
+    allow_prompt_logprobs: bool = False
     ping_interval: float = 10.0
     shutdown_timeout: float = 30.0
     admin_socket: Path | None = None
+    otlp_endpoint: str | None = None
 
 
 def _model_decides(value: int | None) -> int | None:
@@ -267,6 +277,10 @@ MaxOutputTokens = Annotated[
 AllowUnknownFields = Annotated[
     bool, typer.Option(envvar="TRANSOM_ALLOW_UNKNOWN_FIELDS", help="Ignore unknown request fields; logged once each.")
 ]
+Page = Annotated[bool, typer.Option("--page/--no-page", envvar="TRANSOM_PAGE", help="Serve the web page at /.")]
+AllowPromptLogprobs = Annotated[
+    bool, typer.Option(envvar="TRANSOM_ALLOW_PROMPT_LOGPROBS", help="Serve the request field prompt_logprobs.")
+]
 PingInterval = Annotated[
     float,
     typer.Option(
@@ -283,6 +297,13 @@ ShutdownTimeout = Annotated[
         help="Seconds that running answers get at the end.",
     ),
 ]
+OtlpEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TRANSOM_OTLP_ENDPOINT",
+        help="Collector for traces of requests, by HTTP, as http://localhost:4318 [OTEL_EXPORTER_OTLP_ENDPOINT].",
+    ),
+]
 AdminSocket = Annotated[
     Path | None,
     typer.Option(
@@ -293,7 +314,14 @@ AdminSocket = Annotated[
         help="Unix socket for ps, load, unload and drain [the registry's].",
     ),
 ]
-Level = Annotated[LogLevel, typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged.")]
+Level = Annotated[
+    LogLevel,
+    typer.Option("--log-level", envvar="TRANSOM_LOG_LEVEL", help="How much is logged; info: a line for each request."),
+]
+Format = Annotated[
+    LogFormat,
+    typer.Option("--log-format", envvar="TRANSOM_LOG_FORMAT", help="Lines for people, or an object in each line."),
+]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the settings and where they come from.")]
 
 Prompt = Annotated[

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,8 +20,10 @@ from transom.cli.failure import EXIT_FAILED, even_unheard, say
 from transom.cli.flag_names import in_flags
 from transom.cli.options import ModelOptions, ServeOptions
 from transom.cli.sources import adjust_limits, load_registry, num_threads
+from transom.cli.tracing import tracing_to
 from transom.config.registry_config import RegistryConfig, ServerConfig
 from transom.config.total_budgets import check_total_ssd
+from transom.log_lines import log_unhandled, set_up_logging
 from transom.quotas import QuotaLedger, Quotas, QuotaStore, steady_wall_clock
 from transom.registry import ModelRegistry
 from transom.server.admin import create_admin_app
@@ -32,12 +33,15 @@ from transom.server.lifecycle import Lifecycle
 from transom.server.serving import bind, serve, serving_beside
 from transom.server.settings import ServerSettings, as_address, is_loopback
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+if TYPE_CHECKING:
+    from transom.server.tracing import Tracing
 
 
-def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_level: str) -> None:
+def start_server(
+    model_options: ModelOptions, serve_options: ServeOptions, log_level: str, *, logs_json: bool = False
+) -> None:
     """Runs until a signal. Raises `ConfigError`; exits with 1 when no model can be served."""
-    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    set_up_logging(log_level, as_json=logs_json)
     registry_config = load_registry(model_options)
     settings = server_settings(serve_options, registry_config.server)
     settings.check_bind()
@@ -47,10 +51,11 @@ def start_server(model_options: ModelOptions, serve_options: ServeOptions, log_l
         bind(settings.host, settings.port) as listener,
         _admin_listener(admin_path) as admin,
         closing(_quota_ledger(registry_config)) as quotas,
+        tracing_to(serve_options.otlp_endpoint) as tracing,
     ):
         registry = _prepare(registry_config, model_options)
         reworded = partial(in_flags, options=model_options)
-        if not asyncio.run(_run(registry, settings, quotas, listener, admin, reworded)):
+        if not asyncio.run(_run(registry, settings, quotas, listener, admin, reworded, tracing)):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -76,6 +81,8 @@ def server_settings(options: ServeOptions, file: ServerConfig) -> ServerSettings
         default_model=options.default_model,
         max_output_tokens=options.max_output_tokens,
         allow_unknown_fields=options.allow_unknown_fields,
+        has_page=options.page,
+        allow_prompt_logprobs=options.allow_prompt_logprobs,
         ping_interval=options.ping_interval,
         drain_timeout=options.shutdown_timeout,
     )
@@ -113,10 +120,12 @@ async def _run(
     listener: socket.socket,
     admin: socket.socket | None,
     reworded: Callable[[str], str],
+    tracing: Tracing | None,
 ) -> bool:
     """True when there was something to serve, or when it was stopped before that was known."""
+    asyncio.get_running_loop().set_exception_handler(log_unhandled)
     lifecycle = Lifecycle()
-    app = create_app(registry, settings, lifecycle, quotas)
+    app = create_app(registry, settings, lifecycle, quotas, tracing)
     outcome: list[bool] = []
 
     async def load_models() -> bool:

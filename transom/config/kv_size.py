@@ -16,6 +16,7 @@ __all__ = [
     "kv_bytes_per_block",
     "kv_bytes_per_token",
     "kv_bytes_per_token_by_kind",
+    "slot_bytes_of",
     "snapshot_bytes",
 ]
 
@@ -53,8 +54,12 @@ def kv_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind
 
 def cold_bytes_per_block(model_config: ModelConfig, kv_dtype: str, kind: LayerKind) -> int:
     """Bytes of one block of one layer kind in a file of the cold tier, where every layer's share is aligned."""
-    slot_bytes = BLOCK_SIZE * _bytes_per_token_and_layer(model_config, kv_dtype)
-    return model_config.layer_types.count(kind) * cold_slot_bytes(slot_bytes)
+    return model_config.layer_types.count(kind) * cold_slot_bytes(slot_bytes_of(model_config, kv_dtype))
+
+
+def slot_bytes_of(model_config: ModelConfig, kv_dtype: str) -> int:
+    """Bytes of one layer's share of a block."""
+    return BLOCK_SIZE * _bytes_per_token_and_layer(model_config, kv_dtype)
 
 
 def cold_slot_bytes(slot_bytes: int) -> int:

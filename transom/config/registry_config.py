@@ -77,6 +77,7 @@ Tokens = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 PathSetting = Annotated[Path, Field(strict=False), AfterValidator(_check_path)]  # JSON has no paths: a string is one
 
 
@@ -226,11 +227,22 @@ class ResourceQuota(_Section):
     """Requests within a day."""
     max_concurrent_requests: Count | None = None
     """Requests that are waiting or running at the same time."""
+    max_kv_ram_share: Share | None = None
+    """Part of each model's place for KV in RAM that waiting and running requests may hold together: 0.25 is a quarter.
+    A request holds room for its prompt and `max_tokens` in whole blocks, at most `hot_tokens`, from when it is let in
+    until it is over. One that alone is more is refused for good (400)."""
+    max_kv_ssd_share: Share | None = None
+    """The same of the model's `max_ssd_mb`, where a request may come to lie as a whole."""
 
     @property
     def limits_something(self) -> bool:
         """Any of the limits is set."""
         return any(value is not None for value in self.model_dump().values())
+
+    @property
+    def limits_kv(self) -> bool:
+        """A share of the KV budgets is set."""
+        return self.max_kv_ram_share is not None or self.max_kv_ssd_share is not None
 
 
 class ModelEntry(_Section):

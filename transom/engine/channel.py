@@ -19,7 +19,7 @@ from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
 from transom.engine.error_data import ErrorData
 from transom.engine.plain_data import from_plain, to_plain
-from transom.engine.reports import EngineStats, LoadReport
+from transom.engine.reports import EngineStats, EngineView, LoadReport
 from transom.errors import ChannelError
 from transom.request import Request, RequestOutput
 
@@ -49,6 +49,11 @@ class Abort:
     """To the worker: stop generating; unknown ids are ignored."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """To the worker: tell what you see. Answered by `View`, between two steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,18 @@ class Heartbeat:
     stats: EngineStats
 
 
-Message = Configure | Submit | Abort | Ready | Failed | Refused | Outputs | Heartbeat
+@dataclass(frozen=True, slots=True)
+class View:
+    """From the worker: what there was to see."""
+
+    view: EngineView
+
+
+Message = Configure | Submit | Abort | Look | Ready | Failed | Refused | Outputs | Heartbeat | View
 
 _MESSAGES: dict[str, type[Message]] = {
-    message.__name__: message for message in (Configure, Submit, Abort, Ready, Failed, Refused, Outputs, Heartbeat)
+    message.__name__: message
+    for message in (Configure, Submit, Abort, Look, Ready, Failed, Refused, Outputs, Heartbeat, View)
 }
 
 

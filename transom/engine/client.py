@@ -16,10 +16,11 @@ from enum import StrEnum
 
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
-from transom.engine.channel import Abort, Heartbeat, Message, Outputs, Refused, Submit
+from transom.engine.carried_counters import at_rest, carried_on
+from transom.engine.channel import Abort, Heartbeat, Look, Message, Outputs, Refused, Submit, View
 from transom.engine.error_data import error_from_data
 from transom.engine.mailbox import Mailbox
-from transom.engine.reports import EngineStats, LoadReport
+from transom.engine.reports import EngineStats, EngineView, LoadReport
 from transom.engine.restarts import DELAYS_SECONDS, MAX_RESTARTS, RestartLimit
 from transom.engine.watchdog import WatchLimits
 from transom.engine.worker_process import WorkerProcess
@@ -96,6 +97,8 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._report: LoadReport | None = None
         self._stats: EngineStats | None = None
+        self._ended_stats: EngineStats | None = None
+        self._look: asyncio.Future[EngineView | None] | None = None
         self._last_sign_of_life = 0.0
         self._num_restarts = 0
         self._is_draining = False
@@ -134,6 +137,26 @@ class EngineClient:
     def stats(self) -> EngineStats | None:
         """The latest statistics of the running worker; None while there is none."""
         return self._stats
+
+    def counted(self) -> EngineStats | None:
+        """The same with counters of all workers that there were, which never go back; None before the first spoke.
+        While there is no worker, nothing is in use."""
+        if self._stats is not None:
+            return carried_on(self._ended_stats, self._stats)
+        return None if self._ended_stats is None else at_rest(self._ended_stats)
+
+    async def look(self) -> EngineView | None:
+        """What the worker sees between two of its steps, which may take as long as a step; None without a worker.
+
+        Whoever asks while an answer is on its way gets that one, so that a worker is asked once at a time. `stats` is
+        as new as the view from then on.
+        """
+        if self._worker is None:
+            return None
+        if self._look is None:
+            self._look = asyncio.get_running_loop().create_future()
+            self._send(Look())
+        return await asyncio.shield(self._look)
 
     async def start(self) -> LoadReport:
         """Starts the worker and waits until its model is loaded; raises what kept it from that. May follow `close`."""
@@ -225,10 +248,13 @@ class EngineClient:
 
     async def _bury(self, worker: WorkerProcess) -> str:
         """Fails the requests, then ends the process for sure; how it ended."""
+        if self._stats is not None:
+            self._ended_stats = carried_on(self._ended_stats, self._stats)
         self._worker, self._stats = None, None
         if not self._is_draining:
             self._set_status(EngineState.RESTARTING, "The worker died.")
         self._fail_requests(self._unavailable())
+        self._end_look(None)
         return await worker.stop()
 
     async def _restart(self, reason: str) -> WorkerProcess | None:
@@ -274,8 +300,16 @@ class EngineClient:
                 self._refuse(request_id, error_from_data(error))
             case Heartbeat(stats):
                 self._stats = stats
+            case View(view):
+                self._stats = view.stats
+                self._end_look(view)
             case _:
                 raise ChannelError(f"the worker sent {type(message).__name__}")
+
+    def _end_look(self, view: EngineView | None) -> None:
+        look, self._look = self._look, None
+        if look is not None:
+            look.set_result(view)
 
     def _deliver(self, output: RequestOutput) -> None:
         """Nobody waits any more for a request that was just aborted; its last outputs are dropped."""

@@ -15,7 +15,8 @@ from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
 from transom.engine.grammars import Grammars
 from transom.engine.model_runner import ModelRunner, StepResult
-from transom.engine.reports import EngineStats
+from transom.engine.reports import EngineStats, EngineView
+from transom.engine.step_times import StepTimes
 from transom.errors import RequestError
 from transom.models import Model
 from transom.request import FinishReason, Request, RequestOutput
@@ -48,6 +49,7 @@ class Engine:
         self._num_steps = 0
         self._step_seconds = 0.0
         self._num_failed = 0
+        self._times = StepTimes()
 
     @classmethod
     def of(
@@ -92,12 +94,14 @@ class Engine:
         if request.sampling.grammar is not None and self._grammars is None:
             raise RequestError("This engine knows no grammars.", param="grammar")
         self._scheduler.add(request)
+        self._times.arrive(request.request_id, self._clock())
         if self._grammars is not None:
             self._grammars.prepare(request.sampling.grammar)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """Ends a request, whose blocks are free when this returns; its last output, or None if there is none such."""
         output = self._scheduler.fail(request_id, "aborted")
+        self._times.leave(request_id)
         return output and replace(output, finish_reason=FinishReason.ABORT, error=None)
 
     def max_sequence_tokens(self, limit: int) -> int:
@@ -118,9 +122,13 @@ class Engine:
         scheduled = self._scheduler.schedule()
         if scheduled is None:
             return self._rest()
+        num_read, stalled = self._cache.cold_reads()
         outputs = self._run(scheduled)
-        self._count_step(scheduled, self._clock() - started)
-        return self._take_failed() + outputs
+        ended = self._clock()
+        self._count_step(scheduled, ended - started)
+        num_read_now, stalled_now = self._cache.cold_reads()
+        self._times.note_cold_reads(num_read_now - num_read, stalled_now - stalled)
+        return self._times.note_outputs(self._take_failed() + outputs, started, ended)
 
     def close(self) -> None:
         """Gives up the files of the cold tier. Idempotent; the last call."""
@@ -134,7 +142,12 @@ class Engine:
             num_steps=self._num_steps,
             step_seconds=self._step_seconds,
             num_failed=self._num_failed,
+            steps=self._times.stats(),
         )
+
+    def view(self) -> EngineView:
+        """Statistics and the windows of all running sequences, as of now."""
+        return EngineView(self.stats(), self._cache.windows())
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the cache breaks an invariant."""
@@ -157,6 +170,8 @@ class Engine:
         """Nothing can be computed. If somebody waits for the disk nevertheless, a moment passes."""
         self._cache.tend()
         failed = self._take_failed()
+        for output in failed:
+            self._times.leave(output.request_id)
         if self.has_work() and not failed:
             self._sleep(_REST_SECONDS)
         return failed
@@ -173,6 +188,7 @@ class Engine:
 
     def _count_step(self, scheduled: SchedulerOutput, seconds: float) -> None:
         self._scheduler.note_seconds(scheduled, seconds)
+        self._times.note_step(scheduled, seconds)
         self._num_steps += 1
         self._step_seconds += seconds
 

@@ -103,9 +103,9 @@ class Grammars:
     def _next_tokens(self, sequence: Sequence, end_token_ids: tuple[int, ...]) -> NextTokens:
         try:
             text = self._allowed(sequence)
-        except GrammarStuckError as error:
+        except GrammarStuckError:
             # What all sequences of a grammar have learnt about it is bounded; one alone may still get along.
-            logger.info("a grammar is compiled again: %s", error)
+            logger.info("a grammar is compiled again", extra={"sequence_id": sequence.request_id})
             text = self._allowed_afresh(sequence)
         if not (text.end and end_token_ids):
             return NextTokens(text, text.tokens)

@@ -15,6 +15,8 @@ def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
         token_ids=earlier.token_ids + later.token_ids,
         logprobs=_joined(earlier.logprobs, later.logprobs),
         prompt_logprobs=later.prompt_logprobs if earlier.prompt_logprobs is None else earlier.prompt_logprobs,
+        queue_seconds=later.queue_seconds if earlier.queue_seconds is None else earlier.queue_seconds,
+        usage=earlier.usage if later.usage is None else later.usage,
         num_computed_tokens=max(earlier.num_computed_tokens, later.num_computed_tokens),
     )
 

@@ -27,6 +27,9 @@ from transom.scheduler import ScheduledSequence, SchedulerOutput
 
 logger = logging.getLogger(__name__)
 
+_MAX_NAMED = 8
+"""Sequences that a line of the log names."""
+
 FAILURE_MESSAGE = "The engine failed on this request; the log says why."
 
 
@@ -99,7 +102,8 @@ class ModelRunner:
         except LostBlockError:
             raise
         except Exception as error:
-            logger.exception("a step of %d sequences failed", len(scheduled))
+            names = ",".join(each.sequence.request_id for each in scheduled[:_MAX_NAMED])
+            logger.exception("a step of %d sequences failed", len(scheduled), extra={"sequence_id": names})
             if len(scheduled) == 1:
                 _fail(scheduled[0], error, result)
                 return []
@@ -139,7 +143,7 @@ class ModelRunner:
                 sampled_rows = rows[scheduled.num_prompt_logprob_rows :]
                 result.sampled[request_id] = self._sample(scheduled, sampled_rows, allowed.get(request_id))
         except Exception as error:
-            logger.exception("sampling for request %s failed", request_id)
+            logger.exception("sampling failed", extra={"sequence_id": request_id})
             _fail(scheduled, error, result)
 
     def _sample(

@@ -5,7 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transom.cache.stats import CacheStats
+from transom.cache.window import SequenceWindow
+from transom.histogram import NOTHING, HistogramCounts
 from transom.scheduler.stats import SchedulerStats
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What steps took, and what sequences saw of them."""
+
+    prefill_seconds: HistogramCounts = NOTHING
+    """Durations of steps that only read prompts, ..."""
+    decode_seconds: HistogramCounts = NOTHING
+    """... only generated, ..."""
+    mixed_seconds: HistogramCounts = NOTHING
+    """... and did both."""
+    num_tokens: HistogramCounts = NOTHING
+    """Rows of each step."""
+    inter_token_seconds: HistogramCounts = NOTHING
+    """Between the tokens of one sequence; tokens of one step share its time."""
+    cold_read_bytes: HistogramCounts = NOTHING
+    """Of each step during which anything came from SSD."""
+    stall_seconds: HistogramCounts = NOTHING
+    """How long these steps did nothing but wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +41,16 @@ class EngineStats:
     """Time spent in steps."""
     num_failed: int
     """Requests that ended because the engine failed on them."""
+    steps: StepStats = StepStats()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """What somebody sees who looks into the engine: both parts are of the same moment, between two steps."""
+
+    stats: EngineStats
+    windows: tuple[SequenceWindow, ...]
+    """Of the sequences that run."""
 
 
 @dataclass(frozen=True, slots=True)

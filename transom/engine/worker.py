@@ -1,4 +1,4 @@
-"""The worker process: `python -m transom.engine.worker SOCKET PIPE`. Owns one engine and the process around it.
+"""The worker process: `python -m transom.engine.worker SOCKET PIPE LOG_LEVEL`. Owns an engine and what is around it.
 
 It is told what to load by the first message on the inherited socket, answers Ready or Failed, and then serves until the
 peer closes the channel or vanishes. One thread does everything, but for the beats that another one writes into the pipe
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from transom.engine.channel import Abort, Configure, Failed, Heartbeat, Message, Ready, Refused, Submit
+from transom.engine.channel import Abort, Configure, Failed, Heartbeat, Look, Message, Ready, Refused, Submit, View
 from transom.engine.engine import Engine
 from transom.engine.error_data import error_to_data
 from transom.engine.model_loader import load_engine
@@ -26,20 +26,20 @@ from transom.engine.reports import LoadReport
 from transom.engine.watchdog import start_beating
 from transom.engine.worker_connection import WorkerConnection
 from transom.errors import ChannelError, TransomError
+from transom.log_lines import set_up_logging
 from transom.request import Request
 
-LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 HEARTBEAT_SECONDS = 0.5
 
 _PR_SET_PDEATHSIG = 1
 _FIRST_MESSAGE_SECONDS = 60.0
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("transom.engine.worker")
 
 
 def main() -> int:
     """Runs until the API process closes the channel (exit code 0), or reports why the model cannot be loaded (1)."""
-    _prepare_process()
+    _prepare_process(log_level=sys.argv[3])
     connection = WorkerConnection(socket.socket(fileno=int(sys.argv[1])))
     start_beating(int(sys.argv[2]))
     try:
@@ -115,6 +115,8 @@ def _take(connection: WorkerConnection, engine: Engine, message: Message) -> Non
         case Abort(request_id):
             output = engine.abort(request_id)
             connection.send_outputs(() if output is None else (output,))
+        case Look():
+            connection.send(View(engine.view()))
         case _:
             raise ChannelError(f"a worker does not take {type(message).__name__}")
 
@@ -126,13 +128,13 @@ def _submit(connection: WorkerConnection, engine: Engine, request: Request) -> N
         connection.send(Refused(request.request_id, error_to_data(error)))
 
 
-def _prepare_process() -> None:
+def _prepare_process(log_level: str) -> None:
     """Never outlives its parent, writes a trace when it crashes, and logs to stderr, which the parent reads."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT)
+    set_up_logging(log_level, as_json=True)
 
 
 if __name__ == "__main__":

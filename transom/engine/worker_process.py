@@ -20,12 +20,12 @@ from transom.engine.error_data import error_from_data
 from transom.engine.reports import LoadReport
 from transom.engine.watchdog import BEAT_SECONDS, Watchdog, WatchLimits
 from transom.errors import ChannelError, EngineError
+from transom.log_lines import read_line
 
 logger = logging.getLogger(__name__)
 
 # Matrix products are done by our own kernels; a second pool of threads would only take memory.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_LEVELS = {name: level for name, level in logging.getLevelNamesMapping().items() if level > logging.NOTSET}
 _MAX_BEATS = 1024
 """Taken at once; as many as may have come while this process was blocked."""
 _GRACE_SECONDS = 2.0
@@ -200,16 +200,24 @@ class WorkerProcess:
         """The worker's lines become ours, at their level; what is no log line is a trace of trouble."""
         lines = cast(asyncio.StreamReader, self._process.stderr)
         while line := await _read_line(lines):
-            level, _, message = line.partition(" ")
-            if level in _LEVELS:
-                logger.log(_LEVELS[level], "[%s] %s", self._name, message)
-            else:
-                logger.warning("[%s] %s", self._name, line)
+            record = read_line(line)
+            if record is None:
+                logger.warning("the worker wrote: %s", line, extra={"model": self._name})
+                continue
+            record.model = self._name
+            if (origin := logging.getLogger(record.name)).isEnabledFor(record.levelno):
+                origin.handle(record)
+
+
+def _log_level() -> str:
+    """What is not logged here need not be written there."""
+    level = min(max(logger.getEffectiveLevel(), logging.DEBUG), logging.CRITICAL)
+    return str(logging.getLevelName(level // 10 * 10)).lower()
 
 
 async def _create_process(socket_fd: int, pulse_fd: int) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "transom.engine.worker", str(socket_fd), str(pulse_fd)),
+        *(sys.executable, "-P", "-m", "transom.engine.worker", str(socket_fd), str(pulse_fd), _log_level()),
         pass_fds=(socket_fd, pulse_fd),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,

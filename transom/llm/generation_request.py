@@ -49,6 +49,8 @@ class TokenDetail:
     """Characters of the text (of the prompt too, with `echo`) before this token's first one."""
     top: tuple[RivalToken, ...] = ()
     """Best first."""
+    rank: int | None = None
+    """Among all of the vocabulary, 1 is the most likely; only for tokens of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +73,7 @@ class TextDelta:
     """Present with `finish_reason`."""
     num_computed_tokens: int = 0
     """Progress of prefill, in tokens; deltas without text and tokens carry nothing else."""
+    queue_seconds: float | None = None
+    """How long the sequence waited for its first step; in its first delta alone."""
     vector: tuple[float, ...] | None = None
     """With `finish_reason`, where the request asks for one and for no text; not normalised."""

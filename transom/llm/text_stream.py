@@ -30,12 +30,15 @@ class TextStream:
         self._call_reader = request.new_call_reader() if request.new_call_reader is not None else None
         self._text_offset = 0
         self._num_completion_tokens = 0
+        self._counted: Usage | None = None
+        """What the engine told last."""
         self._prompt_text = self._take_prompt() if request.echo else ""
 
     def feed(self, output: RequestOutput) -> TextDelta:
         """What `output` adds; nothing may be fed after a delta with `finish_reason`. EngineError: it failed."""
         if output.finish_reason is FinishReason.ERROR:
             raise EngineError(output.error or "The request failed inside the engine.")
+        self._counted = output.usage or self._counted
         texts: list[str] = []
         offsets: list[int] = []
         details: list[TokenDetail] = []
@@ -53,6 +56,7 @@ class TextStream:
             logprobs=None if output.logprobs is None else tuple(details),
             prompt_logprobs=self._prompt_details(output),
             num_computed_tokens=output.num_computed_tokens,
+            queue_seconds=output.queue_seconds,
             vector=output.vector,
         )
         delta = self._finished(delta, output, texts)
@@ -66,7 +70,7 @@ class TextStream:
         if not self._is_complete and output.finish_reason is not None:
             texts.append(self._scanner.feed(self._detokenizer.flush()))
         if self._is_complete:
-            usage = self._usage(output)
+            usage = self.usage_with(self._counted)
             return replace(delta, finish_reason=FinishReason.STOP, stop_reason=self._scanner.matched, usage=usage)
         if output.finish_reason is None:
             return delta
@@ -76,7 +80,7 @@ class TextStream:
             delta,
             finish_reason=output.finish_reason,
             stop_reason=output.stop_token_id if wanted else None,
-            usage=output.usage or self._usage(output),
+            usage=output.usage or self.usage_with(self._counted),
         )
 
     def _take_token(self, token_id: int, *, is_stop_token: bool) -> str:
@@ -107,12 +111,9 @@ class TextStream:
         self._text_offset = len(text)
         return text
 
-    def _usage(self, output: RequestOutput) -> Usage:
-        """Counted here: the engine may have gone on beyond the token that completed a stop string."""
-        return self.usage_with(output.usage)
-
     def usage_with(self, counted: Usage | None) -> Usage:
-        """The tokens that were fed, with what only the engine can count."""
+        """The tokens that were fed, for the engine may have gone on beyond the one that completed a stop string, with
+        what only the engine can count."""
         own = Usage(len(self._prompt_ids), self._num_completion_tokens)
         return replace(
             counted or own, num_prompt_tokens=own.num_prompt_tokens, num_completion_tokens=own.num_completion_tokens
@@ -131,7 +132,8 @@ class TextStream:
 
     def _detail(self, logprobs: TokenLogprobs, offset: int) -> TokenDetail:
         rivals = tuple(RivalToken(token_id, self._bytes(token_id), logprob) for token_id, logprob in logprobs.top)
-        return replace(self._unscored(logprobs.token_id, offset), logprob=logprobs.logprob, top=rivals)
+        unscored = self._unscored(logprobs.token_id, offset)
+        return replace(unscored, logprob=logprobs.logprob, top=rivals, rank=logprobs.rank)
 
     def _unscored(self, token_id: int, offset: int) -> TokenDetail:
         return TokenDetail(token_id, self._bytes(token_id), logprob=None, text_offset=offset)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transom.histogram import NOTHING, HistogramCounts
+
+MODEL_STATES = ("unloaded", "loading", "loaded", "failed")
+
 
 @dataclass(frozen=True, slots=True)
 class Transfers:
-    """Traffic between RAM and another tier, since the worker's birth."""
+    """Traffic between RAM and another tier."""
 
     num_bytes_read: int = 0
     read_seconds: float = 0.0
@@ -19,6 +23,8 @@ class Transfers:
     num_read_errors: int = 0
     num_write_errors: int = 0
     num_pauses: int = 0
+    read_latency: HistogramCounts = NOTHING
+    write_latency: HistogramCounts = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class KindUsage:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What the reuse of prefixes did, since the worker's birth."""
+    """What the reuse of prefixes did."""
 
     num_hits: int = 0
     num_hit_tokens: int = 0
@@ -58,26 +64,49 @@ class Reuse:
     num_recomputed_tokens: int = 0
     num_evicted_blocks: int = 0
     num_lost_blocks: int = 0
+    num_cold_hit_tokens: int = 0
+    """Of the hit tokens: those that were on SSD alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What the steps of the engine took."""
+
+    prefill_seconds: HistogramCounts = NOTHING
+    decode_seconds: HistogramCounts = NOTHING
+    mixed_seconds: HistogramCounts = NOTHING
+    num_tokens: HistogramCounts = NOTHING
+    inter_token_seconds: HistogramCounts = NOTHING
+    cold_read_bytes: HistogramCounts = NOTHING
+    stall_seconds: HistogramCounts = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """A model at this moment. The counters of a worker start from 0 when it is restarted."""
+    """A model at this moment. Counters are those of all its workers so far: they never go back."""
 
     model: str
     is_ready: bool
+    state: str = "unloaded"
+    """One of `MODEL_STATES`."""
+    context_window: int = 0
     num_running: int = 0
     num_waiting: int = 0
     num_preemptions: int = 0
     num_computed_tokens: int = 0
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_failed: int = 0
+    """Requests that ended because the engine failed on them."""
     num_restarts: int = 0
     num_loads: int = 0
     num_waiting_for_load: int = 0
     kv_tokens: int = 0
     """Tokens whose KV is held at this moment."""
+    longest_sequence_tokens: int = 0
+    """Of the sequence that has the most computed tokens."""
     tiers: tuple[TierUsage, ...] = ()
     kinds: tuple[KindUsage, ...] = ()
     reuse: Reuse = Reuse()
+    steps: Steps = Steps()
     worker_resident_bytes: int = 0

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from transom.config.registry_config import ResourceQuota
+from transom.quotas.kv_share import KVDemand, KVShares
 from transom.quotas.limits import CONCURRENCY, KINDS, TOKENS, LimitKind
 from transom.quotas.window import Bucket, SlidingWindow
+from transom.request import KVBytes
 
-CONCURRENCY_RETRY_SECONDS = 1.0
+RUNNING_RETRY_SECONDS = 1.0
 """When a running request ends is not known."""
 
 
@@ -19,6 +21,9 @@ class Cost:
 
     num_tokens: int
     num_requests: int = 1
+    model: str = ""
+    kv: KVDemand | None = None
+    """None: its sizes are nobody's business."""
 
     def of(self, kind: LimitKind) -> int:
         """In the unit of a limit."""
@@ -46,8 +51,8 @@ class Allowance:
     quantity: str
     limit: float
     remaining: int
-    idle_in_seconds: float
-    """Until all of it is there again."""
+    idle_in_seconds: float | None
+    """Until all of it is there again; None: when what runs is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Account:
             if (limit := getattr(quota, kind.name)) is not None
         }
         self.num_running = 0
+        self.kv_shares = KVShares(quota)
 
     def restore(self, kind: LimitKind, buckets: list[Bucket], now: float) -> None:
         """Takes over what another run charged; without effect where there is no such limit (any more)."""
@@ -88,9 +94,12 @@ class Account:
         """Every limit that `cost` would break now."""
         most = self._max_concurrent
         if most is not None and self.num_running + cost.num_requests > most:
-            yield Refusal(
-                CONCURRENCY, self._scope, most, self.num_running, cost.num_requests, CONCURRENCY_RETRY_SECONDS
-            )
+            yield Refusal(CONCURRENCY, self._scope, most, self.num_running, cost.num_requests, RUNNING_RETRY_SECONDS)
+        if cost.kv is not None:
+            for share in self.kv_shares.shares(cost.model, cost.kv.room, cost.kv.asked):
+                if share.held + share.asked > share.most:
+                    numbers = (share.most, share.held, share.asked)
+                    yield Refusal(share.limit, self._scope, *numbers, RUNNING_RETRY_SECONDS)
         for kind, window in self._windows.items():
             if wait_seconds := window.wait(cost.of(kind), now):
                 used = window.used(now)
@@ -103,7 +112,9 @@ class Account:
         self.num_running += 1
         buckets = {kind: window.charge(cost.of(kind), now) for kind, window in self._windows.items()}
         self._tell(buckets)
-        return AccountCharge(self, buckets)
+        if cost.kv is not None:
+            self.kv_shares.take(cost.model, cost.kv.asked)
+        return AccountCharge(self, buckets, cost)
 
     def correct(self, buckets: dict[LimitKind, Bucket], difference: Cost) -> None:
         """Changes what was charged to what was used."""
@@ -116,6 +127,11 @@ class Account:
         for kind, window in self._windows.items():
             remaining = max(0, int(window.limit - window.used(now)))
             yield Allowance(kind.quantity, window.limit, remaining, window.idle_in(now))
+
+    def kv_allowances(self, model: str, room: KVBytes) -> Iterator[Allowance]:
+        """What is left of each share of a model, in bytes."""
+        for share in self.kv_shares.shares(model, room):
+            yield Allowance(share.quantity, share.most, share.most - share.held, None)
 
     def uses(self, now: float) -> Iterator[Use]:
         """What counts in each window."""
@@ -133,8 +149,11 @@ class AccountCharge:
 
     account: Account
     buckets: dict[LimitKind, Bucket]
+    cost: Cost
 
     def end(self, difference: Cost) -> None:
         """The request is over and took `difference` more than was charged."""
         self.account.num_running -= 1
+        if self.cost.kv is not None:
+            self.account.kv_shares.give_back(self.cost.model, self.cost.kv.asked)
         self.account.correct(self.buckets, difference)

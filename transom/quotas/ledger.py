@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from transom.errors import QuotaExceededError
+from transom.errors import BudgetExceededError, QuotaExceededError
 from transom.quotas.account import Account, AccountCharge, Allowance, Cost, Refusal, Use
 from transom.quotas.clock import Clock, steady_wall_clock
+from transom.quotas.kv_share import KV_QUANTITIES, KVDemand, KVShares, most_of
 from transom.quotas.limits import CONCURRENCY, KINDS, LimitKind, Quotas
 from transom.quotas.store import Entry, EntryStore, NoStore
 from transom.quotas.window import Bucket
+from transom.request import KVBytes
 
 _WORTH_KEEPING_SECONDS = 10.0
 """What is forgotten sooner is not written down: a restart takes about as long."""
@@ -46,6 +48,7 @@ class QuotaLedger:
         self._store = store or NoStore()
         self._clock = clock or steady_wall_clock()
         self._accounts: dict[tuple[str, str], Account] = {}
+        self._rooms: dict[str, KVBytes] = {}
         self._kept: dict[tuple[str, str], list[Entry]] = defaultdict(list)
         for entry in self._store.load():
             self._kept[entry.caller, entry.scope].append(entry)
@@ -55,21 +58,41 @@ class QuotaLedger:
         """The tiers that a key may have."""
         return frozenset(self._quotas.tiers)
 
-    def check(self, caller: str, tier: str, model: str) -> None:
-        """Raises `QuotaExceededError` when not even the smallest request may run now: asked before any work is done."""
-        self._refuse(self._accounts_of(caller, tier, model), Cost(1))
+    def limits_kv(self, tier: str, model: str) -> bool:
+        """Whether keys of this tier have a share of the model's KV budgets, not all."""
+        return any(quota.limits_kv for _, quota in self._quotas.scopes(tier, model))
 
-    def reserve(self, caller: str, tier: str, model: str, num_tokens: int) -> Reservation:
-        """Counts a request of at most so many tokens. Raises `QuotaExceededError`, and counts nothing then."""
-        accounts, cost = self._accounts_of(caller, tier, model), Cost(num_tokens)
+    def most_kv(self, tier: str, model: str, room: KVBytes) -> KVBytes:
+        """What of a model's budgets `room` a key of this tier may hold."""
+        self._rooms[model] = room
+        most = [room, *(most_of(quota, room) for _, quota in self._quotas.scopes(tier, model))]
+        return KVBytes(min(each.ram for each in most), min(each.ssd for each in most))
+
+    def check(self, caller: str, tier: str, model: str, kv: KVDemand | None = None) -> None:
+        """Raises `QuotaExceededError` when not even the smallest request, which holds `kv`, may run now: asked before
+        any work is done."""
+        self._refuse(self._accounts_of(caller, tier, model), Cost(1, model=model, kv=kv))
+
+    def reserve(self, caller: str, tier: str, model: str, num_tokens: int, kv: KVDemand | None = None) -> Reservation:
+        """Counts a request of at most so many tokens that holds `kv` until it is settled.
+
+        Raises `QuotaExceededError`, and `BudgetExceededError` when its key may never hold so much; counts nothing then.
+        """
+        accounts, cost = self._accounts_of(caller, tier, model), Cost(num_tokens, model=model, kv=kv)
+        if kv is not None:
+            self._check_kv(tier, model, kv)
         self._refuse(accounts, cost)
         now = self._clock()
         return Reservation([account.charge(cost, now) for account in accounts], cost)
 
     def allowances(self, caller: str, tier: str, model: str | None) -> list[Allowance]:
         """What is left of every limit that holds for these."""
-        now = self._clock()
-        return [left for account in self._accounts_of(caller, tier, model) for left in account.allowances(now)]
+        now, accounts = self._clock(), self._accounts_of(caller, tier, model)
+        allowances = [left for account in accounts for left in account.allowances(now)]
+        if model is not None and model in self._rooms:
+            room = self._rooms[model]
+            allowances += [left for account in accounts for left in account.kv_allowances(model, room)]
+        return allowances
 
     def uses(self) -> Iterator[Use]:
         """Everything that counts at this moment, of every key that was ever heard of."""
@@ -81,6 +104,16 @@ class QuotaLedger:
     def close(self) -> None:
         """Writes what is not written yet."""
         self._store.close()
+
+    def _check_kv(self, tier: str, model: str, kv: KVDemand) -> None:
+        for scope, quota in self._quotas.scopes(tier, model):
+            for share in KVShares(quota).shares(model, kv.room, kv.asked):
+                if share.asked > share.most:
+                    raise BudgetExceededError(
+                        f"The request needs {share.asked} bytes for keys and values at once, and {share.limit} "
+                        f"{share.part:g} of {_described(scope)} is {share.most} bytes of this model's; shorten the "
+                        "input or lower max_tokens."
+                    )
 
     def _accounts_of(self, caller: str, tier: str, model: str | None) -> list[Account]:
         scopes = [scope for scope, _ in self._quotas.scopes(tier, model)]
@@ -118,11 +151,17 @@ def _by_limit(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return grouped
 
 
+def _described(scope: str) -> str:
+    kind, _, name = scope.partition(" ")
+    return f"{kind} '{name}'"
+
+
 def _error(refusal: Refusal) -> QuotaExceededError:
-    kind, _, name = refusal.scope.partition(" ")
-    whose = f"{refusal.limit} of {kind} '{name}' is {refusal.most:g}"
+    whose = f"{refusal.limit} of {_described(refusal.scope)} is {refusal.most:.10g}"
     if refusal.limit == CONCURRENCY:
         reason = f"{whose}, and {refusal.used} are running"
+    elif refusal.limit in KV_QUANTITIES:
+        reason = f"{whose} bytes; what waits or runs holds {refusal.used}, and this request needs {refusal.asked}"
     else:
         unit = _KINDS_BY_NAME[refusal.limit].quantity
         takes = f"may take {refusal.asked}" if refusal.asked > 1 else "takes at least 1"

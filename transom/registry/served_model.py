@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from transom.cache import KVSizes
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import GenerationDefaults, ModelConfig
 from transom.config.pooling_config import PoolingConfig
 from transom.config.registry_config import ModelEntry
-from transom.engine import EngineState, EngineStats, EngineStatus, LoadReport
+from transom.engine import EngineState, EngineStats, EngineStatus, EngineView, LoadReport
 from transom.errors import EngineRestartingError, ModelLoadingError
 from transom.llm import LLM
 from transom.request import CacheOptions, CacheStrategy, Request, RequestOutput
@@ -47,6 +48,8 @@ class Engine(Protocol):
     @property
     def process_id(self) -> int | None: ...
     def stats(self) -> EngineStats | None: ...
+    def counted(self) -> EngineStats | None: ...
+    async def look(self) -> EngineView | None: ...
     async def start(self) -> LoadReport: ...
     def generate(self, request: Request) -> AsyncIterator[RequestOutput]: ...
     async def abort(self, request_id: str) -> None: ...
@@ -90,6 +93,11 @@ class ServedModel:
     def can_be_asked(self) -> bool:
         """It is loaded, or will be when it is asked."""
         return self.engine.status.state in (EngineState.READY, EngineState.STOPPED)
+
+    @property
+    def kv_sizes(self) -> KVSizes:
+        """How much of the KV budgets sequences take; known before the model is loaded."""
+        return KVSizes.of(self.model_config, self.engine_config)
 
     def max_request_tokens(self, cache: CacheOptions) -> int:
         """The longest request, prompt and completion, that the window and the KV budgets can ever hold.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,17 @@ def token_logprobs(logits: NDArray[np.float32], token_id: int, num_top: int) -> 
 
 def prompt_logprobs(logits: NDArray[np.float32], next_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
     """One `TokenLogprobs` per row of `logits` [R, V]: row i was computed at the token before `next_ids[i]`."""
-    return [token_logprobs(row, int(next_id), num_top) for row, next_id in zip(logits, next_ids, strict=True)]
+    return [
+        replace(token_logprobs(row, int(next_id), num_top), rank=_rank(row, int(next_id)))
+        for row, next_id in zip(logits, next_ids, strict=True)
+    ]
+
+
+def _rank(logits: NDArray[np.float32], token_id: int) -> int:
+    """As `best_first` has it: of equals the lower id comes first."""
+    logit = logits[token_id]
+    before = np.count_nonzero(logits > logit) + np.count_nonzero(logits[:token_id] == logit)
+    return int(before) + 1
 
 
 def _log_sum_exp(logits: NDArray[np.float32]) -> float:

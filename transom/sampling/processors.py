@@ -17,6 +17,8 @@ from transom.request import SamplingParams, TokenIds
 Logits = NDArray[np.float32]
 
 _NEVER = np.float32(-np.inf)
+_LOWEST_PENALTY = 1e-30
+"""Below it float32 logits would overflow; tokens that were seen before win long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def _penalise_repetition(logits: Logits, params: SamplingParams, so_far: Sampled
 
     Reads all before it writes any, so a token that occurs twice is still penalised once.
     """
-    penalty = np.float32(params.repetition_penalty)
+    penalty = np.float32(max(params.repetition_penalty, _LOWEST_PENALTY))
     seen = logits[so_far.token_ids]
     logits[so_far.token_ids] = np.where(seen > 0, seen / penalty, seen * penalty)
 

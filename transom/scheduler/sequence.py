@@ -201,9 +201,12 @@ class Sequence:
             prompt_logprobs=self._take_prompt_logprobs() if tokens or finish_reason else None,
             finish_reason=finish_reason,
             stop_token_id=self._stop_token_id(finish_reason),
-            usage=self.usage if finish_reason else None,
+            usage=self.usage if finish_reason or self._are_first(tokens) else None,
             num_computed_tokens=self.num_computed_tokens,
         )
+
+    def _are_first(self, tokens: tuple[SampledToken, ...]) -> bool:
+        return bool(tokens) and self.num_generated_tokens == len(tokens)
 
     @property
     def _num_cache_write_tokens(self) -> int:

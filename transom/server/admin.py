@@ -22,6 +22,7 @@ from transom.server.answering import json_response
 from transom.server.errors import SERVER_ERROR, ErrorReply, reply_to
 from transom.server.lifecycle import Lifecycle
 from transom.server.snapshots import resident_bytes
+from transom.server.telemetry import NO_TELEMETRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def create_admin_app(registry: ModelRegistry, lifecycle: Lifecycle) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         exception_handlers={HTTPException: _routing_error, TransomError: _told_in_full, OSError: _told_in_full},
     )
     context = AdminContext(registry, lifecycle)

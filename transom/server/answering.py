@@ -92,6 +92,21 @@ def progress_fields(plan: Plan, tally: Tally, sequence: int, delta: TextDelta) -
     return {"prompt_progress": {"total": total, "processed": processed, "time_ms": tally.elapsed_ms}}
 
 
+def timing_fields(tally: Tally) -> dict[str, Any]:
+    """llama.cpp's `timings`, of all sequences together; how much of a prompt was cached only when it is known."""
+    to_first, since_first = tally.seconds
+    usage = tally.usage()
+    timings: dict[str, Any] = {
+        "prompt_ms": round(to_first * 1000, 3),
+        "predicted_n": usage.num_completion_tokens,
+        "predicted_ms": round(since_first * 1000, 3),
+    }
+    if tally.knows_cached:
+        cached = usage.num_cached_tokens
+        timings |= {"prompt_n": usage.num_prompt_tokens - cached, "cache_n": cached}
+    return {"timings": timings}
+
+
 def _ping_interval(body: AskedFor, default: float) -> float | None:
     """llama.cpp's field wins; 0 and -1 switch the pings off."""
     if body.sse_ping_interval is None:

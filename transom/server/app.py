@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -31,12 +33,19 @@ from transom.server.openapi import describe_api
 from transom.server.outer import OuterLayer
 from transom.server.props import props_router
 from transom.server.rate_limits import rate_limit_headers
+from transom.server.request_record import record_of
 from transom.server.responses import responses_router
 from transom.server.settings import ServerSettings
 from transom.server.snapshots import take_snapshots
+from transom.server.static_page import StaticPage
+from transom.server.telemetry import NO_TELEMETRY
 from transom.server.tokenize import tokenize_router
 from transom.server.turns import Turns
 from transom.server.until_answered import UntilAnswered
+from transom.server.windows import windows_router
+
+if TYPE_CHECKING:
+    from transom.server.tracing import Tracing
 
 _ROUTERS = (
     completions_router,
@@ -47,6 +56,7 @@ _ROUTERS = (
     cache_router,
     models_router,
     tokenize_router,
+    windows_router,
     health_router,
 )
 
@@ -56,6 +66,7 @@ def create_app(
     settings: ServerSettings,
     lifecycle: Lifecycle | None = None,
     quotas: QuotaLedger | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The whole HTTP application over the models of `registry`, which the caller starts and closes, as `quotas`.
 
@@ -64,27 +75,35 @@ def create_app(
     """
     settings.check_bind()
     turns: dict[str, Turns] = {}
-    metrics = MetricsCollector(lambda: take_snapshots(registry, turns))
+    metrics = MetricsCollector(lambda: take_snapshots(registry, turns), version("transom"))
     quotas = quotas or QuotaLedger(Quotas())
     context = ServerContext(registry, metrics, settings, lifecycle or Lifecycle(), quotas, turns)
+    page = StaticPage() if settings.has_page else None
     app = FastAPI(
         title="Transom",
         version=SYSTEM_FINGERPRINT.removeprefix("transom-"),
         docs_url=None,  # they would fetch scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         middleware=[
-            Middleware(OuterLayer, metrics=metrics, headers=partial(rate_limit_headers, quotas)),
+            Middleware(OuterLayer, metrics=metrics, headers=partial(rate_limit_headers, quotas), tracing=tracing),
             Middleware(HostGuard, settings=settings),
             Middleware(UntilAnswered),
-            Middleware(RequireKey, keys=_key_ring(registry, settings, quotas)),
+            Middleware(RequireKey, keys=_key_ring(registry, settings, quotas), open_paths=_open_paths(page)),
         ],
         exception_handlers={HTTPException: _routing_error},
     )
     for make_router in _ROUTERS:
         app.include_router(make_router(context))
+    if page is not None:
+        app.include_router(page.router())
     app.openapi = partial(describe_api, app)  # type: ignore[method-assign]
     return app
+
+
+def _open_paths(page: StaticPage | None) -> frozenset[str]:
+    return frozenset() if page is None else page.paths
 
 
 def _key_ring(registry: ModelRegistry, settings: ServerSettings, quotas: QuotaLedger) -> KeyRing:
@@ -106,4 +125,6 @@ async def _routing_error(request: Request, error: Exception) -> Response:
         404: ("not_found", f"There is no route {path}."),
         405: ("method_not_allowed", f"{path} is not allowed."),
     }.get(error.status_code, (None, str(error.detail)))
-    return ErrorReply(error.status_code, message, INVALID_REQUEST, code, headers=dict(error.headers or {})).response()
+    reply = ErrorReply(error.status_code, message, INVALID_REQUEST, code, headers=dict(error.headers or {}))
+    record_of(request).note_error(error, reply)
+    return reply.response()

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from transom.server.caller import NOBODY, Caller
 from transom.server.errors import HttpError
 from transom.server.key_ring import KeyRing
+from transom.server.request_record import record_of
 
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/health/live", "/health/ready", "/ready"})
 """What an orchestrator asks without a key. Exact spellings only."""
@@ -15,14 +16,15 @@ _Headers = list[tuple[bytes, bytes]]
 
 
 class RequireKey:
-    """Answers 401 to everything but the health routes unless the request carries an accepted key.
+    """Answers 401 to everything but the health routes and `open_paths` unless the request carries an accepted key.
 
     Leaves the `Caller` in the request's state.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str] = frozenset()) -> None:
         self._app = app
         self._keys = keys
+        self._open_paths = OPEN_PATHS | open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -34,7 +36,8 @@ class RequireKey:
                     "invalid_api_key",
                     headers={"www-authenticate": "Bearer"},
                 )
-            scope.setdefault("state", {})["caller"] = caller
+            scope["state"]["caller"] = caller
+            record_of(scope).tenant = caller.tenant
         await self._app(scope, receive, send)
 
     def _caller(self, scope: Scope) -> Caller | None:
@@ -43,7 +46,7 @@ class RequireKey:
             return Caller()
         callers = {self._keys.caller(key) for key in _given_keys(scope["headers"])}
         caller = callers.pop() if len(callers) == 1 else None
-        is_open = scope["path"] in OPEN_PATHS and scope["type"] == "http"
+        is_open = scope["path"] in self._open_paths and scope["type"] == "http"
         return NOBODY if caller is None and is_open else caller
 
 

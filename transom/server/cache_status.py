@@ -43,9 +43,11 @@ def _describe(served: ServedModel) -> dict[str, Any]:
     return {
         "object": "model.cache",
         "model": served.id,
+        "steps": stats.num_steps,
         "cache": _strategy(served),
         "budgets": _budgets(served),
-        **_numbers(stats.cache),
+        **cache_numbers(stats.cache),
+        "requests": [sequence_numbers(sequence) for sequence in stats.cache.sequences],
     }
 
 
@@ -69,7 +71,8 @@ def _budgets(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def _numbers(cache: CacheStats) -> dict[str, Any]:
+def cache_numbers(cache: CacheStats) -> dict[str, Any]:
+    """What concerns all requests."""
     return {
         "block_size": cache.block_size,
         "num_sequences": cache.num_sequences,
@@ -77,7 +80,6 @@ def _numbers(cache: CacheStats) -> dict[str, Any]:
         "tiers": [_tier(tier) for tier in cache.tiers],
         "layers": [_kind(kind) for kind in cache.kinds],
         "conv_states": None if cache.conv_states is None else _conv_states(cache.conv_states),
-        "requests": [_sequence(sequence) for sequence in cache.sequences],
         "reuse": _reuse(cache.reuse),
     }
 
@@ -148,7 +150,7 @@ def _conv_states(states: ConvStateStats) -> dict[str, Any]:
     }
 
 
-def _sequence(sequence: SequenceStats) -> dict[str, Any]:
+def sequence_numbers(sequence: SequenceStats) -> dict[str, Any]:
     """`request_id` is the id of the answer, the number of its prompt and of its candidate."""
     return {
         "request_id": sequence.request_id,

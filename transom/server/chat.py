@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -16,18 +16,26 @@ from starlette.responses import Response
 from transom.errors import ContextLengthExceededError, RequestError
 from transom.llm import TEMPLATE_VARIABLES, Completion, TextDelta
 from transom.registry import ServedModel
-from transom.request import FinishReason
-from transom.server.answering import answer, json_response, progress_fields
+from transom.request import CacheOptions, FinishReason
+from transom.server.answering import answer, json_response, progress_fields, timing_fields
 from transom.server.cache_field import cache_options
-from transom.server.caller import Caller, caller_of
+from transom.server.caller import caller_of
 from transom.server.chat_choice import ChatChoice, message_of
 from transom.server.chat_reading import Reading
-from transom.server.choices import SYSTEM_FINGERPRINT, Piece, chat_logprobs, finish_fields, usage_fields
+from transom.server.choices import (
+    SYSTEM_FINGERPRINT,
+    Piece,
+    chat_logprobs,
+    finish_fields,
+    prompt_logprobs_fields,
+    usage_fields,
+)
 from transom.server.context import ServerContext
-from transom.server.gate import Gate
+from transom.server.gate import Gate, max_request_tokens
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
+from transom.server.request_record import record_of
 from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
@@ -39,24 +47,32 @@ _SHARE_OF_ANSWER = 4
 """Where messages are left out for an answer without `max_tokens`, it gets at least this part of the window."""
 
 
+MostTokens = Callable[[CacheOptions], int]
+"""How long a request may be, by what its cache forgets."""
+
+
 def chat_router(context: ServerContext) -> APIRouter:
     """The route and its token counter, under both of their paths."""
     router = APIRouter()
 
     async def create_chat_completion(request: Request) -> Response:
+        context.check_room(request)
         served, body = await _read(context, request)
+        context.check_prompt_logprobs(body.prompt_logprobs)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
-        prompt = await fit_chat(served, body)
+        prompt = await fit_chat(served, body, gate.max_request_tokens)
         reading = Reading.of(served.llm, body, prompt.token_ids)
         cap = context.settings.max_output_tokens
-        plan = await plan_chat(served, body, prompt, reading, caller_of(request), cap)
-        completion = _ChatCompletion(served, reading, body, prompt, plan, Tally(plan, context.metrics), gate)
+        plan = await plan_chat(served, body, prompt, reading, gate, cap)
+        tally = Tally(plan, context.metrics, record_of(request))
+        completion = _ChatCompletion(served, reading, body, prompt, plan, tally, gate)
         return await answer(completion, request, context)
 
     async def count_input_tokens(request: Request) -> Response:
         served, body = await _read(context, request)
-        prompt = await fit_chat(served, body)
+        most = partial(max_request_tokens, served, context.quotas, caller_of(request).tier)
+        prompt = await fit_chat(served, body, most)
         fields = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
         return json_response({**fields, **_truncation_fields(body, prompt)})
 
@@ -132,7 +148,8 @@ class _ChatCompletion:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.gate, self.tally)
         rendered = [self._choice(index, completion) for index, completion in enumerate(completions)]
-        return self._envelope("chat.completion", rendered, **self._once(), usage=self._usage())
+        told = {**self._once(completions[0]), **self._timings()}
+        return self._envelope("chat.completion", rendered, **told, usage=self._usage())
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces; the first of each choice names the role."""
@@ -144,13 +161,16 @@ class _ChatCompletion:
                         yield self._piece([], **progress_fields(self.plan, self.tally, sequence, delta))
                     continue
                 if sequence not in begun:
-                    opening = self._once() if not begun else {}
+                    opening = self._once(delta) if not begun else {}
                     begun[sequence] = self.reading.new_choice()
                     yield self._piece([self._opening(sequence)], **opening)
                 for choice in self._deltas(sequence, begun[sequence], delta):
-                    yield self._piece([choice])
+                    yield self._piece([choice], **self._timings())
         if self.body.include_usage:
             yield self._envelope("chat.completion.chunk", [], usage=self._usage())
+
+    def _timings(self) -> dict[str, Any]:
+        return timing_fields(self.tally) if self.body.timings_per_token else {}
 
     def _usage(self) -> dict[str, Any]:
         return usage_fields(self.tally.usage(), self.tally.num_reasoning_tokens)
@@ -172,10 +192,13 @@ class _ChatCompletion:
             **more,
         }
 
-    def _once(self) -> dict[str, Any]:
+    def _once(self, piece: Piece) -> dict[str, Any]:
         """What is said of the prompt, in the answer or in its first piece."""
-        ids = {"prompt_token_ids": list(self.plan.prompts[0])} if self.body.return_token_ids else {}
-        return {**ids, **_truncation_fields(self.body, self.prompt)}
+        fields = _truncation_fields(self.body, self.prompt)
+        if self.body.return_token_ids:
+            fields["prompt_token_ids"] = list(self.plan.prompts[0])
+        as_ids = self.body.return_tokens_as_token_ids
+        return fields | prompt_logprobs_fields(piece, self.body.prompt_logprobs, as_ids=as_ids)
 
     def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
         choice = self.reading.new_choice()
@@ -224,17 +247,16 @@ async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, 
     return context.find_model({"model": body.model}, request), body
 
 
-async def fit_chat(served: ServedModel, body: ChatBody) -> FittedPrompt:
-    """The whole prompt or, where the request allows that, as much of it as fits."""
+async def fit_chat(served: ServedModel, body: ChatBody, most: MostTokens) -> FittedPrompt:
+    """The whole prompt or, where the request allows that, as much of it as fits within `most`."""
     if body.truncation == "disabled":
         return FittedPrompt(await encode_chat(served, body))
-    limits = _prompt_limits(served, body)
+    limits = _prompt_limits(most(cache_options(served, body.cache)), body)
     return await asyncio.to_thread(fit_messages, body.messages, partial(_encode, served, body), limits)
 
 
-def _prompt_limits(served: ServedModel, body: ChatBody) -> PromptLimits:
-    """What window and budgets can hold, less the answer; one without a limit needs a token, and should get a share."""
-    most = served.max_request_tokens(cache_options(served, body.cache))
+def _prompt_limits(most: int, body: ChatBody) -> PromptLimits:
+    """What can be held, `most`, less the answer; one without a limit needs a token, and should get a share."""
     if body.given_max_tokens is not None:
         return PromptLimits(most - body.given_max_tokens, most - body.given_max_tokens)
     return PromptLimits(most - 1, most - most // _SHARE_OF_ANSWER)
@@ -249,7 +271,7 @@ async def plan_chat(
     body: ChatBody,
     prompt: FittedPrompt,
     reading: Reading,
-    caller: Caller,
+    gate: Gate,
     cap: int | None,
     *,
     param: str = "messages",
@@ -258,7 +280,8 @@ async def plan_chat(
     """The plan of an answer. `param` is the field that holds the prompt, `prefix` begins the answer's id."""
     cache, num_tokens = cache_options(served, body.cache), len(prompt.token_ids)
     try:
-        limit = limit_tokens(served, num_tokens, body.given_max_tokens, param=param, cache=cache, cap=cap)
+        most = gate.max_request_tokens(cache)
+        limit = limit_tokens(served, num_tokens, body.given_max_tokens, param=param, most=most, cap=cap)
     except ContextLengthExceededError as error:
         if body.truncation == "disabled":
             raise
@@ -274,7 +297,7 @@ async def plan_chat(
         body,
         [prompt.token_ids],
         [limit],
-        caller=caller,
+        caller=gate.caller,
         cache=cache,
         grammar=await compile_prescribed(served, reading.prescribed()),
         shown_tokens=reading.shown_tokens,
@@ -282,4 +305,5 @@ async def plan_chat(
         id_prefix=prefix,
         num_candidates=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
     )

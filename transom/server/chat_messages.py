@@ -12,6 +12,9 @@ from transom.server.strict_body import StrictPart
 MAX_STOPS = 4
 MAX_STOP_BYTES = 256
 
+_PART_MEMBERS = {"type", "text", "prompt_cache_breakpoint", "cache_control"}
+"""The last two are hints of what will be asked again; here everything is kept that has room."""
+
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -32,9 +35,10 @@ class CalledFunction(StrictPart):
 
 
 class ToolCall(StrictPart):
-    """An earlier tool call of the assistant, told back to the model."""
+    """An earlier tool call of the assistant, told back to the model; `index` is left from a stream's fragments."""
 
     id: Name
+    index: int | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -49,6 +53,9 @@ class Message(StrictPart):
     tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+    """vLLM's name of the same."""
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @property
     def text(self) -> str | None:
@@ -60,10 +67,11 @@ class Message(StrictPart):
     def to_template(self) -> dict[str, Any]:
         """What a chat template sees: the given members only."""
         message: dict[str, Any] = {"role": self.role, "content": self.text}
-        optional = {"name": self.name, "tool_call_id": self.tool_call_id, "reasoning_content": self.reasoning_content}
+        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        optional = {"name": self.name, "tool_call_id": self.tool_call_id, "reasoning_content": reasoning}
         message |= {name: value for name, value in optional.items() if value is not None}
         if self.tool_calls:
-            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
         return message
 
     @model_validator(mode="after")
@@ -107,5 +115,6 @@ def _check_part(part: Any) -> None:
         raise ValueError("a content part must be an object with a 'type'")
     if part["type"] != "text":
         raise ValueError(f"content parts of type '{part['type'][:32]}' are not supported: this model reads text only")
-    if not isinstance(part.get("text"), str) or not part.keys() <= {"type", "text", "prompt_cache_breakpoint"}:
+    given = {name for name, value in part.items() if value is not None}
+    if not isinstance(part.get("text"), str) or not given <= _PART_MEMBERS:
         raise ValueError("a content part of type 'text' has a 'text' and nothing else")

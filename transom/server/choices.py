@@ -45,13 +45,35 @@ def _prompt_details(usage: Usage) -> dict[str, int]:
     return {**details, "evicted_tokens": usage.num_evicted_tokens} if usage.is_lossy else details
 
 
-def completion_logprobs(tokens: Sequence[TokenDetail], *, as_ids: bool) -> dict[str, Any]:
-    """`logprobs` of a completion: parallel lists. The chosen token is always among the rivals."""
+def completion_logprobs(tokens: Sequence[TokenDetail], count: int, *, as_ids: bool) -> dict[str, Any]:
+    """`logprobs` of a completion: parallel lists. The chosen token is always among its `count` rivals."""
     return {
         "tokens": [_completion_text(token.token_id, token.token_bytes, as_ids) for token in tokens],
         "token_logprobs": [_finite(token.logprob) for token in tokens],
-        "top_logprobs": [_rivals_by_text(token, as_ids) for token in tokens],
+        "top_logprobs": [_rivals_by_text(token, count, as_ids) for token in tokens],
         "text_offset": [token.text_offset for token in tokens],
+    }
+
+
+def prompt_logprobs_fields(piece: Piece, count: int | None, *, as_ids: bool) -> dict[str, Any]:
+    """vLLM's `prompt_logprobs`: for each token of the prompt the `count` likeliest ones and itself, by token id.
+    Nothing where nobody asked, or in a piece without them."""
+    if count is None or piece.prompt_logprobs is None:
+        return {}
+    tokens = piece.prompt_logprobs
+    return {"prompt_logprobs": [None if token.logprob is None else _ranked(token, count, as_ids) for token in tokens]}
+
+
+def _ranked(token: TokenDetail, count: int, as_ids: bool) -> dict[str, Any]:
+    best = [(rival.token_id, rival.token_bytes, rival.logprob, rank) for rank, rival in enumerate(token.top[:count], 1)]
+    itself = (token.token_id, token.token_bytes, token.logprob, token.rank)
+    return {
+        str(token_id): {
+            "logprob": _finite(logprob),
+            "rank": rank,
+            "decoded_token": _completion_text(token_id, token_bytes, as_ids),
+        }
+        for token_id, token_bytes, logprob, rank in [*best, itself]
     }
 
 
@@ -65,10 +87,10 @@ def chat_logprobs(tokens: Sequence[TokenDetail], *, as_ids: bool) -> dict[str, A
     return {"content": content, "refusal": None}
 
 
-def _rivals_by_text(token: TokenDetail, as_ids: bool) -> dict[str, float | None] | None:
+def _rivals_by_text(token: TokenDetail, count: int, as_ids: bool) -> dict[str, float | None] | None:
     if token.logprob is None:
         return None
-    rivals = {_completion_text(r.token_id, r.token_bytes, as_ids): _finite(r.logprob) for r in token.top}
+    rivals = {_completion_text(r.token_id, r.token_bytes, as_ids): _finite(r.logprob) for r in token.top[:count]}
     return {**rivals, _completion_text(token.token_id, token.token_bytes, as_ids): _finite(token.logprob)}
 
 

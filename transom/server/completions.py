@@ -15,16 +15,23 @@ from starlette.responses import Response
 from transom.llm import Completion, TextDelta, best
 from transom.registry import ServedModel
 from transom.request import TokenIds
-from transom.server.answering import answer, progress_fields
+from transom.server.answering import answer, progress_fields, timing_fields
 from transom.server.cache_field import cache_options
-from transom.server.caller import Caller, caller_of
-from transom.server.choices import SYSTEM_FINGERPRINT, Piece, completion_logprobs, finish_fields, usage_fields
+from transom.server.choices import (
+    SYSTEM_FINGERPRINT,
+    Piece,
+    completion_logprobs,
+    finish_fields,
+    prompt_logprobs_fields,
+    usage_fields,
+)
 from transom.server.context import ServerContext
 from transom.server.gate import Gate
 from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.prompts import encode_prompt
 from transom.server.protocol import CompletionBody
+from transom.server.request_record import record_of
 from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 
@@ -36,11 +43,14 @@ def completions_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def create_completion(request: Request) -> Response:
+        context.check_room(request)
         served, body = await _read(context, request)
+        context.check_prompt_logprobs(body.prompt_logprobs)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
-        plan = await _make_plan(served, body, caller_of(request), context.settings.max_output_tokens)
-        return await answer(_Completion(served, body, plan, Tally(plan, context.metrics), gate), request, context)
+        plan = await _make_plan(served, body, gate, context.settings.max_output_tokens)
+        tally = Tally(plan, context.metrics, record_of(request))
+        return await answer(_Completion(served, body, plan, tally, gate), request, context)
 
     for path in ("/v1/completions", "/completions"):
         router.add_api_route(path, create_completion, methods=["POST"], response_model=None)
@@ -60,7 +70,8 @@ class _Completion:
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
         completions = await run_to_end(self.plan, self.gate, self.tally)
-        return self._envelope(self._best_choices(completions), usage=usage_fields(self.tally.usage()))
+        choices = self._best_choices(completions)
+        return self._envelope(choices, usage=usage_fields(self.tally.usage()), **self._timings())
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces of the same shape."""
@@ -79,7 +90,10 @@ class _Completion:
         choice = self._choice(sequence, self.plan.prompt_of(sequence), delta)
         if not is_first:
             choice.pop("prompt_token_ids", None)
-        return self._envelope([choice], **self._running_usage())
+        return self._envelope([choice], **self._running_usage(), **self._timings())
+
+    def _timings(self) -> dict[str, Any]:
+        return timing_fields(self.tally) if self.body.timings_per_token else {}
 
     def _progress(self, sequence: int, delta: TextDelta) -> dict[str, Any]:
         return progress_fields(self.plan, self.tally, sequence, delta)
@@ -121,13 +135,15 @@ class _Completion:
         if self.body.return_token_ids:
             fields["token_ids"] = list(piece.token_ids)
             fields["prompt_token_ids"] = list(self.plan.prompts[prompt])
-        return fields
+        as_ids = self.body.return_tokens_as_token_ids
+        return fields | prompt_logprobs_fields(piece, self.body.prompt_logprobs, as_ids=as_ids)
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if self.body.logprobs is None:
             return None
-        tokens = [*(piece.prompt_logprobs or ()), *(piece.logprobs or ())]
-        return completion_logprobs(tokens, as_ids=self.body.return_tokens_as_token_ids)
+        echoed = (piece.prompt_logprobs or ()) if self.body.echo else ()
+        tokens = [*echoed, *(piece.logprobs or ())]
+        return completion_logprobs(tokens, self.body.logprobs, as_ids=self.body.return_tokens_as_token_ids)
 
 
 async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, CompletionBody]:
@@ -140,11 +156,12 @@ async def _read(context: ServerContext, request: Request) -> tuple[ServedModel, 
     return context.find_model({"model": body.model}, request), body
 
 
-async def _make_plan(served: ServedModel, body: CompletionBody, caller: Caller, cap: int | None) -> Plan:
+async def _make_plan(served: ServedModel, body: CompletionBody, gate: Gate, cap: int | None) -> Plan:
     prompts = await asyncio.to_thread(_encode_all, served, body)
     cache, given = cache_options(served, body.cache), body.given_max_tokens
+    most = gate.max_request_tokens(cache)
     limits = [
-        limit_tokens(served, len(prompt), given, param="prompt", cache=cache, default=DEFAULT_MAX_TOKENS, cap=cap)
+        limit_tokens(served, len(prompt), given, param="prompt", most=most, default=DEFAULT_MAX_TOKENS, cap=cap)
         for prompt in prompts
     ]
     is_ranked = body.num_candidates > body.n
@@ -153,16 +170,20 @@ async def _make_plan(served: ServedModel, body: CompletionBody, caller: Caller, 
         body,
         prompts,
         limits,
-        caller=caller,
+        caller=gate.caller,
         cache=cache,
         grammar=await compile_prescribed(served, body.prescribed()),
         id_prefix="cmpl",
         num_candidates=body.num_candidates,
         logprobs=0 if is_ranked and body.logprobs is None else body.logprobs,
-        prompt_logprobs=body.logprobs if body.echo else None,
+        prompt_logprobs=_most(body.prompt_logprobs, body.logprobs if body.echo else None),
         echo=body.echo,
         end_token_ids=served.llm.fill_in_middle.end_ids if body.suffix and served.llm.fill_in_middle else (),
     )
+
+
+def _most(*counts: int | None) -> int | None:
+    return max((count for count in counts if count is not None), default=None)
 
 
 def _encode_all(served: ServedModel, body: CompletionBody) -> list[TokenIds]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
-from transom.errors import RequestError
+from transom.errors import QueueFullError, QuotaExceededError, RequestError
 from transom.metrics import UNKNOWN_MODEL, MetricsCollector
-from transom.quotas import QuotaLedger
+from transom.quotas import KVDemand, QuotaLedger
 from transom.registry import ModelRegistry, ServedModel
 from transom.server.caller import Caller, caller_of
 from transom.server.gate import Gate
 from transom.server.interruption import run_watched
+from transom.server.large_bodies import LargeBodies
 from transom.server.lifecycle import Lifecycle
+from transom.server.open_requests import OpenRequests
+from transom.server.request_record import record_of
 from transom.server.settings import ServerSettings
 from transom.server.turns import TurnLimits, Turns
 from transom.server.until_answered import until_answered
@@ -33,20 +35,30 @@ class ServerContext:
     quotas: QuotaLedger
     turns: dict[str, Turns]
     """By the id of the model."""
-    large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Whose turn it is to be parsed."""
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
+    large_bodies: LargeBodies = field(default_factory=LargeBodies)
 
     def find_model(self, body: Mapping[str, Any], request: Request) -> ServedModel:
         """The model that a body names, noted for the metrics; it may have to be loaded first.
 
         Raises as `named_model`, and `UnavailableError` while the model cannot be asked.
         """
-        request.state.model = UNKNOWN_MODEL
+        record = record_of(request)
+        record.model = UNKNOWN_MODEL
         served = self.named_model(body, request)
-        request.state.model = served.id
+        record.model = served.id
         self.lifecycle.check()
         self.registry.check_can_be_asked(served)
         return served
+
+    def check_prompt_logprobs(self, wanted: int | None) -> None:
+        """Log probabilities of prompts take more than others give for a request: an operator has to allow them."""
+        if wanted is not None and not self.settings.allow_prompt_logprobs:
+            raise RequestError(
+                "'prompt_logprobs' is switched off on this server (transom serve --allow-prompt-logprobs).",
+                param="prompt_logprobs",
+                code="unsupported_parameter",
+            )
 
     def gate(self, served: ServedModel, request: Request) -> Gate:
         """The caller's way to the model, and a place in its queue.
@@ -55,10 +67,34 @@ class ServerContext:
         `QueueFullError` when too many are waiting.
         """
         caller, turns = caller_of(request), self._turns_at(served)
-        self.quotas.check(caller.name, caller.tier, served.id)
+        self._check_quota(caller, served)
         place = turns.arrive(caller.name)
         until_answered(request).callback(place.leave)
-        return Gate(caller, served, self.quotas, turns, place)
+        return Gate(caller, served, self.quotas, turns, place, self.open_requests)
+
+    def check_room(self, request: Request) -> None:
+        """Asked before a body is read: raises what `gate` would if all the models that the caller may use refuse."""
+        caller, refusal = caller_of(request), None
+        served_models = self.registry.models(caller.may_use)
+        for served in served_models:
+            try:
+                self._check_quota(caller, served)
+                self._turns_at(served).check(caller.name)
+            except (QuotaExceededError, QueueFullError) as error:
+                refusal = refusal or error
+            else:
+                return
+        if refusal is not None:
+            record_of(request).model = served_models[0].id if len(served_models) == 1 else UNKNOWN_MODEL
+            raise refusal
+
+    def _check_quota(self, caller: Caller, served: ServedModel) -> None:
+        """Of the smallest request that there is."""
+        kv = None
+        if self.quotas.limits_kv(caller.tier, served.id):
+            sizes = served.kv_sizes
+            kv = KVDemand(sizes.smallest, sizes.room)
+        self.quotas.check(caller.name, caller.tier, served.id, kv)
 
     def _turns_at(self, served: ServedModel) -> Turns:
         if served.id not in self.turns:

@@ -27,6 +27,7 @@ from transom.server.json_body import read_body
 from transom.server.plan import Plan, make_vector_plan
 from transom.server.prompts import check_prompts, encode_prompt, pack_prompts
 from transom.server.protocol import INT32_MAX, CacheSalt, Label, ModelName
+from transom.server.request_record import record_of
 from transom.server.strict_body import StrictBody
 from transom.server.tally import Tally, run_to_end
 
@@ -82,12 +83,14 @@ def embeddings_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def create_embeddings(request: Request) -> Response:
+        context.check_room(request)
         served, body = await _read(context, request)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         prompts = await asyncio.to_thread(_encode_all, served, body)
         plan = make_vector_plan(served, prompts, caller=caller_of(request), narrowing=body, priority=body.priority)
-        return await answer(_Embeddings(served, body, plan, Tally(plan, context.metrics), gate), request, context)
+        tally = Tally(plan, context.metrics, record_of(request))
+        return await answer(_Embeddings(served, body, plan, tally, gate), request, context)
 
     for path in ("/v1/embeddings", "/embeddings"):
         router.add_api_route(path, create_embeddings, methods=["POST"], response_model=None)

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from transom.server.errors import reply_to
 from transom.server.interruption import Interruption, cancel, watch
 from transom.server.lifecycle import Lifecycle
+from transom.server.request_record import record_of
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -135,8 +136,9 @@ class _Connection:
 
 async def _end_with_error(connection: _Connection, error: Exception, scope: Scope, form: EventForm) -> None:
     reply = reply_to(error)
-    state = scope.setdefault("state", {})
-    state["failed_with"] = reply.status
+    record = record_of(scope)
+    record.failed_with = reply.status
+    record.note_error(error, reply)
     if reply.status == 500:
-        _log.error("request %s failed in mid-stream", state.get("request_id"), exc_info=error)
+        _log.error("request %s failed in mid-stream", record.request_id, extra=record.log_fields(), exc_info=error)
     await connection.write(form.encode(reply.body()), last=True)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.metrics import CONTENT_TYPE
+from transom.metrics import OPEN_METRICS_TYPE, PLAIN_TYPE
 from transom.server.answering import json_response
 from transom.server.caller import Caller, caller_of, check_admin
 from transom.server.context import ServerContext
@@ -34,7 +34,9 @@ def health_router(context: ServerContext) -> APIRouter:
 
     async def metrics(request: Request) -> Response:
         check_admin(request)
-        return Response(context.metrics.render(), media_type=CONTENT_TYPE)
+        if "application/openmetrics-text" in request.headers.get("accept", ""):
+            return Response(context.metrics.render_open_metrics(), media_type=OPEN_METRICS_TYPE)
+        return Response(context.metrics.render(), media_type=PLAIN_TYPE)
 
     router.add_api_route("/health/live", live, methods=["GET"], response_model=None)
     for path in ("/health/ready", "/ready"):

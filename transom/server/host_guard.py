@@ -1,4 +1,4 @@
-"""Refuses requests by their headers: too large, or naming a host that this is not (DNS rebinding). Pure ASGI."""
+"""Refuses requests by their heads: too large, ambiguous, or for another host (DNS rebinding). Pure ASGI."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _Headers = list[tuple[bytes, bytes]]
 
 
 class HostGuard:
-    """Lets requests pass whose headers are of a sensible size, and whose one Host header is a loopback name, the bound
-    address or an allowed name.
+    """Lets requests pass whose headers are of a sensible size and say one length, whose path has no control character,
+    and whose one Host header is a loopback name, the bound address or an allowed name.
 
     Bound to all interfaces, any literal address is taken: rebinding needs a name.
     """
@@ -28,6 +28,8 @@ class HostGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             _check_size(scope["headers"])
+            _check_framing(scope["headers"])
+            _check_path(scope["path"])
             self._check_host([value for name, value in scope["headers"] if name == b"host"])
         await self._app(scope, receive, send)
 
@@ -50,6 +52,23 @@ def _check_size(headers: _Headers) -> None:
     """Names, values, and the four bytes of punctuation of each line."""
     if sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEADER_BYTES:
         raise HttpError(431, f"The headers are larger than {MAX_HEADER_BYTES} bytes.", "headers_too_large")
+
+
+def _check_framing(headers: _Headers) -> None:
+    """A body has one length: who stands in front may read another one out of two, and take its rest for a request."""
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+        raise HttpError(
+            400,
+            "A request has Content-Length or Transfer-Encoding, not both.",
+            "invalid_value",
+            headers={"connection": "close"},
+        )
+
+
+def _check_path(path: str) -> None:
+    """No route has a control character in it, though the end of a pattern matches before the last line break."""
+    if any(character < " " or character == "\x7f" for character in path):
+        raise HttpError(404, "There is no route with control characters.", "not_found")
 
 
 def _without_port(host: str) -> str:

@@ -10,13 +10,17 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
 from transom.errors import RequestError
+from transom.server.caller import caller_of
 from transom.server.errors import HttpError
+from transom.server.large_bodies import LARGE_BODY_BYTES, LargeBodies
 
 MAX_BODY_BYTES = 10 * 2**20
 MAX_BODY_SECONDS = 30.0
@@ -24,7 +28,6 @@ MAX_DEPTH = 64
 MAX_CONTAINERS = 100_000
 MAX_INTEGER_DIGITS = 20
 
-_LARGE_BODY_BYTES = 64 * 2**10
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 _DEPTH_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # +1 and -1 as int8
@@ -34,25 +37,27 @@ _PIECE_BYTES = 2**18
 Parsed = TypeVar("Parsed")
 
 
-async def read_json_object(request: Request, turn: asyncio.Lock) -> dict[str, Any]:
+async def read_json_object(request: Request, large: LargeBodies) -> dict[str, Any]:
     """The body of `request` as a dictionary. Waits and raises as `read_body`."""
-    return await read_body(request, turn, dict)
+    return await read_body(request, large, dict)
 
 
-async def read_body(request: Request, turn: asyncio.Lock, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed:
+async def read_body(request: Request, large: LargeBodies, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed:
     """What `parse` makes of the body of `request`.
 
-    Large bodies are parsed by another thread, one at a time, in turns taken by `turn`: for a moment each becomes many
-    times its size. Raises `HttpError` for a wrong media type (415), an encoded body (415), too many bytes (413), a body
-    that takes too long (408), `RequestError` for everything that is not one JSON object with finite numbers, unique
-    keys and Unicode text, and what `parse` raises.
+    Large bodies are parsed by another thread, one at a time: for a moment each becomes many times its size. Raises
+    `QueueFullError` when there are too many of them; `HttpError` for a wrong media type (415), an encoded body (415),
+    too many bytes (413), a body that takes too long (408); `RequestError` for everything that is not one JSON object
+    with finite numbers, unique keys and Unicode text; and what `parse` raises.
     """
     _check_headers(request)
-    body = await _read_bytes(request)
-    if len(body) < _LARGE_BODY_BYTES:
-        return parse(parse_json_object(body))
-    async with turn:
-        return await asyncio.to_thread(lambda: parse(parse_json_object(body)))
+    with ExitStack() as stack:
+        arrive = partial(stack.enter_context, large.one(caller_of(request).name))
+        body = await _read_bytes(request, arrive)
+        if len(body) < LARGE_BODY_BYTES:
+            return parse(parse_json_object(body))
+        async with large.turn:
+            return await asyncio.to_thread(lambda: parse(parse_json_object(body)))
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
@@ -94,17 +99,20 @@ def _announced_length(request: Request) -> int:
     return int(length)
 
 
-async def _read_bytes(request: Request) -> bytes:
+async def _read_bytes(request: Request, arrive: Callable[[], None]) -> bytes:
     try:
         async with asyncio.timeout(MAX_BODY_SECONDS):
-            return await _collect(request)
+            return await _collect(request, arrive)
     except TimeoutError:
         message = f"The body did not arrive within {MAX_BODY_SECONDS:g} seconds."
         raise HttpError(408, message, "timeout", type="timeout_error") from None
 
 
-async def _collect(request: Request) -> bytes:
-    body = bytearray()
+async def _collect(request: Request, arrive: Callable[[], None]) -> bytes:
+    """`arrive` is called once, as soon as the body is known to be large."""
+    body, is_large = bytearray(), _announced_length(request) >= LARGE_BODY_BYTES
+    if is_large:
+        arrive()
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -112,6 +120,9 @@ async def _collect(request: Request) -> bytes:
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
             raise _too_large()
+        if not is_large and len(body) >= LARGE_BODY_BYTES:
+            is_large = True
+            arrive()
         if not message.get("more_body", False):
             return bytes(body)
 

@@ -65,6 +65,7 @@ def _meta(served: ServedModel) -> dict[str, Any]:
         "n_layers": model.num_hidden_layers,
         "architecture": model.model_type,
         "quantization": model.dtype,
+        "has_chat_template": not served.llm.chat_template.is_default,
         "n_params": None if report is None else report.num_parameters,
         "size": None if report is None else report.weights_bytes,
         "kv_dtype": engine.kv_dtype,

@@ -22,10 +22,17 @@ _BODIES: dict[str, tuple[type[StrictBody], ...]] = {
     "/chat/completions": (ChatBody,),
     "/chat/completions/input_tokens": (ChatBody,),
     "/responses": (ResponseBody,),
+    "/responses/input_tokens": (ResponseBody,),
     "/embeddings": (EmbeddingBody,),
     "/tokenize": (TextBody, ChatPromptBody),
     "/detokenize": (DetokenizeBody,),
     "/apply-template": (ChatPromptBody,),
+}
+_PARAMETERS = {
+    "/windows": (
+        {"name": "model", "in": "query", "schema": {"type": "string"}},
+        {"name": "stream", "in": "query", "schema": {"type": "string", "enum": ["true", "false"]}},
+    )
 }
 _REF = "#/components/schemas/{model}"
 _ERROR = {
@@ -57,6 +64,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 _complete(operation, _BODIES.get(path.removeprefix("/v1"), ()) if method == "post" else (), schemas)
+                _add_parameters(operation, _PARAMETERS.get(path.removeprefix("/v1"), ()))
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -71,6 +79,14 @@ def _complete(operation: dict[str, Any], bodies: tuple[type[StrictBody], ...], s
         forms = [schemas[body.__name__] for body in bodies]
         schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
         operation["requestBody"] = {"required": True, "content": _json(schema)}
+
+
+def _add_parameters(operation: dict[str, Any], parameters: tuple[dict[str, Any], ...]) -> None:
+    if not parameters:
+        return
+    operation["parameters"] = list(parameters)
+    if any(parameter["name"] == "stream" for parameter in parameters):
+        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

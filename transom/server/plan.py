@@ -68,21 +68,22 @@ def limit_tokens(
     given: int | None,
     *,
     param: str,
-    cache: CacheOptions,
+    most: int,
     default: int | None = None,
     cap: int | None = None,
 ) -> Limit:
     """Promise 1 for one prompt: an explicit number must fit, a default takes what is left. `cap` clips both.
 
-    What is left is the rest of the context window or, where that is less, of what the KV budgets can hold; a prompt
-    that leaves nothing of the latter is for admission to refuse, which knows all the numbers.
+    What is left is the rest of the context window or, where that is less, of `most`: what the KV budgets, or the
+    caller's share of them, can hold. A prompt that leaves nothing of the latter is for admission to refuse, which knows
+    all the numbers.
     """
     if num_prompt_tokens == 0:
         raise RequestError(f"'{param}' comes to no tokens at all.", param=param)
     room = served.llm.check_context(num_prompt_tokens, given, param)
     if given is not None:
         return Limit(room if cap is None else min(room, cap), "max_tokens")
-    held = max(1, served.max_request_tokens(cache) - num_prompt_tokens)
+    held = max(1, most - num_prompt_tokens)
     bounds = [(default, "max_tokens"), (room, "context"), (held, "budget"), (cap, "max_tokens")]
     return min(
         (Limit(bound, cause) for bound, cause in bounds if bound is not None), key=lambda limit: limit.max_tokens

@@ -15,7 +15,7 @@ from transom.request import TokenIds
 from transom.server.cache_field import CacheField
 from transom.server.chat_messages import Message, StreamOptions, check_stop
 from transom.server.prompts import check_prompts, pack_prompts
-from transom.server.strict_body import StrictBody
+from transom.server.strict_body import StrictBody, StrictPart
 from transom.server.structure_fields import StructureFields
 from transom.server.tool_fields import ToolChoice, Tools, choose_tools
 
@@ -35,11 +35,13 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 TokenIdList = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_LIST)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
+DraftTokens = Annotated[int, Field(ge=0, le=INT32_MAX)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 MaxTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 TemplateKwargs = Annotated[dict[str, bool | int | float | str], Field(max_length=16)]
 CacheSalt = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
 
-_NEVER = ("prompt_embeds", "lora", "mm_processor_kwargs", "chat_template", "prompt_logprobs", "truncate_prompt_tokens")
+_NEVER = ("prompt_embeds", "lora", "mm_processor_kwargs", "chat_template", "truncate_prompt_tokens")
 
 COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(_NEVER, ()),
@@ -50,15 +52,35 @@ COMMON_UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "spaces_between_special_tokens": (True,),
     "truncation_side": ("left",),
     "typical_p": (1, 1.0),
-    "repeat_last_n": (-1,),
     "n_keep": (0, -1),
     "n_discard": (0,),
     "id_slot": (-1,),
     "n_probs": (0,),
     "t_max_predict_ms": (0, -1),
-    "timings_per_token": (False,),
     "logits_processors": ([],),
+    # llama.cpp's samplers that are not served: their switches when off, and what says nothing then
+    "xtc_probability": (0, 0.0),
+    "xtc_threshold": (0.1,),
+    "dry_multiplier": (0, 0.0),
+    "dry_base": (1.75,),
+    "dry_allowed_length": (2,),
+    "dry_penalty_last_n": (-1, 64),
+    "dry_sequence_breakers": (["\n", ":", '"', "*"],),
+    "mirostat": (0,),
+    "mirostat_tau": (5, 5.0),
+    "mirostat_eta": (0.1,),
+    "dynatemp_range": (0, 0.0),
+    "dynatemp_exponent": (1, 1.0),
+    "min_keep": (0,),
 }
+
+
+class Speculation(StrictPart):
+    """llama.cpp's `speculative`, of which the first member counts. None of them changes a token."""
+
+    n_max: DraftTokens | None = None
+    n_min: DraftTokens | None = None
+    p_min: Probability | None = None
 
 
 class SamplingBody(StructureFields):
@@ -91,7 +113,10 @@ class SamplingBody(StructureFields):
     skip_special_tokens: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """vLLM's; an operator has to allow it."""
     return_progress: bool = False
+    timings_per_token: bool = False
     sse_ping_interval: Annotated[int, Field(ge=-1, le=3600)] | None = None
     priority: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0
     """Higher is later: a caller may step back, not push forward."""
@@ -103,8 +128,12 @@ class SamplingBody(StructureFields):
     prompt_cache_key: Label | None = None
     cache_salt: CacheSalt | None = None
     cache: CacheField | None = None
-    max_draft_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = Field(None, alias="speculative.n_max")
-    """0: nothing is guessed. Changes no token."""
+    speculative: Speculation | None = None
+    speculative_n_max: DraftTokens | None = Field(None, alias="speculative.n_max")
+    speculative_n_min: DraftTokens | None = Field(None, alias="speculative.n_min")
+    speculative_p_min: Probability | None = Field(None, alias="speculative.p_min")
+    repeat_last_n: Annotated[int, Field(ge=-1, le=INT32_MAX)] | None = None
+    """llama.cpp's window of the penalties, which here look at everything."""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -129,6 +158,12 @@ class SamplingBody(StructureFields):
         return _one_of({"repetition_penalty": self.repetition_penalty, "repeat_penalty": self.repeat_penalty})
 
     @property
+    def max_draft_tokens(self) -> int | None:
+        """llama.cpp's `speculative.n_max`, under its one name or in an object. 0: nothing is guessed."""
+        nested = None if self.speculative is None else self.speculative.n_max
+        return _one_of({"speculative.n_max": self.speculative_n_max, "speculative": nested})
+
+    @property
     def given_max_tokens(self) -> int | None:
         """The asked for number of tokens, None when unset (or -1, which means the same)."""
         return _token_limit({"max_tokens": self.max_tokens, "n_predict": self.n_predict})
@@ -139,6 +174,7 @@ class SamplingBody(StructureFields):
         prescribed = self.prescribed()
         if prescribed is not None and self.allowed_token_ids is not None:
             raise RequestError(f"'allowed_token_ids' excludes '{prescribed[0]}'.", param="allowed_token_ids")
+        self._check_penalties()
         if self.stream_options is not None and not self.stream:
             raise RequestError("'stream_options' is only allowed with 'stream': true.", param="stream_options")
         limit = self.given_max_tokens
@@ -147,6 +183,17 @@ class SamplingBody(StructureFields):
                 f"'min_tokens' ({self.min_tokens}) is larger than the maximum ({limit}).", param="min_tokens"
             )
         return self
+
+    def _check_penalties(self) -> None:
+        """A window of the penalties says nothing where there are none."""
+        penalties = (self.given_repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        if self.repeat_last_n not in (None, -1) and penalties != (1, 0, 0):
+            raise RequestError(
+                "The parameter 'repeat_last_n' is not supported by this server (accepted: -1; any with "
+                "'repetition_penalty' 1 and without other penalties).",
+                param="repeat_last_n",
+                code="unsupported_parameter",
+            )
 
 
 class CompletionBody(SamplingBody):
@@ -204,8 +251,6 @@ class ChatBody(SamplingBody):
         "moderation": (),
         "store": (False,),
         "verbosity": ("medium",),
-        "service_tier": ("auto", "default"),
-        "prompt_cache_retention": ("in_memory", "in-memory"),
         "documents": ([],),
         "echo": (False,),
         "best_of": (1,),
@@ -236,6 +281,10 @@ class ChatBody(SamplingBody):
         | None
     ) = None
     prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    """A hint; what is kept, and where, is the operator's choice."""
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    """Whatever was asked for, the answer names the one that there is."""
 
     @cached_property
     def chosen_tools(self) -> ToolChoice:

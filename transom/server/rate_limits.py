@@ -1,4 +1,4 @@
-"""The `x-ratelimit-*` headers: of the windows that hold for a request, the one with the least left."""
+"""The `x-ratelimit-*` headers: of the limits that hold for a request, the one with the least left."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from starlette.types import Scope
 
-from transom.quotas import Allowance, QuotaLedger, duration_text
+from transom.quotas import KV_QUANTITIES, Allowance, QuotaLedger, duration_text
 from transom.server.caller import NOBODY, Caller
+from transom.server.request_record import record_of
 
-_QUANTITIES = ("requests", "tokens")
+_QUANTITIES = ("requests", "tokens", *KV_QUANTITIES.values())
 
 
 def rate_limit_headers(quotas: QuotaLedger, scope: Scope) -> Mapping[str, str]:
@@ -17,7 +18,7 @@ def rate_limit_headers(quotas: QuotaLedger, scope: Scope) -> Mapping[str, str]:
     caller = scope["state"].get("caller")
     if not isinstance(caller, Caller) or caller == NOBODY:
         return {}
-    return _headers(quotas.allowances(caller.name, caller.tier, scope["state"].get("model")))
+    return _headers(quotas.allowances(caller.name, caller.tier, record_of(scope).model))
 
 
 def _headers(allowances: Sequence[Allowance]) -> dict[str, str]:
@@ -28,5 +29,6 @@ def _headers(allowances: Sequence[Allowance]) -> dict[str, str]:
             least = min(windows, key=lambda allowance: allowance.remaining)
             headers[f"x-ratelimit-limit-{quantity}"] = f"{least.limit:.10g}"
             headers[f"x-ratelimit-remaining-{quantity}"] = str(least.remaining)
-            headers[f"x-ratelimit-reset-{quantity}"] = duration_text(least.idle_in_seconds)
+            if least.idle_in_seconds is not None:
+                headers[f"x-ratelimit-reset-{quantity}"] = duration_text(least.idle_in_seconds)
     return headers

@@ -6,6 +6,7 @@ The server keeps no responses: what would need an earlier one is refused with th
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -16,6 +17,8 @@ from transom.server.protocol import MAX_LOGPROBS, MAX_MESSAGES, ChatBody, MaxTok
 from transom.server.strict_body import StrictBody, StrictPart
 
 _LOGPROBS = "message.output_text.logprobs"
+_ENCRYPTED = "reasoning.encrypted_content"
+"""Accepted: reasoning is in the answer as it is, and nothing of it has to be kept by anybody else."""
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _STATELESS = {
     "previous_response_id": "give the whole conversation as 'input'",
@@ -101,7 +104,8 @@ class CallOutputItem(StrictPart):
 
 
 class ReasoningItem(StrictPart):
-    """What the model thought before an earlier answer. Templates leave it out, and so it is here."""
+    """What the model thought before the message or call that follows. Whether it is told again is the template's
+    choice: most do so within one turn."""
 
     type: Literal["reasoning"]
     id: str | None = None
@@ -109,6 +113,13 @@ class ReasoningItem(StrictPart):
     content: Any = None
     encrypted_content: str | None = None
     status: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Of its parts."""
+        parts = self.content if isinstance(self.content, list) else []
+        texts = [part.get("text") for part in parts if isinstance(part, dict)]
+        return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _kind(item: Any) -> str:
@@ -162,7 +173,8 @@ class ReasoningOptions(StrictPart):
     """`reasoning`."""
 
     effort: str | None = None
-    summary: None = None
+    summary: Literal["auto"] | None = None
+    """The best there is: none. Reasoning is told as it is."""
     generate_summary: None = None
 
 
@@ -176,7 +188,6 @@ class ResponseBody(StrictBody):
     """What may be said."""
 
     UNSUPPORTED: ClassVar = {
-        "max_tool_calls": (),
         "prompt": (),
         "moderation": (),
         "context_management": ([],),
@@ -185,6 +196,8 @@ class ResponseBody(StrictBody):
     input: Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     max_output_tokens: MaxTokens | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    """Of tools that a server runs itself; here it runs none."""
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: ReasoningOptions | None = None
     include: list[Any] = Field(default_factory=list)
@@ -197,6 +210,8 @@ class ResponseBody(StrictBody):
     previous_response_id: Any = None
     conversation: Any = None
     background: Any = None
+    client_metadata: dict[str, Any] | None = None
+    """What a client tells of itself; kept nowhere."""
 
     model: ModelName | None = None
     temperature: Any = None
@@ -238,7 +253,7 @@ class ResponseBody(StrictBody):
                     param=name,
                     code="unsupported_parameter",
                 )
-        if unknown := [each for each in self.include if each != _LOGPROBS]:
+        if unknown := [each for each in self.include if each not in (_LOGPROBS, _ENCRYPTED)]:
             raise RequestError(f"'include' cannot name {str(unknown[0])[:64]!r} here.", param="include")
         if self.stream_options is not None and not self.stream:
             raise RequestError("'stream_options' is only allowed with 'stream': true.", param="stream_options")
@@ -247,7 +262,7 @@ class ResponseBody(StrictBody):
     @property
     def logprobs(self) -> bool:
         """Log probabilities are part of the answer."""
-        return bool(self.include) or self.top_logprobs is not None
+        return _LOGPROBS in self.include or self.top_logprobs is not None
 
     def sources(self) -> list[tuple[int, ...]]:
         """For each message of `as_chat` the indices of the input's items that it is made of."""
@@ -273,12 +288,17 @@ class ResponseBody(StrictBody):
             raise in_own_words(error) from None
 
     def _messages(self) -> list[tuple[dict[str, Any], list[int]]]:
-        """Calls that follow each other, or a message of the assistant, are one message with it."""
+        """Calls that follow each other, or a message of the assistant, are one message with it, and so is reasoning
+        with what it led to."""
         messages: list[tuple[dict[str, Any], list[int]]] = []
+        thoughts: list[tuple[str, int]] = []
         if self.instructions:
             messages.append(({"role": "system", "content": self.instructions}, []))
         for index, item in enumerate(self.input):
             match item:
+                case ReasoningItem():
+                    thoughts.append((item.text, index))
+                    continue
                 case MessageItem():
                     messages.append(({"role": item.role, "content": item.content}, [index]))
                 case CallOutputItem():
@@ -286,6 +306,8 @@ class ResponseBody(StrictBody):
                     messages.append((output, [index]))
                 case CallItem():
                     _append_call(messages, item, index)
+            _add_thoughts(messages[-1], thoughts)
+            thoughts = []
         if not messages:
             raise RequestError("'input' holds nothing that could be answered.", param="input")
         return messages
@@ -308,6 +330,17 @@ def _append_call(messages: list[tuple[dict[str, Any], list[int]]], item: CallIte
         indices.append(index)
     else:
         messages.append(({"role": "assistant", "content": None, "tool_calls": [call]}, [index]))
+
+
+def _add_thoughts(message: tuple[dict[str, Any], list[int]], thoughts: Sequence[tuple[str, int]]) -> None:
+    """Only the assistant has any; what is left without an answer is left out."""
+    fields, indices = message
+    if fields["role"] != "assistant" or not thoughts:
+        return
+    indices[:0] = [index for _, index in thoughts]
+    text = "\n".join(filter(None, [fields.get("reasoning_content"), *(text for text, _ in thoughts)]))
+    if text:
+        fields["reasoning_content"] = text
 
 
 def _text_of(content: Any) -> str:
@@ -337,6 +370,15 @@ def _chat_tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chat_choice(choice: str | dict[str, Any]) -> Any:
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        return {"type": "function", "function": {name: value for name, value in choice.items() if name != "type"}}
-    return choice
+    """A function is named within its entry there, allowed ones one level deeper."""
+    if not isinstance(choice, dict):
+        return choice
+    members = {name: value for name, value in choice.items() if name != "type"}
+    match choice.get("type"):
+        case "function":
+            return {"type": "function", "function": members}
+        case "allowed_tools" if isinstance(tools := choice.get("tools"), list):
+            named = [_chat_choice(tool) if isinstance(tool, dict) else tool for tool in tools]
+            return {"type": "allowed_tools", "allowed_tools": {**members, "tools": named}}
+        case _:
+            return choice

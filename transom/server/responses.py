@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,7 +16,7 @@ from transom.errors import RequestError, TransomError
 from transom.llm import TextDelta
 from transom.registry import ServedModel
 from transom.request import FinishReason
-from transom.server.answering import answer
+from transom.server.answering import answer, json_response
 from transom.server.caller import caller_of
 from transom.server.chat import fit_chat, plan_chat
 from transom.server.chat_choice import ChatChoice
@@ -24,10 +25,11 @@ from transom.server.choices import chat_logprobs
 from transom.server.context import ServerContext
 from transom.server.errors import reply_to
 from transom.server.event_stream import NAMED_EVENTS
-from transom.server.gate import Gate
+from transom.server.gate import Gate, max_request_tokens
 from transom.server.json_body import read_body
 from transom.server.plan import Plan
 from transom.server.protocol import ChatBody
+from transom.server.request_record import record_of
 from transom.server.response_body import ResponseBody, in_own_words
 from transom.server.response_events import Event, ResponseWriter
 from transom.server.tally import Tally, run_plan
@@ -50,30 +52,43 @@ def responses_router(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     async def create_response(request: Request) -> Response:
+        context.check_room(request)
         body, chat = await _read(context, request)
         served = context.find_model({"model": body.model}, request)
         gate = context.gate(served, request)
         await context.until_limits_are_known(served, request)
         try:
-            prompt = await fit_chat(served, chat)
+            prompt = await fit_chat(served, chat, gate.max_request_tokens)
             reading = Reading.of(served.llm, chat, prompt.token_ids)
             plan = await plan_chat(
                 served,
                 chat,
                 prompt,
                 reading,
-                caller_of(request),
+                gate,
                 context.settings.max_output_tokens,
                 param="input",
                 prefix="resp",
             )
         except RequestError as error:
             raise in_own_words(error) from None
-        planned = _PlannedResponse(served, body, chat, reading, prompt, plan, Tally(plan, context.metrics), gate)
+        tally = Tally(plan, context.metrics, record_of(request))
+        planned = _PlannedResponse(served, body, chat, reading, prompt, plan, tally, gate)
         return await answer(planned, request, context, NAMED_EVENTS)
+
+    async def count_input_tokens(request: Request) -> Response:
+        body, chat = await _read(context, request)
+        try:
+            served = context.find_model({"model": body.model}, request)
+            most = partial(max_request_tokens, served, context.quotas, caller_of(request).tier)
+            prompt = await fit_chat(served, chat, most)
+        except RequestError as error:
+            raise in_own_words(error) from None
+        return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
     for path in ("/v1/responses", "/responses"):
         router.add_api_route(path, create_response, methods=["POST"], response_model=None)
+        router.add_api_route(f"{path}/input_tokens", count_input_tokens, methods=["POST"], response_model=None)
     return router
 
 
@@ -141,7 +156,7 @@ class _PlannedResponse:
             **{name: getattr(self.body, name) for name in _SHOWN},
             "background": False,
             "max_output_tokens": self.body.max_output_tokens,
-            "max_tool_calls": None,
+            "max_tool_calls": self.body.max_tool_calls,
             "previous_response_id": None,
             "reasoning": {"effort": self.chat.reasoning_effort, "summary": None},
             "service_tier": "default",

@@ -34,6 +34,10 @@ class ServerSettings:
     max_output_tokens: int | None = None
     """Clips `max_tokens` of every request."""
     allow_unknown_fields: bool = False
+    has_page: bool = True
+    """The web page is served at `/`."""
+    allow_prompt_logprobs: bool = False
+    """`prompt_logprobs` of a request; `echo` with `logprobs` needs no leave."""
     ping_interval: float = 10.0
     """Between keep-alive comments of a silent event stream."""
     slow_reader_timeout: float = 60.0

@@ -12,16 +12,20 @@ from transom.metrics import MetricsCollector
 from transom.request import FinishReason, Usage
 from transom.server.gate import Gate
 from transom.server.plan import Plan
+from transom.server.request_record import RequestRecord
 
 
 class Tally:
     """Tokens and times of one answer, fed with its deltas."""
 
-    def __init__(self, plan: Plan, metrics: MetricsCollector) -> None:
+    def __init__(self, plan: Plan, metrics: MetricsCollector, record: RequestRecord) -> None:
         self._plan = plan
         self._metrics = metrics
+        self._record = record
+        record.answer_id = plan.id
         self._started = time.perf_counter()
         self._first_token: dict[int, float] = {}
+        self._ended: set[int] = set()
         self._num_tokens = [0] * len(plan.requests)
         self._num_cached = [0] * len(plan.prompts)
         self._num_written = [0] * len(plan.requests)
@@ -29,15 +33,21 @@ class Tally:
         self._num_reasoning = [0] * len(plan.requests)
         self._is_lossy = False
         self._begun: set[int] = set()
+        self._counted: set[int] = set()
+        """Prompts of which it is known how much was cached."""
 
     def see(self, sequence: int, delta: TextDelta) -> None:
         """Takes note of one delta."""
         self._begun.add(self._plan.prompt_of(sequence))
         self._num_tokens[sequence] += len(delta.token_ids)
-        if delta.token_ids and sequence not in self._first_token:
-            self._see_first_token(sequence)
+        if delta.queue_seconds is not None:
+            self._see_queue(delta.queue_seconds)
+        if delta.token_ids:
+            self._see_tokens(sequence)
         if delta.usage is not None:
             self._see_end(sequence, delta.usage)
+        if delta.finish_reason is not None:
+            self._count_end(sequence, delta.finish_reason)
 
     def see_reasoning(self, sequence: int, num_tokens: int) -> None:
         """So many tokens of a sequence were its reasoning so far; who reads answers knows."""
@@ -61,19 +71,52 @@ class Tally:
         )
 
     @property
+    def seconds(self) -> tuple[float, float]:
+        """From the plan to the first token of all, waiting included, and from there to now."""
+        now = time.perf_counter()
+        first = min(self._first_token.values(), default=now)
+        return first - self._started, now - first
+
+    @property
+    def knows_cached(self) -> bool:
+        """How much of every prompt was cached is known; the engine says so at the end of a sequence."""
+        return len(self._counted) == len(self._plan.prompts)
+
+    @property
     def elapsed_ms(self) -> int:
         """Since the answer was planned."""
         return int((time.perf_counter() - self._started) * 1000)
 
-    def settle(self) -> None:
-        """At the end, however it came: what was used goes to the metrics."""
-        self._metrics.count_tokens(self._plan.model, self.usage())
+    def begin(self) -> None:
+        """The answer goes to the queue."""
+        self._record.queued = time.perf_counter()
 
-    def _see_first_token(self, sequence: int) -> None:
+    def settle(self) -> None:
+        """At the end, however it came: what was used goes to the metrics. Sequences that did not come to their end were
+        given up."""
+        self._record.usage = self.usage()
+        self._metrics.count_tokens(self._plan.model, self._record.usage)
+        for sequence in self._first_token.keys() - self._ended:
+            self._count_end(sequence, FinishReason.ABORT)
+
+    def _see_queue(self, seconds: float) -> None:
+        """The first sequence's wait is the answer's; further ones may wait because of it."""
+        if self._record.queue_seconds is None:
+            self._record.queue_seconds = seconds
+            self._metrics.observe_queue(self._plan.model, seconds)
+
+    def _see_tokens(self, sequence: int) -> None:
         now = time.perf_counter()
-        if not self._first_token:
-            self._metrics.observe_first_token(self._plan.model, now - self._started)
-        self._first_token[sequence] = now
+        self._record.last_token = now
+        if self._record.first_token is None:
+            self._record.first_token = now
+            self._metrics.observe_first_token(self._plan.model, now - self._record.arrived)
+        self._first_token.setdefault(sequence, now)
+
+    def _count_end(self, sequence: int, reason: FinishReason) -> None:
+        self._ended.add(sequence)
+        self._record.finish_reasons.append(reason.value)
+        self._metrics.count_end(self._plan.model, reason)
 
     def _see_end(self, sequence: int, usage: Usage) -> None:
         self._num_tokens[sequence] = usage.num_completion_tokens
@@ -82,23 +125,26 @@ class Tally:
         self._is_lossy |= usage.is_lossy
         if sequence % self._plan.num_candidates == 0:
             self._num_cached[self._plan.prompt_of(sequence)] = usage.num_cached_tokens
+            self._counted.add(self._plan.prompt_of(sequence))
         if usage.num_completion_tokens > 1 and sequence in self._first_token:
             seconds = time.perf_counter() - self._first_token[sequence]
-            self._metrics.observe_token_interval(self._plan.model, seconds / (usage.num_completion_tokens - 1))
+            self._metrics.observe_token_time(self._plan.model, seconds / (usage.num_completion_tokens - 1))
 
 
 async def run_plan(plan: Plan, gate: Gate, tally: Tally) -> AsyncGenerator[tuple[int, TextDelta], None]:
     """(sequence, delta) of all sequences as they come. Closing it aborts what still runs.
 
-    Raises `QuotaExceededError` before anything else.
+    Raises `QuotaExceededError` and `BudgetExceededError` before anything else.
     """
-    reservation = gate.reserve(plan.max_tokens)
+    reservation, allowance = gate.reserve(plan)
+    tally.begin()
     try:
-        async with aclosing(feed(gate.generate, plan.requests, plan.allowance)) as deltas:
-            async for sequence, delta in deltas:
-                tally.see(sequence, delta)
-                _check_end(delta)
-                yield sequence, delta
+        with gate.open_requests.noted(plan, gate.caller):
+            async with aclosing(feed(gate.generate, plan.requests, allowance)) as deltas:
+                async for sequence, delta in deltas:
+                    tally.see(sequence, delta)
+                    _check_end(delta)
+                    yield sequence, delta
     finally:
         tally.settle()
         usage = tally.usage()

@@ -8,11 +8,12 @@ longest ago. Knows no HTTP; lives in the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import insort
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from transom.errors import KeyQueueFullError, QueueFullError
@@ -85,12 +86,16 @@ class Turns:
     def arrive(self, key: str) -> Place:
         """A place for one more answer of this key; "" stands for all callers where no key is asked for, who have no
         bound of their own. Raises `KeyQueueFullError` and `QueueFullError`."""
+        self.check(key)
+        self._answers[key] += 1
+        return Place(self._answers, key)
+
+    def check(self, key: str) -> None:
+        """Raises as `arrive` would."""
         if key and self._answers[key] >= self._limits.max_waiting_per_key:
             raise KeyQueueFullError(f"{self._answers[key]} requests of this key are waiting, which is the limit.")
         if self._answers.total() >= self._limits.max_waiting:
             raise QueueFullError(f"{self._answers.total()} requests are waiting, which is the limit.")
-        self._answers[key] += 1
-        return Place(self._answers, key)
 
     async def generate(
         self, key: str, place: Place, request: GenerationRequest, generate: Generate
@@ -99,15 +104,19 @@ class Turns:
         waiter = _Waiter(key, request.request.size_in_tokens, request.request.priority)
         has_started = False
         self._enter(waiter)
+        arrived = time.perf_counter()
         try:
             await waiter.has_turn.wait()
             place.leave()
+            waited = time.perf_counter() - arrived
             async with aclosing(generate(request)) as deltas:
                 async for delta in deltas:
                     if not has_started:
                         has_started = True
                         self._num_not_started -= 1
                         self._give_turns()
+                    if delta.queue_seconds is not None:
+                        delta = replace(delta, queue_seconds=delta.queue_seconds + waited)
                     yield delta
         finally:
             self._end(waiter, has_started=has_started)
