@@ -17,6 +17,7 @@
     │   │   └── KeyQueueFullError        what one API key may have waiting is
     │   ├── EngineRestartingError        the worker died; its requests get this
     │   └── DrainingError
+    ├── HubError                     a model hub refuses, cannot be reached, or sent what cannot be trusted
     ├── EngineError                  a request failed inside the engine through no fault of the caller
     └── ChannelError                 a frame between API process and worker is damaged or the peer is gone
 
@@ -157,6 +158,10 @@ class DrainingError(UnavailableError):
     """The server is shutting down and takes no new requests."""
 
     code = "server_draining"
+
+
+class HubError(TransomError):
+    """A model cannot be fetched from a hub. The message names the hub's model or file, and what to do."""
 
 
 class EngineError(TransomError):

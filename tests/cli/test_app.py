@@ -49,7 +49,7 @@ def test_both_spellings_of_a_flag_are_in_the_help() -> None:
     ("arguments", "reason", "code"),
     [
         (["serve", "/no/such/directory"], "no such directory", 2),
-        (["serve", "org/name"], "downloads nothing", 2),
+        (["serve", "org/name"], "transom pull org/name", 2),
         (["serve", "--config", "tests"], "is a directory", 2),
         (["serve", "--config", "transom/models_builtin/tolstoy/config.json"], "looks like a model's config.json", 2),
         (["list", "--config", "/no/such/file.json"], "No such file", 2),

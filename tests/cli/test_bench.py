@@ -54,7 +54,8 @@ def test_what_cannot_be_measured_is_one_line(arguments: tuple[str, ...], message
     assert message in one_line(shown.stderr)
 
 
-def test_an_interruption_shows_what_was_measured_and_leaves_no_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_shows_what_was_measured_and_leaves_no_files(tmp_path: Path, number: signal.Signals) -> None:
     """It comes when RAM is measured and the directory of the cold tier is there."""
     cold = tmp_path / "cold"
     cold.mkdir()
@@ -72,7 +73,7 @@ def test_an_interruption_shows_what_was_measured_and_leaves_no_files(tmp_path: P
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted: these 1 points are whole" in one_line(err)

@@ -1,117 +1,108 @@
-"""`transom run` in a terminal of its own: it asks, answers, and ends on the end of input or Ctrl-C."""
+"""`transom run` in terminals that can do little, and where one end is no terminal at all."""
 
 from __future__ import annotations
 
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-class Terminal:
-    """A process behind a pseudo-terminal."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._own_end, other_end = pty.openpty()
-        command = [sys.executable, "-m", "transom", "run", "tolstoy", "--temp", "0", "-t", "1", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            stdin=other_end,
-            stdout=other_end,
-            stderr=other_end,
-            cwd=ROOT,
-            env={**os.environ, "TERM": "dumb"},
-            start_new_session=True,
-        )
-        os.close(other_end)
-        self.shown = ""
-
-    def wait_for(self, text: str, count: int = 1) -> None:
-        deadline = time.monotonic() + 30
-        while self.shown.count(text) < count:
-            ready, _, _ = select.select([self._own_end], [], [], 0.1)
-            if ready:
-                self.shown += os.read(self._own_end, 4096).decode()
-            assert time.monotonic() < deadline, self.shown
-
-    def type(self, text: str) -> None:
-        os.write(self._own_end, text.encode())
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._own_end)
+from tests.cli.pseudo_terminal import ROOT, PseudoTerminal
 
 
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    opened = Terminal("-n", "6")
+def terminal(tmp_path: Path) -> Iterator[PseudoTerminal]:
+    """One that cannot move its cursor; answers may be long."""
+    opened = PseudoTerminal(
+        "run", "tolstoy", "--temp", "0", "-t", "1", "-n", "0", "-c", "2000", home=tmp_path, term="dumb"
+    )
     yield opened
     opened.close()
 
 
-def test_lines_are_answered_until_the_end_of_input(terminal: Terminal) -> None:
+def test_a_dumb_terminal_has_lines_answers_and_interrupts_and_no_escape_sequences(
+    terminal: PseudoTerminal, tmp_path: Path
+) -> None:
     terminal.wait_for("> ")
-    terminal.type("\nPrince Andrew\n")
-    terminal.wait_for("> ", 3)
-    answer = terminal.shown.splitlines()[-2].removeprefix("> ")
-    assert len(answer.split()) > 3
-    terminal.type("Prince Andrew\n")
-    terminal.wait_for("> ", 4)
-    assert terminal.shown.count(answer) == 2
-    terminal.type("\x04")
-    assert terminal.process.wait(timeout=10) == 0
-
-
-def test_what_cannot_be_answered_is_said_and_the_next_line_is_asked_for() -> None:
-    terminal = Terminal("--ctx-size", "16")
-    try:
-        terminal.wait_for("> ")
-        terminal.type("one two three four five six seven eight nine ten eleven twelve thirteen\n")
-        terminal.wait_for("> ", 2)
-        assert "maximum context length is 16 tokens" in terminal.shown
-        assert terminal.process.poll() is None
-    finally:
-        terminal.close()
-
-
-def test_an_interrupt_ends_the_program_and_its_worker_without_a_traceback(terminal: Terminal) -> None:
-    terminal.wait_for("> ")
-    os.killpg(terminal.process.pid, signal.SIGINT)
-    assert terminal.process.wait(timeout=10) == 130
-    assert "Traceback" not in terminal.shown
-
-
-def test_the_first_lines_say_who_answers_and_how_to_stop_it_and_bye_leaves(terminal: Terminal) -> None:
-    terminal.wait_for("> ")
-    assert "tolstoy (completion), context window 8192 tokens, attention window full" in terminal.shown
-    assert "Ctrl-C stops an answer, Ctrl-D leaves, /bye too" in terminal.shown
-    assert "every line is completed on its own" in terminal.shown
-    terminal.type("/help\n")
-    terminal.wait_for("/bye, /exit")
-    terminal.type("/bye\n")
-    assert terminal.process.wait(timeout=10) == 0
-
-
-def test_an_interrupt_during_an_answer_stops_the_answer_only() -> None:
-    terminal = Terminal("-n", "0")
-    try:
-        terminal.wait_for("> ")
+    assert "tolstoy (completion), context window 2000 tokens, attention window full" in terminal.text
+    assert "every line is completed on its own" in " ".join(terminal.text.split())
+    terminal.type("\n")
+    terminal.wait_for("> ", 2)
+    terminal.type("/set max_tokens 6\n")
+    terminal.wait_for("max_tokens  6")
+    for number in (1, 2):  # a text stands alone: the same line, the same continuation
         terminal.type("Prince Andrew\n")
-        terminal.wait_for("the", 5)
-        os.killpg(terminal.process.pid, signal.SIGINT)
-        terminal.wait_for("> ", 2)
-        terminal.type("/exit\n")
-        assert terminal.process.wait(timeout=10) == 0
-        assert "died" not in terminal.shown
+        terminal.wait_for("6 tokens, ", number)
+    first, second = [text.splitlines()[-1].removeprefix("> ") for text in terminal.text.split("6 tokens, ")[:2]]
+    assert first == second
+    assert len(first.split()) > 2
+    terminal.type("one two \\\nthree\n")
+    terminal.wait_for("6 tokens, ", 3)
+    assert "\n. " in terminal.text
+    terminal.type("/set max_tokens 0\n")
+    terminal.wait_for("max_tokens  0")
+    terminal.wait_for("> ", 7)
+    terminal.forget()
+    terminal.type("Prince Andrew\n")
+    terminal.wait_for("the", 5)
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.wait_for("what was said so far stays")
+    terminal.wait_for("\n> ")
+    terminal.type("\x03")
+    terminal.wait_for("Ctrl-C stops an answer; Ctrl-D or /quit leaves.")
+    terminal.type("/set max_tokens 1999\none two three\n")
+    terminal.wait_for("1999 of an answer do not fit into the context window, 2000 tokens.")
+    terminal.wait_for("A shorter text fits.")
+    assert "\x1b" not in terminal.shown
+    terminal.type("/bye\n")
+    assert terminal.end() == 0
+    assert not (tmp_path / ".local").exists()
+
+
+def test_with_answers_in_a_file_the_conversation_is_on_standard_error(tmp_path: Path) -> None:
+    own_end, other_end = pty.openpty()
+    try:
+        os.write(own_end, b"Prince Andrew\n\x04")
+        result = subprocess.run(
+            [sys.executable, "-m", "transom", "run", "tolstoy", "--temp", "0", "-t", "1", "-n", "6"],
+            stdin=other_end,
+            capture_output=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+    finally:
+        os.close(own_end)
+        os.close(other_end)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert b"> " not in result.stdout
+    assert b"> " in result.stderr
+    assert b"6 tokens, " in result.stderr
+
+
+def test_an_interrupt_while_a_model_is_loaded_ends_the_program_without_a_traceback(tmp_path: Path) -> None:
+    terminal = PseudoTerminal("run", "tolstoy", home=tmp_path)
+    try:
+        while not any(b"transom.engine.worker" in line for line in _children(terminal.process.pid)):
+            assert terminal.process.poll() is None
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
     finally:
         terminal.close()
+
+
+def _children(process_id: int) -> list[bytes]:
+    """Command lines of a process's children."""
+    lines = []
+    for child in Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split():
+        try:
+            lines.append(Path(f"/proc/{child}/cmdline").read_bytes())
+        except OSError:
+            continue
+    return lines

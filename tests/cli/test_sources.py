@@ -38,7 +38,7 @@ def test_a_model_is_a_bundled_id_or_a_directory() -> None:
         ("/no/such/directory", "no such directory"),
         ("../x", "no such directory"),
         ("~/x", "no such directory"),
-        ("org/name-7B.v1", "downloads nothing"),
+        ("org/name-7B.v1", "transom pull org/name-7B.v1"),
         (str(TOLSTOY / "config.json"), "give a model's directory"),
         (str(TOLSTOY / "tokenizer.json"), "is a file"),
         (str(TOLSTOY / "model.safetensors"), "is not a GGUF file; give one, or a model's directory"),

@@ -15,6 +15,7 @@ from transom.engine.channel import (
     Abort,
     FrameReader,
     Heartbeat,
+    Loading,
     Message,
     Outputs,
     Ready,
@@ -25,8 +26,8 @@ from transom.engine.channel import (
 from transom.engine.engine import Engine
 from transom.engine.error_data import error_from_data
 from transom.engine.merging import merge_all
-from transom.engine.reports import LoadReport
-from transom.engine.worker import serve
+from transom.engine.reports import LoadProgress, LoadReport
+from transom.engine.worker import LoadingNews, serve
 from transom.engine.worker_connection import WorkerConnection, encode_outputs
 from transom.errors import ChannelError, RequestError
 from transom.request import FinishReason, RequestOutput, TokenLogprobs
@@ -200,3 +201,19 @@ def test_outputs_too_large_for_one_frame_travel_in_several(monkeypatch: pytest.M
     assert arrived[:-1] == small
     assert arrived[-1].finish_reason is FinishReason.ERROR
     assert arrived[-1].error
+
+
+def test_news_of_a_load_come_at_fixed_distances() -> None:
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(WorkerConnection(theirs)) as connection:
+        peer = Peer(ours)
+        times = iter([0.0, 0.05, 0.1, 0.1, 0.15, 0.3, 0.3])
+        tell = LoadingNews(connection, clock=lambda: next(times))
+        for done in (10, 20, 30, 40):
+            tell(done, 40)
+        peer.read()
+    ours.close()
+    assert [each.progress for each in peer.messages if isinstance(each, Loading)] == [
+        LoadProgress(20, 40),
+        LoadProgress(40, 40),
+    ]

@@ -70,13 +70,14 @@ def test_a_share_is_of_each_model_by_itself_and_a_models_own_counts_beside_it() 
 
 def test_what_is_left_of_a_share_is_told_in_bytes() -> None:
     ledger = ledger_of(Clock(), max_kv_ram_share=0.5, max_kv_ssd_share=0.1)
+    assert not ledger.allowances("key", "default", "m"), "nobody has said how much there is"
     reserve(ledger, "key", 100, 1000)
-    assert not ledger.allowances("key", "default", "m"), "nobody asked how much there is"
-    ledger.most_kv("default", "m", ROOM)
     assert [(left.quantity, left.limit, left.remaining) for left in ledger.allowances("key", "default", "m")] == [
         ("kv-ram-bytes", 500, 400),
         ("kv-ssd-bytes", 1000, 0),
     ]
+    uses = {(use.limit, use.model): (use.used, use.most) for use in ledger.uses()}
+    assert uses == {("max_kv_ram_share", "m"): (100, 500), ("max_kv_ssd_share", "m"): (1000, 1000)}
 
 
 def test_a_share_of_an_ssd_that_is_not_there_limits_nothing() -> None:

@@ -15,6 +15,7 @@ async def test_props_say_what_a_request_really_gets() -> None:
     assert body["model_alias"] == "tiny"
     assert body["eos_token"] == "</s>"
     assert "/" not in body["model_path"]
+    assert body["chat_template"] == ""
 
 
 async def test_with_several_models_one_must_be_named() -> None:

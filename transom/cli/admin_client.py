@@ -35,6 +35,11 @@ class AdminClient:
         models: list[dict[str, Any]] = self._ask("GET", "/models")["models"]
         return models
 
+    def quotas(self) -> list[dict[str, Any]]:
+        """What the keys have used and hold now."""
+        uses: list[dict[str, Any]] = self._ask("GET", "/quotas")["uses"]
+        return uses
+
     def load(self, model: str) -> None:
         """Returns when the model is loaded."""
         self._ask("POST", f"/models/{quote(model)}/load")

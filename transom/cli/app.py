@@ -18,6 +18,7 @@ from transom.cli.flag_names import in_flags
 from transom.cli.keys_app import keys_app
 from transom.cli.options import GgufRecipe, LogFormat, LogLevel, ModelOptions, ServeOptions
 from transom.cli.plan_app import add_plan_commands
+from transom.cli.pull_app import add_pull_command
 
 app = typer.Typer(
     help="Serve language models on your own machine, each with its context window and budgets.",
@@ -136,7 +137,9 @@ def serve(
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(help="Hugging Face directory, GGUF file, or the id of a bundled model.")],
+    model: Annotated[
+        str, typer.Argument(help="Hugging Face directory, GGUF file, name of a bundled or pulled model; or a server's.")
+    ],
     prompt: options.Prompt = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -146,6 +149,10 @@ def run(
     seed: options.Seed = None,
     system: Annotated[str | None, typer.Option(help="System message of a chat [none].")] = None,
     complete: Annotated[bool, typer.Option(help="Continue the text, even if the model has a chat template.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line of figures after each answer of a chat.")] = False,
+    history: options.History = True,
+    server: options.Server = None,
+    api_key: options.ServerKey = None,
     max_model_len: options.MaxModelLen = None,
     kv_cache_dtype: options.KVCacheDtype = None,
     kv_cache_ram_mb: options.KVCacheRam = None,
@@ -160,7 +167,7 @@ def run(
     quantization: options.WeightQuantization = None,
     threads: options.Threads = None,
 ) -> None:
-    """Complete a text or chat in the terminal, without a server."""
+    """Complete a text or chat in the terminal, without a server. In a chat /help shows its commands."""
     model_options = ModelOptions(
         model=model,
         max_model_len=max_model_len,
@@ -178,11 +185,14 @@ def run(
         threads=threads,
     )
     with told_in_one_line(partial(in_flags, options=model_options)):
-        from transom.cli.responder import Sampling
-        from transom.cli.run import run_in_terminal
+        from transom.cli.answers import AnswerSettings
+        from transom.cli.run import RunOptions, run_in_terminal
 
-        sampling = Sampling(max_tokens, temperature, top_p, top_k, min_p, seed)
-        run_in_terminal(model_options, prompt, sampling, system=system, complete=complete)
+        settings = AnswerSettings(max_tokens, temperature, top_p, top_k, min_p, seed)
+        run_options = RunOptions(
+            system=system, complete=complete, quiet=quiet, keeps_history=history, server=server, api_key=api_key
+        )
+        run_in_terminal(model_options, prompt, settings, run_options)
 
 
 @app.command("list", hidden=True)
@@ -247,6 +257,7 @@ def check(
 app.command()(bench)
 add_plan_commands(app)
 add_admin_commands(app)
+add_pull_command(app)
 
 _SECRET = frozenset({"api_key"})
 

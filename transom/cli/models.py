@@ -13,7 +13,7 @@ from rich.table import Table
 from transom.cli.banner import count_full_attention, kv_text, size_text, wide_console, window_text
 from transom.cli.failure import EXIT_FAILED, say
 from transom.cli.options import ModelOptions
-from transom.cli.sources import load_registry
+from transom.cli.sources import load_registry, pulled_entries
 from transom.config.engine_config import kv_bytes_per_token, resolve
 from transom.config.kv_size import conv_state_bytes
 from transom.config.registry_config import ModelEntry
@@ -49,7 +49,8 @@ def list_models(config: Path | None, *, as_json: bool) -> None:
     Raises `ConfigError` for a registry that cannot be read.
     """
     rows, failures = [], []
-    for entry in load_registry(ModelOptions(config=config)).models:
+    entries = load_registry(ModelOptions(config=config)).models
+    for entry in entries if config is not None else (*entries, *pulled_entries()):
         try:
             rows.append(_row(entry))
         except (TransomError, OSError) as error:

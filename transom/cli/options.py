@@ -358,3 +358,14 @@ MinP = Annotated[
 Seed = Annotated[
     int | None, typer.Option(min=-(2**63), max=2**63 - 1, help="The same seed gives the same text [a new one].")
 ]
+History = Annotated[
+    bool,
+    typer.Option("--history/--no-history", envvar="TRANSOM_HISTORY", help="Remember what is typed, for the next time."),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", envvar="TRANSOM_SERVER", help="A running server answers instead of a worker of its own."
+    ),
+]
+ServerKey = Annotated[str | None, typer.Option("--api-key", envvar="TRANSOM_API_KEY", help="Key for the server.")]

@@ -138,7 +138,7 @@ async def _run(
 
     ending = asyncio.create_task(_say_ending(lifecycle, settings.drain_timeout))
     try:
-        async with serving_beside(create_admin_app(registry, lifecycle), admin):
+        async with serving_beside(create_admin_app(registry, lifecycle, quotas), admin):
             await serve(app, listener, settings, lifecycle, load_models)
     finally:
         ending.cancel()

@@ -10,11 +10,13 @@ from typing import Any
 
 import transom
 from transom.cli.options import ModelOptions
+from transom.cli.user_directories import models_directory
 from transom.config.engine_config import EngineConfig
 from transom.config.json_file import read_json_object
 from transom.config.registry_config import ModelEntry, RegistryConfig, ServerConfig
 from transom.config.total_budgets import check_total_ssd
 from transom.errors import ConfigError
+from transom.hub.model_store import ModelStore
 from transom.weights.gguf import is_gguf
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -38,6 +40,24 @@ def load_registry(options: ModelOptions) -> RegistryConfig:
     _check_cold_tier(entries, options)
     check_total_ssd(entries, registry.server.max_total_ssd_mb)
     return registry.model_copy(update={"models": _renamed(entries, options.served_model_name)})
+
+
+def bundled_names() -> frozenset[str]:
+    """Of all bundled models: their ids and aliases."""
+    entries = RegistryConfig.load(bundled_registry()).models
+    return frozenset(name for entry in entries for name in (entry.id, *entry.aliases))
+
+
+def pulled_entry(name: str) -> ModelEntry | None:
+    """A model that `transom pull` has fetched; None where there is none of this name."""
+    path = ModelStore(models_directory()).find(name)
+    return None if path is None else ModelEntry.for_path(path, id=name)
+
+
+def pulled_entries() -> tuple[ModelEntry, ...]:
+    """All models that `transom pull` has fetched."""
+    found = (pulled_entry(name) for name in ModelStore(models_directory()).names())
+    return tuple(entry for entry in found if entry is not None)
 
 
 def server_url(config: Path | None) -> str:
@@ -69,8 +89,10 @@ def _registry_of(model: str | None) -> RegistryConfig:
     entries = tuple(entry for entry in bundled.models if model in (entry.id, *entry.aliases))
     if model and _is_model(Path(model)) and not (entries and _holds_no_model(Path(model))):
         return RegistryConfig(models=(ModelEntry.for_path(Path(model)),))
+    if not entries and (pulled := pulled_entry(model)) is not None:
+        return RegistryConfig(models=(pulled,))
     if not entries:
-        raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)})")
+        raise ConfigError(f"{model!r} {_why_no_model(model)} (bundled models: {_names(bundled)}{_pulled_names()})")
     return RegistryConfig(models=entries)
 
 
@@ -108,10 +130,15 @@ def _why_no_model(model: str) -> str:
     if path.is_file():
         return "is not a GGUF file; give one, or a model's directory"
     if _HUB_ID.fullmatch(model) and not path.parent.is_dir():
-        return "looks like a Hugging Face id; Transom downloads nothing (yet): give a local directory"
+        return f"looks like a model of a hub; `transom pull {model}` fetches it"
     if "/" in model or model.startswith(("~", ".")):
         return "is no such directory or file"
-    return "is neither a directory, nor a GGUF file, nor a bundled model"
+    return "is neither a directory, nor a GGUF file, nor a bundled model, nor a pulled one"
+
+
+def _pulled_names() -> str:
+    names = ModelStore(models_directory()).names()
+    return f"; pulled: {', '.join(names)}" if names else ""
 
 
 def _names(registry: RegistryConfig) -> str:

@@ -98,8 +98,8 @@ class ServerConfig(_Section):
     """File of API keys, made by `transom keys create`; relative to the registry file. It must be readable by its owner
     alone, and is read again within a second when it changes. null: no key is asked for, but those of `--api-key`."""
     admin_socket: PathSetting | None = None
-    """Unix socket for `transom ps`, `load`, `unload` and `drain`, with mode 0600; relative to the registry file. null:
-    none."""
+    """Unix socket for `transom ps`, `load`, `unload`, `drain` and `quota`, with mode 0600; relative to the registry
+    file. null: none."""
     max_total_ram_mb: MiB | None = None
     """Cap for the processes of all loaded models together. Each counts its `max_ram_mb` or, without one, its weights,
     KV and workspace. Where a load would break it, models without requests are unloaded, the one that was used longest

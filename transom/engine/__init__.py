@@ -6,6 +6,6 @@ The API process imports `EngineClient` and the plain data; model and kernels are
 """
 
 from transom.engine.client import EngineClient, EngineState, EngineStatus
-from transom.engine.reports import EngineStats, EngineView, LoadReport
+from transom.engine.reports import EngineStats, EngineView, LoadProgress, LoadReport
 
-__all__ = ["EngineClient", "EngineState", "EngineStats", "EngineStatus", "EngineView", "LoadReport"]
+__all__ = ["EngineClient", "EngineState", "EngineStats", "EngineStatus", "EngineView", "LoadProgress", "LoadReport"]

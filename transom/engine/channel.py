@@ -19,7 +19,7 @@ from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
 from transom.engine.error_data import ErrorData
 from transom.engine.plain_data import from_plain, to_plain
-from transom.engine.reports import EngineStats, EngineView, LoadReport
+from transom.engine.reports import EngineStats, EngineView, LoadProgress, LoadReport
 from transom.errors import ChannelError
 from transom.request import Request, RequestOutput
 
@@ -49,6 +49,13 @@ class Abort:
     """To the worker: stop generating; unknown ids are ignored."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """From the worker, before `Ready` or `Failed`, any number of times: how far the weights are."""
+
+    progress: LoadProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +106,11 @@ class View:
     view: EngineView
 
 
-Message = Configure | Submit | Abort | Look | Ready | Failed | Refused | Outputs | Heartbeat | View
+Message = Configure | Submit | Abort | Look | Loading | Ready | Failed | Refused | Outputs | Heartbeat | View
 
 _MESSAGES: dict[str, type[Message]] = {
     message.__name__: message
-    for message in (Configure, Submit, Abort, Look, Ready, Failed, Refused, Outputs, Heartbeat, View)
+    for message in (Configure, Submit, Abort, Look, Loading, Ready, Failed, Refused, Outputs, Heartbeat, View)
 }
 
 

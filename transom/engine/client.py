@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from transom.config.engine_config import EngineConfig
@@ -20,7 +20,7 @@ from transom.engine.carried_counters import at_rest, carried_on
 from transom.engine.channel import Abort, Heartbeat, Look, Message, Outputs, Refused, Submit, View
 from transom.engine.error_data import error_from_data
 from transom.engine.mailbox import Mailbox
-from transom.engine.reports import EngineStats, EngineView, LoadReport
+from transom.engine.reports import EngineStats, EngineView, LoadProgress, LoadReport
 from transom.engine.restarts import DELAYS_SECONDS, MAX_RESTARTS, RestartLimit
 from transom.engine.watchdog import WatchLimits
 from transom.engine.worker_process import WorkerProcess
@@ -55,6 +55,8 @@ class EngineStatus:
 
     state: EngineState
     reason: str | None = None
+    progress: LoadProgress | None = None
+    """How far the weights are while it is being started; None until that is known, and for who is quick."""
 
 
 def _ignore(_: EngineStatus) -> None:
@@ -278,7 +280,7 @@ class EngineClient:
     async def _start_worker(self) -> WorkerProcess:
         self._check_files()
         worker, report = await WorkerProcess.start(
-            self._model_config, self._engine_config, self._name, self._watch_limits
+            self._model_config, self._engine_config, self._name, self._watch_limits, self._note_progress
         )
         try:
             self._check_files()
@@ -359,6 +361,10 @@ class EngineClient:
             f"The worker process of {self._name} died and is being restarted; please try again.",
             retry_after_seconds=2.0,
         )
+
+    def _note_progress(self, progress: LoadProgress) -> None:
+        """The state is the same, so nobody is called."""
+        self._status = replace(self._status, progress=progress)
 
     def _set_status(self, state: EngineState, reason: str | None = None) -> None:
         self._status = EngineStatus(state, reason)

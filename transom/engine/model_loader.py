@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from llguidance import LLTokenizer
@@ -34,10 +35,19 @@ from transom.weights.sources import num_parameters, open_weights, quantized_weig
 logger = logging.getLogger(__name__)
 
 
-def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple[Engine, LoadReport]:
+def _ignore_progress(done_bytes: int, total_bytes: int) -> None:
+    """Nobody is watching."""
+
+
+def load_engine(
+    model_config: ModelConfig,
+    engine_config: EngineConfig,
+    progress: Callable[[int, int], None] = _ignore_progress,
+) -> tuple[Engine, LoadReport]:
     """Loads weights and allocates the KV arena; blocks for as long as that takes.
 
-    Raises ConfigError when it fits neither `max_ram_bytes` nor this machine, UnsupportedModelError, WeightsError.
+    `progress(done_bytes, total_bytes)` is called after every tensor, from the thread that loads. Raises ConfigError
+    when it fits neither `max_ram_bytes` nor this machine, UnsupportedModelError, WeightsError.
     """
     started = time.monotonic()
     stored = open_weights(engine_config.model_path)
@@ -45,7 +55,7 @@ def load_engine(model_config: ModelConfig, engine_config: EngineConfig) -> tuple
     if isinstance(weights, QuantizedSource):
         _log_fallbacks(weights)
     check_memory(model_config, engine_config, weight_sizes(model_config, weights).num_bytes)
-    loader = WeightLoader(weights)
+    loader = WeightLoader(weights, progress)
     try:
         model = at_low_priority(lambda: build(model_config, loader), engine_config.num_threads)
         identity = ModelIdentity(model_config, engine_config, stored.files)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.cache import LostBlockError, SequenceCache
-from transom.engine.grammars import Grammars, NextTokens
+from transom.engine.grammars import Following, Grammars
 from transom.engine.pools import Pools, pooled_rows
 from transom.errors import EngineError
 from transom.layers.forward_batch import ForwardBatch, LayerCache
@@ -56,7 +55,7 @@ class StepResult:
     """Requests whose computation failed, with a message that is fit to be shown."""
 
 
-Allowed = Mapping[str, Future[NextTokens]]
+Allowed = Mapping[str, Following]
 """What sequences under a grammar may be given next, by request id."""
 
 
@@ -147,7 +146,7 @@ class ModelRunner:
             _fail(scheduled, error, result)
 
     def _sample(
-        self, scheduled: ScheduledSequence, rows: NDArray[np.float32], allowed: Future[NextTokens] | None
+        self, scheduled: ScheduledSequence, rows: NDArray[np.float32], allowed: Following | None
     ) -> tuple[SampledToken, ...]:
         """The next token; with a draft from each row the token behind those that are known by then, as if it had been
         computed alone: the draft counts as far as it says what is sampled. `rows` are [1 + drafted, V].
@@ -170,15 +169,15 @@ class ModelRunner:
         return tuple(sampled)
 
     def _sample_allowed(
-        self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: Future[NextTokens]
+        self, scheduled: ScheduledSequence, row: NDArray[np.float32], allowed: Following
     ) -> SampledToken:
         """Under a grammar nothing is guessed: what it allows behind a guess would have to be known first."""
         if self._grammars is None:
             raise EngineError("a sequence with a grammar was scheduled where there are none")
         sequence, following = scheduled.sequence, allowed.result()
-        sampled = self._sample_one(scheduled, row, allowed=following.tokens)
+        sampled = self._sample_one(scheduled, row, ceilings=following.ceilings)
         is_complete = self._grammars.take(sequence, sampled.token_id, following)
-        return replace(sampled, completes_grammar=is_complete)
+        return replace(sampled, completes_grammar=True) if is_complete else sampled
 
     def _sample_one(
         self,
@@ -186,7 +185,7 @@ class ModelRunner:
         row: NDArray[np.float32],
         *,
         num_accepted: int = 0,
-        allowed: NDArray[np.bool_] | None = None,
+        ceilings: NDArray[np.float32] | None = None,
     ) -> SampledToken:
         sequence = scheduled.sequence
         return sample(
@@ -196,7 +195,7 @@ class ModelRunner:
             num_prompt_tokens=sequence.num_prompt_tokens,
             seed=sequence.seed,
             end_token_ids=self._end_token_ids(scheduled),
-            allowed=allowed,
+            ceilings=ceilings,
         )
 
     def _end_token_ids(self, scheduled: ScheduledSequence) -> tuple[int, ...]:

@@ -54,6 +54,14 @@ class EngineView:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load has come, in bytes of the weights' files."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """What loading took and gave."""
 

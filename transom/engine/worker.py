@@ -18,11 +18,23 @@ import sys
 import time
 from collections.abc import Callable
 
-from transom.engine.channel import Abort, Configure, Failed, Heartbeat, Look, Message, Ready, Refused, Submit, View
+from transom.engine.channel import (
+    Abort,
+    Configure,
+    Failed,
+    Heartbeat,
+    Loading,
+    Look,
+    Message,
+    Ready,
+    Refused,
+    Submit,
+    View,
+)
 from transom.engine.engine import Engine
 from transom.engine.error_data import error_to_data
 from transom.engine.model_loader import load_engine
-from transom.engine.reports import LoadReport
+from transom.engine.reports import LoadProgress, LoadReport
 from transom.engine.watchdog import start_beating
 from transom.engine.worker_connection import WorkerConnection
 from transom.errors import ChannelError, TransomError
@@ -30,6 +42,7 @@ from transom.log_lines import set_up_logging
 from transom.request import Request
 
 HEARTBEAT_SECONDS = 0.5
+PROGRESS_SECONDS = 0.1
 
 _PR_SET_PDEATHSIG = 1
 _FIRST_MESSAGE_SECONDS = 60.0
@@ -88,10 +101,24 @@ class _Pulse:
             self._due = self._clock() + HEARTBEAT_SECONDS
 
 
+class LoadingNews:
+    """Tells how far the weights are, at fixed distances: small models need no news."""
+
+    def __init__(self, connection: WorkerConnection, clock: Callable[[], float] = time.monotonic) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._due = clock() + PROGRESS_SECONDS
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        if self._clock() >= self._due:
+            self._connection.send(Loading(LoadProgress(done_bytes, total_bytes)))
+            self._due = self._clock() + PROGRESS_SECONDS
+
+
 def _load(connection: WorkerConnection) -> tuple[Engine, LoadReport]:
     """The engine that the first message describes."""
     configuration = _configuration(connection)
-    return load_engine(configuration.model_config, configuration.engine_config)
+    return load_engine(configuration.model_config, configuration.engine_config, LoadingNews(connection))
 
 
 def _configuration(connection: WorkerConnection) -> Configure:

@@ -15,9 +15,19 @@ import psutil
 
 from transom.config.engine_config import EngineConfig
 from transom.config.model_config import ModelConfig
-from transom.engine.channel import HEADER_BYTES, Configure, Failed, Message, Ready, decode, encode, payload_length
+from transom.engine.channel import (
+    HEADER_BYTES,
+    Configure,
+    Failed,
+    Loading,
+    Message,
+    Ready,
+    decode,
+    encode,
+    payload_length,
+)
 from transom.engine.error_data import error_from_data
-from transom.engine.reports import LoadReport
+from transom.engine.reports import LoadProgress, LoadReport
 from transom.engine.watchdog import BEAT_SECONDS, Watchdog, WatchLimits
 from transom.errors import ChannelError, EngineError
 from transom.log_lines import read_line
@@ -29,6 +39,13 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_TH
 _MAX_BEATS = 1024
 """Taken at once; as many as may have come while this process was blocked."""
 _GRACE_SECONDS = 2.0
+
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+def _ignore(_: LoadProgress) -> None:
+    """Nobody is watching."""
 
 
 class WorkerProcess:
@@ -60,15 +77,16 @@ class WorkerProcess:
         engine_config: EngineConfig,
         name: str,
         limits: WatchLimits = WatchLimits(),  # noqa: B008 - frozen
+        on_progress: OnProgress = _ignore,
     ) -> tuple[WorkerProcess, LoadReport]:
-        """Starts a process and waits until its model is loaded.
+        """Starts a process and waits until its model is loaded; `on_progress` hears meanwhile how far it is.
 
         Raises the worker's own error (ConfigError, WeightsError, ...), or EngineError when it dies or hangs.
         """
         worker = await cls._spawn(name, limits)
         try:
             worker.send(Configure(model_config, engine_config))
-            return worker, await worker._load_report_in_time()
+            return worker, await worker._load_report_in_time(on_progress)
         except BaseException:
             await worker.stop(grace_seconds=0.0)
             raise
@@ -171,8 +189,8 @@ class WorkerProcess:
             os.close(self._pulse)
             self._pulse = None
 
-    async def _load_report_in_time(self) -> LoadReport:
-        loading = asyncio.create_task(self._load_report())
+    async def _load_report_in_time(self, on_progress: OnProgress) -> LoadReport:
+        loading = asyncio.create_task(self._load_report(on_progress))
         watching = asyncio.create_task(self.until_hung(lambda: False))
         try:
             await asyncio.wait((loading, watching), return_when="FIRST_COMPLETED")
@@ -185,15 +203,17 @@ class WorkerProcess:
                 task.cancel()
             await asyncio.gather(loading, watching, return_exceptions=True)
 
-    async def _load_report(self) -> LoadReport:
-        match await self.receive():
+    async def _load_report(self, on_progress: OnProgress) -> LoadReport:
+        while isinstance(message := await self.receive(), Loading):
+            on_progress(message.progress)
+        match message:
             case Ready(report):
                 return report
             case Failed(error):
                 raise error_from_data(error)
             case None:
                 raise EngineError(f"The worker of {self._name} died while loading its model: {await self.stop(0.5)}.")
-            case message:
+            case _:
                 raise ChannelError(f"the worker began with {type(message).__name__}")
 
     async def _forward_log(self) -> None:

@@ -11,10 +11,13 @@ from math import inf
 
 import numpy as np
 from llguidance import LLMatcher
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from transom.grammar.vocabulary import reason_of
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_CEILINGS = np.where(_BITS == 1, np.float32(np.inf), np.float32(-np.inf))
+"""Of each byte of a bit mask those of its eight tokens, [256, 8]. float32."""
 
 _DEAD_END = "no token of this model continues the text"
 
@@ -27,15 +30,22 @@ class GrammarStuckError(Exception):
 class Allowed:
     """What may come next."""
 
-    tokens: NDArray[np.bool_]
-    """By token id, [vocab_size]."""
+    ceilings: NDArray[np.float32]
+    """By token id, what no logit may exceed: infinity where the token may come, else minus infinity. [vocab_size]"""
     end: bool
     """The text may end here."""
+    has_tokens: bool
+    """Some token may come."""
 
     @property
     def only_end(self) -> bool:
         """Nothing may come."""
-        return self.end and not self.tokens.any()
+        return self.end and not self.has_tokens
+
+    @property
+    def tokens(self) -> NDArray[np.bool_]:
+        """By token id, [vocab_size]."""
+        return self.ceilings > 0
 
 
 class Matcher:
@@ -45,6 +55,8 @@ class Matcher:
         """`compiled` stays at its beginning; what it learns about its grammar is shared by all its copies."""
         self._matcher = compiled.deep_copy()
         self._vocab_size = vocab_size
+        self._mask = np.zeros(vocab_size // 32 + 1, np.int32)  # one bit for each token, and one for the end
+        self._mask_address = self._mask.ctypes.data
         self._num_taken = 0
         self._allowed: Allowed | None = None
         self.last_cpu_seconds = inf
@@ -85,15 +97,21 @@ class Matcher:
             raise self._stuck()
 
     def _compute(self) -> Allowed:
-        bitmask = allocate_token_bitmask(1, self._vocab_size + 1)
-        fill_next_token_bitmask(self._matcher, bitmask)
+        self._matcher.unsafe_compute_mask_ptr(self._mask_address, self._mask.nbytes)
         if self._matcher.is_error():
             raise self._stuck()
-        bits = np.unpackbits(bitmask[0].view(np.uint8), bitorder="little").view(np.bool_)
-        allowed = Allowed(bits[: self._vocab_size], bool(bits[self._vocab_size]))
-        if not allowed.end and not allowed.tokens.any():
+        ceilings = _CEILINGS.take(self._mask.view(np.uint8), axis=0).reshape(-1)
+        end = bool(ceilings[self._vocab_size] > 0)
+        allowed = Allowed(ceilings[: self._vocab_size], end, has_tokens=self._has_tokens(end))
+        if not end and not allowed.has_tokens:
             raise GrammarStuckError(_DEAD_END)
         return allowed
+
+    def _has_tokens(self, end: bool) -> bool:
+        """Bits behind that of the end are never set."""
+        if np.count_nonzero(self._mask) > 1:
+            return True
+        return int(np.bitwise_count(self._mask.view(np.uint32)).sum()) > end
 
     def _stuck(self) -> GrammarStuckError:
         message = self._matcher.get_error()

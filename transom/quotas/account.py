@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from transom.config.registry_config import ResourceQuota
@@ -64,7 +64,10 @@ class Use:
     limit: str
     used: int
     most: float
-    idle_in_seconds: float
+    idle_in_seconds: float | None
+    """None: when what runs is over."""
+    model: str | None = None
+    """Of a share of KV: whose KV. In bytes, then."""
 
 
 class Account:
@@ -137,6 +140,12 @@ class Account:
         """What counts in each window."""
         for kind, window in self._windows.items():
             yield Use(self._caller, self._scope, kind.name, window.used(now), window.limit, window.idle_in(now))
+
+    def kv_uses(self, rooms: Mapping[str, KVBytes]) -> Iterator[Use]:
+        """What running requests hold of each model."""
+        for model in self.kv_shares.models():
+            for share in self.kv_shares.shares(model, rooms[model]):
+                yield Use(self._caller, self._scope, share.limit, share.held, share.most, None, model)
 
     def _tell(self, buckets: dict[LimitKind, Bucket]) -> None:
         for kind, bucket in buckets.items():

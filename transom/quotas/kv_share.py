@@ -59,6 +59,10 @@ class KVShares:
         if self._quota.max_kv_ssd_share is not None and room.ssd:
             yield Share(KV_SSD_SHARE, self._quota.max_kv_ssd_share, most.ssd, held.ssd, asked.ssd)
 
+    def models(self) -> list[str]:
+        """Of which something is held."""
+        return sorted(self._held)
+
     def take(self, model: str, asked: KVBytes) -> None:
         """A request holds so much from now on."""
         self._held[model] += asked

@@ -64,7 +64,7 @@ class QuotaLedger:
 
     def most_kv(self, tier: str, model: str, room: KVBytes) -> KVBytes:
         """What of a model's budgets `room` a key of this tier may hold."""
-        self._rooms[model] = room
+        self._rooms.setdefault(model, room)
         most = [room, *(most_of(quota, room) for _, quota in self._quotas.scopes(tier, model))]
         return KVBytes(min(each.ram for each in most), min(each.ssd for each in most))
 
@@ -80,6 +80,7 @@ class QuotaLedger:
         """
         accounts, cost = self._accounts_of(caller, tier, model), Cost(num_tokens, model=model, kv=kv)
         if kv is not None:
+            self._rooms[model] = kv.room
             self._check_kv(tier, model, kv)
         self._refuse(accounts, cost)
         now = self._clock()
@@ -100,6 +101,7 @@ class QuotaLedger:
         for caller, scope in sorted({*self._accounts, *self._kept}):
             if (account := self._account(caller, scope)) is not None:
                 yield from account.uses(now)
+                yield from account.kv_uses(self._rooms)
 
     def close(self) -> None:
         """Writes what is not written yet."""

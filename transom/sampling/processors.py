@@ -29,8 +29,9 @@ class SampledSoFar:
     num_prompt_tokens: int
     end_token_ids: tuple[int, ...] = ()
     """Tokens that would end the sequence: the model's and the request's."""
-    allowed: NDArray[np.bool_] | None = None  # [V]
-    """Tokens that the request's grammar admits; None = all."""
+    ceilings: NDArray[np.float32] | None = None  # [V]
+    """What no logit may exceed: infinity where the request's grammar admits the token, else minus infinity; None = it
+    admits all."""
 
     @property
     def output(self) -> NDArray[np.int32]:
@@ -54,7 +55,7 @@ def process(logits: Logits, params: SamplingParams, so_far: SampledSoFar) -> Log
 
 def _processors_of(params: SamplingParams, so_far: SampledSoFar) -> list[Processor]:
     wanted: list[tuple[bool, Processor]] = [
-        (so_far.allowed is not None, _follow_the_grammar),
+        (so_far.ceilings is not None, _follow_the_grammar),
         (params.allowed_token_ids is not None, _allow_only),
         (bool(params.logit_bias), _add_bias),
         (params.repetition_penalty != 1.0, _penalise_repetition),
@@ -65,8 +66,8 @@ def _processors_of(params: SamplingParams, so_far: SampledSoFar) -> list[Process
 
 
 def _follow_the_grammar(logits: Logits, _: SamplingParams, so_far: SampledSoFar) -> None:
-    if so_far.allowed is not None:
-        np.copyto(logits, _NEVER, where=~so_far.allowed)
+    if so_far.ceilings is not None:
+        np.fmin(logits, so_far.ceilings, out=logits)
 
 
 def _allow_only(logits: Logits, params: SamplingParams, _: SampledSoFar) -> None:

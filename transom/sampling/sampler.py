@@ -16,7 +16,7 @@ from transom.errors import EngineError
 from transom.request import SampledToken, SamplingParams
 from transom.sampling.logprobs import token_logprobs
 from transom.sampling.processors import SampledSoFar, process
-from transom.sampling.selection import best_indices
+from transom.sampling.selection import best_indices, first_exceeding
 
 _UNUSABLE_LOGITS = "The model computed no usable logits for this request."
 _NOTHING_LEFT = (
@@ -35,15 +35,15 @@ def sample(
     num_prompt_tokens: int,
     seed: int,
     end_token_ids: tuple[int, ...] = (),
-    allowed: NDArray[np.bool_] | None = None,
+    ceilings: NDArray[np.float32] | None = None,
 ) -> SampledToken:
     """Chooses the token after `token_ids` (prompt and output so far) from the row `logits` [V], which is not changed.
 
-    `seed` is any integer of 64 bits; `end_token_ids` are what `min_tokens` holds back; `allowed` [V] are the tokens
-    that the request's grammar admits, None = all. Raises EngineError when no token is left, or the model computed no
-    usable number.
+    `seed` is any integer of 64 bits; `end_token_ids` are what `min_tokens` holds back; `ceilings` [V] are what its
+    grammar makes of it: infinity where it admits a token, else minus infinity; None = all. Raises EngineError when no
+    token is left, or the model computed no usable number.
     """
-    so_far = SampledSoFar(token_ids, num_prompt_tokens, end_token_ids, allowed)
+    so_far = SampledSoFar(token_ids, num_prompt_tokens, end_token_ids, ceilings)
     processed = process(logits, params, so_far)
     best = int(processed.argmax())
     if not np.isfinite(processed[best]):
@@ -70,8 +70,7 @@ def _draw(logits: NDArray[np.float32], highest: np.float32, params: SamplingPara
     with np.errstate(over="ignore"):  # a score of minus infinity is as good as any other hopeless one
         weights = np.exp((logits - highest) / temperature)  # [V], the best one is 1
     kept = _kept_tokens(weights, params)
-    cumulated = np.cumsum(weights if kept is None else weights[kept], dtype=np.float64)
-    position = int(np.searchsorted(cumulated, u * cumulated[-1], side="right"))
+    position = first_exceeding(weights if kept is None else weights[kept], u)
     return position if kept is None else int(kept[position])
 
 

@@ -1,4 +1,4 @@
-"""The operator's application, for the Unix socket alone: which models are in RAM, load, unload, drain.
+"""The operator's application, for the Unix socket alone: which models are in RAM, load, unload, drain, quotas.
 
 Who may open the socket may do everything; there are no keys. Errors are told in full, for their reader runs the server.
 Further commands are routers in ADMIN_ROUTERS; none of them is ever part of the public application.
@@ -7,7 +7,7 @@ Further commands are routers in ADMIN_ROUTERS; none of them is ever part of the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from transom.engine import EngineState, EngineStatus
 from transom.errors import RequestError, TransomError, UnavailableError
+from transom.quotas import QuotaLedger, Quotas
 from transom.registry import FailedModel, ModelRegistry, ModelSlot, ServedModel, SlotState
 from transom.server.answering import json_response
 from transom.server.errors import SERVER_ERROR, ErrorReply, reply_to
@@ -31,6 +32,7 @@ class AdminContext:
 
     registry: ModelRegistry
     lifecycle: Lifecycle
+    quotas: QuotaLedger
 
 
 def models_router(context: AdminContext) -> APIRouter:
@@ -59,6 +61,17 @@ def models_router(context: AdminContext) -> APIRouter:
     return router
 
 
+def quotas_router(context: AdminContext) -> APIRouter:
+    """What the keys have used, and what their requests hold at this moment."""
+    router = APIRouter()
+
+    async def list_uses() -> Response:
+        return json_response({"uses": [asdict(use) for use in context.quotas.uses()]})
+
+    router.add_api_route("/quotas", list_uses, methods=["GET"], response_model=None)
+    return router
+
+
 def drain_router(context: AdminContext) -> APIRouter:
     """The end of the server, as by SIGTERM."""
     router = APIRouter()
@@ -71,11 +84,11 @@ def drain_router(context: AdminContext) -> APIRouter:
     return router
 
 
-ADMIN_ROUTERS: tuple[Callable[[AdminContext], APIRouter], ...] = (models_router, drain_router)
+ADMIN_ROUTERS: tuple[Callable[[AdminContext], APIRouter], ...] = (models_router, quotas_router, drain_router)
 
 
-def create_admin_app(registry: ModelRegistry, lifecycle: Lifecycle) -> FastAPI:
-    """The application over the same models and the same lifecycle as the public one."""
+def create_admin_app(registry: ModelRegistry, lifecycle: Lifecycle, quotas: QuotaLedger | None = None) -> FastAPI:
+    """The application over the same models, lifecycle and quotas as the public one."""
     app = FastAPI(
         title="Transom, for its operator",
         docs_url=None,
@@ -85,7 +98,7 @@ def create_admin_app(registry: ModelRegistry, lifecycle: Lifecycle) -> FastAPI:
         telemetry=NO_TELEMETRY,
         exception_handlers={HTTPException: _routing_error, TransomError: _told_in_full, OSError: _told_in_full},
     )
-    context = AdminContext(registry, lifecycle)
+    context = AdminContext(registry, lifecycle, quotas or QuotaLedger(Quotas()))
     for make_router in ADMIN_ROUTERS:
         app.include_router(make_router(context))
     return app

@@ -51,6 +51,7 @@ def _props(served: ServedModel) -> dict[str, Any]:
         "model_alias": served.id,
         "model_path": served.entry.path.name,
         "bos_token": tokenizer.named_tokens.get("bos_token", ""),
+        "chat_template": served.llm.chat_template.source,
         "eos_token": tokenizer.named_tokens.get("eos_token", ""),
         "modalities": {"vision": False, "audio": False},
         "build_info": SYSTEM_FINGERPRINT,

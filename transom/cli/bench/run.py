@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from datetime import datetime
@@ -37,8 +38,9 @@ def run_benchmark(options: ModelOptions, settings: BenchSettings) -> None:
     """Measures, shows, writes. Blocks, for minutes perhaps.
 
     Raises ConfigError for what makes no sense before anything is loaded, and `KeyboardInterrupt` for Ctrl-C, when what
-    was measured by then is shown and no file is written.
+    was measured by then is shown and no file is written. SIGTERM is the same.
     """
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     check_outputs(settings)
     check_side(settings)
     subject = Subject.prepare(options, settings)
@@ -92,10 +94,7 @@ class _Benchmark:
             samples.append(self._sample(served, depth, number, cache, cache.strategy.value))
             self._bar.advance(self._task)
         decode_depth = depth + self._subject.lengths.num_prefill_tokens
-        limit = None
-        if tiers is Tiers.RAM:
-            bandwidth = self._report.machine.memory_bytes_per_second
-            limit = self._subject.decode_bytes.limit(decode_depth, cache, bandwidth)
+        bandwidth = self._report.machine.memory_bytes_per_second
         return Point(
             tiers=tiers,
             strategy=cache.strategy.value,
@@ -104,7 +103,7 @@ class _Benchmark:
             decode=Rate(tuple(sample.decode_tokens_per_second for sample in samples)),
             decode_depth=decode_depth,
             num_forgotten_tokens=max(sample.num_forgotten_tokens for sample in samples),
-            decode_limit=limit,
+            decode_limit=self._subject.decode_bytes.limit(decode_depth, cache, bandwidth),
         )
 
     def _sample(self, served: ServedModel, depth: int, number: int, cache: CacheOptions, salt: str) -> Sample:

@@ -49,6 +49,7 @@ export class ContextMeter {
     clearTimeout(this.timer);
     this.counting.abort();
     this.rest();
+    this.words.textContent = "";
     this.endWatching = watch((windows) => {
       const model = windows.models.find((each) => each.id === run.model.id);
       const request = model?.requests.find((/** @type {any} */ each) => each.answer_id === run.answerId);
