@@ -16,6 +16,9 @@ import pytest
 
 from tests.command_line import clean_environment
 from tests.running_server import free_port
+from transom.cli.options import ServeOptions
+from transom.cli.serve import server_settings
+from transom.config.registry_config import ServerConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +103,9 @@ def test_the_end_says_what_it_waits_for() -> None:
             _, errors = process.communicate(timeout=20)
     assert told == "transom: finishing 1 request, up to 30 s; Ctrl-C again ends now\n"
     assert (process.returncode, errors) == (0, "transom: stopped\n")
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_the_page_is_served_unless_a_flag_says_otherwise(page: bool) -> None:
+    assert server_settings(ServeOptions(page=page), ServerConfig()).has_page is page
+    assert server_settings(ServeOptions(), ServerConfig()).has_page

@@ -43,7 +43,7 @@ class PlaceState(StrEnum):
 
 
 _STATES = tuple(PlaceState)
-_CODES = {state: code for code, state in enumerate(_STATES)}
+_HOT, _WRITING, _COLD, _READING, _EVICTED, _RESERVED = range(len(_STATES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _kind_window(table: BlockTable, num_computed_tokens: int, on_the_way: Contai
     attended, blocks = table.attended, table.blocks
     codes = np.fromiter((_code(block, on_the_way) for block in blocks), np.uint8, len(blocks))
     behind = codes[num_blocks(num_computed_tokens) :]
-    behind[behind != _CODES[PlaceState.EVICTED]] = _CODES[PlaceState.RESERVED]
+    behind[behind != _EVICTED] = _RESERVED
     return KindWindow(
         kind=table.group.kind,
         num_layers=table.group.num_layers,
@@ -118,10 +118,10 @@ def _kind_window(table: BlockTable, num_computed_tokens: int, on_the_way: Contai
 
 def _code(block: Block | None, on_the_way: Container[Block]) -> int:
     if block is None:
-        return _CODES[PlaceState.EVICTED]
+        return _EVICTED
     if block.state is BlockState.COLD:
-        return _CODES[PlaceState.READING if block in on_the_way else PlaceState.COLD]
-    return _CODES[PlaceState.WRITING if block.state is BlockState.WRITING else PlaceState.HOT]
+        return _READING if block in on_the_way else _COLD
+    return _WRITING if block.state is BlockState.WRITING else _HOT
 
 
 def _shared(blocks: Sequence[Block | None]) -> tuple[tuple[int, int], ...]:
