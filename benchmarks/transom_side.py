@@ -80,6 +80,8 @@ def load(path: Path, threads: int, kv_tokens: int, kv_dtype: str) -> tuple[Model
         kv_cache_ram_bytes=kv_bytes_for_tokens(model_config, kv_dtype, kv_tokens),
         max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=MAX_BATCHED_TOKENS,
+        enable_prefix_cache=False,  # what was computed for one question must not answer the next
+        max_draft_tokens=0,  # a step is one token
     )
     return build(model_config, WeightLoader(open_weights(path))), model_config, engine_config
 
@@ -89,8 +91,8 @@ class TransomSide:
 
     def __init__(self, path: Path, threads: int, kv_tokens: int, kv_dtype: str) -> None:
         started = time.perf_counter()
-        self._loaded, self._model_config, self._engine_config = load(path, threads, kv_tokens, kv_dtype)
-        self._model = FillingModel(self._loaded, self._model_config)
+        self.model, self._model_config, self._engine_config = load(path, threads, kv_tokens, kv_dtype)
+        self._model = FillingModel(self.model, self._model_config)
         self._engine = Engine.of(self._model, self._model_config, self._engine_config)
         self.load_seconds = time.perf_counter() - started
         self._ids = itertools.count()
@@ -151,7 +153,7 @@ class TransomSide:
             logit_rows=rows,
             cache=cache.layer_cache([(handle, 0, count)]),
         )
-        np.save(path, self._loaded.forward(batch))
+        np.save(path, self.model.forward(batch))
 
     def _add(self, num_tokens: int, max_tokens: int) -> str:
         request_id = str(next(self._ids))

@@ -41,6 +41,9 @@ def test_the_table_shows_windows_costs_and_budgets() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for cell in ("tiny", "256 tokens", "full", "64 B (f32)", "1 MiB", "4 KiB"):
         assert cell in shown
+    row = shown.splitlines()[1]
+    assert f"  {REPORT.num_full_requests}  " in row
+    assert size_text(REPORT.ram_bytes) in row
 
 
 def test_the_table_shows_what_the_convolutions_of_a_sequence_take() -> None:

@@ -42,7 +42,7 @@ MESSAGES: list[Message] = [
     Configure(byte_model_config(), small_engine_config()),
     Submit(byte_request("héllo", logit_bias={3: 1.5}, allowed_token_ids=(1, 2), seed=-(2**63), logprobs=2)),
     Abort("r"),
-    Ready(LoadReport(1, 2, 3, 4, "avx2", 0.5, 6, 7, 8)),
+    Ready(LoadReport(1, 2, 3, 4, "avx2", 0.5, 6, 7, 8, 9)),
     Failed(error_to_data(QueueFullError("full"))),
     Refused("r", error_to_data(QueueFullError("full"))),
     Outputs(

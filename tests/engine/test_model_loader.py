@@ -39,7 +39,7 @@ def test_the_text_does_not_depend_on_how_the_prompt_is_cut(model_path: Path) -> 
 def test_the_report_says_what_was_loaded(model_path: Path) -> None:
     _, report = load_engine(ModelConfig.from_hf(model_path), small_engine_config(model_path))
     file_bytes = (model_path / "model.safetensors").stat().st_size
-    assert 0 < report.weights_bytes < file_bytes
+    assert 0.9 * file_bytes < report.weights_bytes < 1.1 * file_bytes  # without names, with rows that fill up panels
     assert 0 < report.kv_bytes <= 2**20
     assert report.workspace_bytes > 0
     assert report.load_seconds > 0

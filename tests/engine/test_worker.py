@@ -168,7 +168,7 @@ def test_a_peer_that_talks_rubbish_ends_the_loop(serving: Serving, rubbish: byte
 
 
 def test_a_message_that_is_not_for_workers_ends_the_loop(serving: Serving) -> None:
-    serving.peer.send(Ready(LoadReport(0, 0, 0, 1, "portable", 0.0, 1, 1, 1)))
+    serving.peer.send(Ready(LoadReport(0, 0, 0, 1, "portable", 0.0, 1, 1, 1, 1)))
     serving.thread.join(2.0)
     assert isinstance(serving.ended_by, ChannelError)
 

@@ -48,7 +48,7 @@ EOS = 256
 VOCAB_SIZE = 260
 TRANSFERS = TransferStats(1000, 0.5, 2000, 1.5, 3, 0.25, 4, 5, 6, 7)
 COLD_TIER = TierStats("cold", 768, 4096, 8192, TierState.PAUSED, False, TRANSFERS)
-REPORT = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW, 1024)
+REPORT = LoadReport(4096, 2**20, 0, 1, "avx2", 0.1, 1, WINDOW, 1024, 3)
 
 
 def byte_tokenizer(*more_special_tokens: str) -> Tokenizer:

@@ -27,8 +27,7 @@ class Admission:
         """As `CacheManager.can_start`; `others` are all other open sequences."""
         if not others:
             return True
-        block_slots = sum(group.num_layers for group in self.budget.groups)
-        headroom = (1 + len(others)) * block_slots
+        headroom = self.budget.headroom_slots(1 + len(others))
         if headroom > self.pool.num_slots:
             return False
         wanted = sum(self._num_lacking_slots(each) for each in (handle, *others)) + headroom

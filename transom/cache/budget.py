@@ -90,6 +90,19 @@ class Budget:
         """The longest sequence of which nothing is forgotten, up to `limit` tokens, that fits when it is alone."""
         return bisect_left(range(1, limit + 1), True, key=lambda num_tokens: not self.fits(num_tokens))
 
+    def max_sequences(self, num_tokens: int, strategy: Strategy = FULL) -> int:
+        """How many sequences of `num_tokens` tokens, known from the start, are let in at once and never preempted."""
+        if not self.fits(num_tokens, strategy):
+            return 0
+        by_room = (self.num_hot_slots + self.num_cold_slots) // (
+            self.peak_slots(num_tokens, strategy) + self.headroom_slots(1)
+        )
+        return max(1, min(by_room, self.num_hot_slots // self.headroom_slots(1)))
+
+    def headroom_slots(self, num_sequences: int) -> int:
+        """What is kept free beside the needs of several sequences: one more block for each."""
+        return num_sequences * self._num_block_slots
+
     def check_fits(self, num_tokens: int, strategy: Strategy = FULL) -> None:
         """Raises BudgetExceededError when a sequence of `num_tokens` cannot fit, however idle the server is."""
         if self.fits(num_tokens, strategy):

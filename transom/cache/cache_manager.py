@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, cast
 
-from transom import kernels
 from transom.cache.admission import Admission
 from transom.cache.block_pool import BlockPool
 from transom.cache.block_table import BlockTable
 from transom.cache.budget import Budget, ram_budget
+from transom.cache.budget_plan import cold_groups, kv_layout
 from transom.cache.cache_report import CacheReport
 from transom.cache.chunking import Chunking
 from transom.cache.cold_file import Identify
@@ -73,8 +72,7 @@ class CacheManager:
 
         `file_system` None is the real one; `clock` is monotonic, in seconds.
         """
-        kv_dtype = cast(Literal["f32", "f16", "q8_0"], engine_config.kv_dtype)  # validated there
-        layout = kernels.KVLayout(model_config.num_key_value_heads, model_config.head_dim, kv_dtype)
+        layout = kv_layout(model_config, engine_config)
         self._groups = layer_groups(model_config)
         self._rows = _rows_by_layer(self._groups)
         self._default_options = engine_config.cache
@@ -90,7 +88,7 @@ class CacheManager:
                 model_config,
                 engine_config,
                 engine_config.ssd_path,
-                groups=self._groups if snapshots is None else (*self._groups, snapshots),
+                groups=cold_groups(model_config, engine_config, layout.slot_bytes),
                 slot_bytes=layout.slot_bytes,
                 arena=self._hot_tier.arena,
                 file_system=file_system or RealFileSystem(),

@@ -17,6 +17,7 @@ from transom.cli.failure import told_in_one_line
 from transom.cli.flag_names import in_flags
 from transom.cli.keys_app import keys_app
 from transom.cli.options import GgufRecipe, LogFormat, LogLevel, ModelOptions, ServeOptions
+from transom.cli.plan_app import add_plan_commands
 from transom.cli.pull_app import add_pull_command
 
 app = typer.Typer(
@@ -254,6 +255,7 @@ def check(
 
 
 app.command()(bench)
+add_plan_commands(app)
 add_admin_commands(app)
 add_pull_command(app)
 

@@ -30,11 +30,13 @@ _HEADINGS = (
     "ATTENTION WINDOW",
     "STRATEGY",
     "LONGEST REQUEST",
+    "FULL ONES AT ONCE",
     "KV PER TOKEN",
     "KV IN RAM",
     "KV ON SSD",
     "TYPE",
     "WEIGHTS",
+    "RAM IN ALL",
     "THREADS",
 )
 
@@ -76,11 +78,13 @@ def model_table(models: Iterable[ServedModel]) -> Table:
             window_text(served.model_config.sliding_window, count_full_attention(served.model_config)),
             engine.cache.strategy.value,
             "-" if report is None else f"{served.max_request_tokens(engine.cache)} tokens",
+            "-" if report is None else str(report.num_full_requests),
             kv_text(per_token, engine.kv_dtype, conv_state_bytes(served.model_config)),
             size_text(engine.kv_cache_ram_bytes),
             size_text(engine.max_ssd_bytes) if engine.has_cold_tier else "-",
             served.model_config.dtype,
             "-" if report is None else size_text(report.weights_bytes),
+            "-" if report is None else size_text(report.ram_bytes),
             str(engine.num_threads),
         )
     return table

@@ -24,7 +24,7 @@ from transom.tokenizer import Tokenizer
 _KV_DTYPE = "f16"  # what is served unless something else is asked for
 _SHOWN_TOKENS = 4
 _SHOWN_PROBLEMS = 12
-_KINDS = {
+KIND_WORDS = {
     LayerKind.FULL_ATTENTION: "full attention",
     LayerKind.SLIDING_ATTENTION: "sliding attention",
     LayerKind.SHORT_CONV: "short convolution",
@@ -87,7 +87,7 @@ def _rows(check: ModelCheck) -> Iterator[tuple[str, str]]:
 def _architecture_rows(config: ModelConfig) -> Iterator[tuple[str, str]]:
     yield "family", config.model_type
     counts = Counter(config.layer_types)
-    yield "layers", ", ".join(f"{count} {_KINDS[kind]}" for kind, count in counts.items())
+    yield "layers", ", ".join(f"{count} {KIND_WORDS[kind]}" for kind, count in counts.items())
     if config.nope_layers:
         layers = "layers" if len(config.nope_layers) > 1 else "layer"
         yield "without positions", f"{layers} {', '.join(map(str, config.nope_layers))}, counted from 0"
@@ -98,11 +98,11 @@ def _architecture_rows(config: ModelConfig) -> Iterator[tuple[str, str]]:
     yield "context window", f"{config.max_position_embeddings} tokens"
     yield "attention window", window_text(config.sliding_window, count_full_attention(config))
     for kind, rope in ropes(config).items():
-        yield f"rope, {_KINDS[kind]}", _rope_text(rope, config.max_position_embeddings)
+        yield f"rope, {KIND_WORDS[kind]}", _rope_text(rope, config.max_position_embeddings)
     heads = f"{config.num_attention_heads} of {config.head_dim} channels over {config.num_key_value_heads} for KV"
     yield "heads", heads
     for kind, size in kv_bytes_per_token_by_kind(config, _KV_DTYPE).items():
-        yield f"KV, {_KINDS[kind]}", f"{size_text(size)} per token ({_KV_DTYPE})"
+        yield f"KV, {KIND_WORDS[kind]}", f"{size_text(size)} per token ({_KV_DTYPE})"
     if config.short_conv is not None:
         yield "convolution states", f"{size_text(conv_state_bytes(config))} per sequence"
 
@@ -124,7 +124,8 @@ def _rope_text(rope: RopeConfig, context_window: int) -> str:
 
 def _weights_text(weights: WeightFacts) -> str:
     types = ", ".join(f"{dtype} {size_text(size)}" for dtype, size in weights.bytes_by_type.items())
-    return f"{weights.num_parameters / 1e6:,.1f} million parameters, {size_text(weights.num_bytes)} ({types})"
+    in_ram = "" if weights.num_ram_bytes is None else f"; {size_text(weights.num_ram_bytes)} in RAM"
+    return f"{weights.num_parameters / 1e6:,.1f} million parameters, {size_text(weights.num_bytes)} ({types}){in_ram}"
 
 
 def _vocabulary_rows(facts: VocabularyFacts) -> Iterator[tuple[str, str]]:

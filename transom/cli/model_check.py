@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transom.config.model_families import refusals
 from transom.config.rope_config import RopeConfig
 from transom.config.settings import Settings
 from transom.errors import TransomError
-from transom.models import misfits
+from transom.models import misfits, weight_sizes
 from transom.registry.model_files import read_model_config, read_text_files
 from transom.tokenizer import Tokenizer
 from transom.weights.gguf import find_gguf
@@ -34,6 +34,8 @@ class WeightFacts:
     num_parameters: int
     num_bytes: int
     bytes_by_type: dict[str, int]
+    num_ram_bytes: int | None = None
+    """Once they are loaded; None: they cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,12 @@ def _read_weights(check: ModelCheck, source: SizedWeightSource) -> None:
         sizes[info.dtype] += info.nbytes
     check.weights = WeightFacts(num_parameters(source), source.nbytes, dict(sizes.most_common()))
     if check.model_config is not None:
-        for problem in misfits(check.model_config, source):
+        problems = misfits(check.model_config, source)
+        for problem in problems:
             check.note(problem)
+        if not problems:
+            num_ram_bytes = weight_sizes(check.model_config, source).num_bytes
+            check.weights = replace(check.weights, num_ram_bytes=num_ram_bytes)
 
 
 def check_report(check: ModelCheck, kv_dtype: str) -> dict[str, Any]:
@@ -194,6 +200,7 @@ def _weights(facts: WeightFacts) -> dict[str, Any]:
     return {
         "num_parameters": facts.num_parameters,
         "weights_bytes": facts.num_bytes,
+        "weights_ram_bytes": facts.num_ram_bytes,
         "weights_bytes_by_type": facts.bytes_by_type,
     }
 

@@ -26,7 +26,9 @@ MAX_FILE_BYTES = 256 * MIB
 
 _TICKET_BYTES = 4 * MIB
 _NUM_TICKETS = 8
-"""So many pieces are under way at once, as the staging ring has them."""
+"""So many transfers are under way at once, unless fewer bytes may be."""
+_ROUNDS_OF_RING = 4
+"""As the staging ring shares itself out."""
 _SECONDS = 0.5
 """No pass takes much longer: a slow disk is measured by fewer bytes."""
 
@@ -52,10 +54,11 @@ def measure_disk(
     *,
     num_bytes: int = MAX_FILE_BYTES // 2,
     seconds: float = _SECONDS,
+    in_flight_bytes: int = _NUM_TICKETS * _TICKET_BYTES,
     file_system: FileSystem | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> DiskSpeed:
-    """Writes and reads for up to `seconds` each; pieces are whole pages.
+    """Writes and reads for up to `seconds` each; pieces are whole pages, of which so many bytes are under way at once.
 
     A directory that is not there yet is measured where it would be made. OSError, or ConfigError, where nothing can be
     written.
@@ -65,7 +68,7 @@ def measure_disk(
         queue = disk.io_queue()
         try:
             largest = max(piece_sizes)
-            bench = _Bench(queue, file, clock, seconds)
+            bench = _Bench(queue, file, clock, seconds, in_flight_bytes)
             num_written, write_rate = bench.write(largest, min(num_bytes, MAX_FILE_BYTES))
             reads = {size: bench.read(size, num_written, is_random=True) for size in piece_sizes}
             sequential = bench.read(largest, num_written, is_random=False)
@@ -106,6 +109,7 @@ class _Bench:
     file: OpenFile
     clock: Callable[[], float]
     seconds: float
+    in_flight_bytes: int
 
     def write(self, piece_bytes: int, num_bytes: int) -> tuple[int, float]:
         """How many bytes were written, from the start on, and bytes per second."""
@@ -121,19 +125,20 @@ class _Bench:
         return self._move(self.queue.submit_reads, pieces, piece_bytes)[1]
 
     def _move(self, submit: Callable[..., int], offsets: NDArray[np.int64], piece_bytes: int) -> tuple[int, float]:
-        per_ticket = max(1, _TICKET_BYTES // piece_bytes)
-        arena = kernels.allocate_arena(per_ticket * _NUM_TICKETS * piece_bytes)
+        per_ticket = max(1, min(_TICKET_BYTES, self.in_flight_bytes // _ROUNDS_OF_RING) // piece_bytes)
+        num_tickets = max(1, min(_NUM_TICKETS, self.in_flight_bytes // (per_ticket * piece_bytes)))
+        arena = kernels.allocate_arena(per_ticket * num_tickets * piece_bytes)
         arena[:] = np.random.default_rng(0).integers(0, 256, arena.nbytes, dtype=np.uint8)
         tickets: deque[int] = deque()
         started, num_pieces = self.clock(), 0
         try:
             for number, first in enumerate(range(0, len(offsets), per_ticket)):
-                if len(tickets) == _NUM_TICKETS:
+                if len(tickets) == num_tickets:
                     self._finish(tickets.popleft())
                 if self.clock() - started > self.seconds:
                     break
                 part = offsets[first : first + per_ticket]
-                slots = np.arange(len(part), dtype=np.int32) + number % _NUM_TICKETS * per_ticket
+                slots = np.arange(len(part), dtype=np.int32) + number % num_tickets * per_ticket
                 checksums = np.zeros((len(part), 2), np.uint64)
                 tickets.append(submit(self.file.descriptor, part, arena, slots, piece_bytes, checksums))
                 num_pieces += len(part)

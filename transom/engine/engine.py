@@ -108,6 +108,10 @@ class Engine:
         """The longest sequence, up to `limit` tokens, that the KV budgets can hold when nothing of it is forgotten."""
         return self._cache.budget.max_tokens(limit)
 
+    def max_sequences(self, num_tokens: int, limit: int) -> int:
+        """How many requests of `num_tokens`, up to `limit`, the KV budgets can hold at once."""
+        return min(limit, self._cache.budget.max_sequences(num_tokens))
+
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return self._scheduler.has_unfinished_sequences

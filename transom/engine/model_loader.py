@@ -23,9 +23,9 @@ from transom.engine.grammars import Grammars
 from transom.engine.loading_priority import at_low_priority
 from transom.engine.model_identity import ModelIdentity
 from transom.engine.reports import LoadReport
-from transom.errors import ConfigError, WeightsError
+from transom.errors import ConfigError
 from transom.grammar.vocabulary import Vocabulary, make_tokenizer
-from transom.models import build, misfits
+from transom.models import build, weight_sizes
 from transom.tokenizer import Tokenizer
 from transom.weights.gguf import find_gguf, open_gguf
 from transom.weights.loader import WeightLoader
@@ -54,11 +54,10 @@ def load_engine(
     weights = quantized_weights(stored, engine_config.quantization)
     if isinstance(weights, QuantizedSource):
         _log_fallbacks(weights)
-    if problems := misfits(model_config, weights):
-        raise WeightsError(problems[0])
-    check_memory(model_config, engine_config, weights.nbytes)
+    check_memory(model_config, engine_config, weight_sizes(model_config, weights).num_bytes)
+    loader = WeightLoader(weights, progress)
     try:
-        model = at_low_priority(lambda: build(model_config, WeightLoader(weights, progress)), engine_config.num_threads)
+        model = at_low_priority(lambda: build(model_config, loader), engine_config.num_threads)
         identity = ModelIdentity(model_config, engine_config, stored.files)
 
         def identify(remembered: bytes | None) -> tuple[bytes, bytes]:
@@ -70,9 +69,10 @@ def load_engine(
         raise ConfigError(
             f"{engine_config.model_path}: this machine has not enough memory for weights and KV"
         ) from error
+    cache = engine.stats().cache
     return engine, LoadReport(
-        weights_bytes=weights.nbytes,
-        kv_bytes=engine.stats().cache.num_bytes_total,
+        weights_bytes=loader.num_bytes,
+        kv_bytes=cache.tiers[0].num_bytes_total + (cache.conv_states.num_bytes_total if cache.conv_states else 0),
         workspace_bytes=workspace_bytes(model_config, engine_config),
         num_threads=kernels.num_threads(),
         instruction_set=kernels.active_isa(),
@@ -80,6 +80,7 @@ def load_engine(
         process_id=os.getpid(),
         max_sequence_tokens=engine.max_sequence_tokens(engine_config.context_window),
         num_parameters=num_parameters(weights),
+        num_full_requests=engine.max_sequences(engine_config.context_window, engine_config.max_num_seqs),
     )
 
 

@@ -67,7 +67,7 @@ class LoadReport:
 
     weights_bytes: int
     kv_bytes: int
-    """The whole KV arena, within `kv_cache_ram_bytes`."""
+    """Everything KV in RAM, used or not, states of convolutions included; within `kv_cache_ram_bytes`."""
     workspace_bytes: int
     """Estimate of everything else at its largest."""
     num_threads: int
@@ -79,3 +79,10 @@ class LoadReport:
     Strategies that forget are not bound by it."""
     num_parameters: int
     """Elements of all tensors."""
+    num_full_requests: int
+    """Requests that fill the context window and fit at once; 0 = not even one does."""
+
+    @property
+    def ram_bytes(self) -> int:
+        """Of the worker, at its largest."""
+        return self.weights_bytes + self.kv_bytes + self.workspace_bytes

@@ -6,13 +6,14 @@ differ). Models build themselves from a `WeightLoader`; they know no scheduler, 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.config.model_config import ModelConfig
-from transom.errors import UnsupportedModelError
+from transom.errors import UnsupportedModelError, WeightsError
 from transom.layers.forward_batch import ForwardBatch
 from transom.models.decoder_builder import DecoderBuilder
 from transom.models.gemma2 import Gemma2Builder
@@ -27,8 +28,18 @@ from transom.models.qwen3 import Qwen3Builder
 from transom.models.qwen3_moe import Qwen3MoeBuilder
 from transom.weights.loader import WeightLoader, WeightSource
 from transom.weights.weight_check import TooManyProblemsError, WeightCheck
+from transom.weights.weight_sizes import ClaimedWeights, Claims, WeightSizes
 
-__all__ = ["ALIASES", "ARCHITECTURES", "Model", "arithmetic_version", "build", "misfits"]
+__all__ = [
+    "ALIASES",
+    "ARCHITECTURES",
+    "Model",
+    "arithmetic_version",
+    "build",
+    "claimed_weights",
+    "misfits",
+    "weight_sizes",
+]
 
 
 class Model(Protocol):
@@ -70,6 +81,9 @@ ALIASES = {
 }
 
 
+_STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
 def build(config: ModelConfig, loader: WeightLoader) -> Model:
     """Builds the model of `config.model_type` and loads its weights.
 
@@ -95,6 +109,29 @@ def misfits(config: ModelConfig, source: WeightSource) -> list[str]:
     except TooManyProblemsError as error:
         return [*check.problems, str(error)]
     return check.problems
+
+
+def weight_sizes(config: ModelConfig, source: WeightSource) -> WeightSizes:
+    """What the weights take once they are loaded, and in which matrices. Reads headers only.
+
+    Raises WeightsError for the first thing that keeps them from being the model's, UnsupportedModelError as `build`.
+    """
+    sizes = WeightSizes(source)
+    with suppress(TooManyProblemsError):  # one is enough
+        build(config, sizes)
+    if sizes.problems:
+        raise WeightsError(sizes.problems[0])
+    return sizes
+
+
+def claimed_weights(config: ModelConfig) -> ClaimedWeights:
+    """The tensors that a checkpoint of this configuration has, in its type, without any values.
+
+    Raises WeightsError when there are absurdly many.
+    """
+    claims = Claims()
+    build(config, claims)
+    return ClaimedWeights(claims.shapes, _STORED_AS[config.dtype])
 
 
 def _architecture(model_type: str) -> type[DecoderBuilder]:

@@ -18,6 +18,7 @@ from transom.config.total_budgets import check_total_ram
 from transom.engine import EngineClient, EngineState
 from transom.errors import EngineRestartingError, ModelLoadingError, ModelNotFoundError, RequestError, TransomError
 from transom.llm import LLM
+from transom.models import weight_sizes
 from transom.registry.model_files import read_model_config, read_model_files
 from transom.registry.model_keeper import ModelKeeper
 from transom.registry.model_slot import Claim, ModelSlot, SlotState
@@ -248,4 +249,5 @@ def _ram_bytes(model_config: ModelConfig, engine_config: EngineConfig) -> int:
     if engine_config.max_ram_bytes is not None:
         return engine_config.max_ram_bytes
     weights = quantized_weights(open_weights(engine_config.model_path), engine_config.quantization)
-    return weights.nbytes + engine_config.kv_cache_ram_bytes + workspace_bytes(model_config, engine_config)
+    sizes = weight_sizes(model_config, weights)
+    return sizes.num_bytes + engine_config.kv_cache_ram_bytes + workspace_bytes(model_config, engine_config)

@@ -70,6 +70,8 @@ class WeightLoader:
         self._unused = set(self._names)
         self._total_bytes = sum(source.info(name).nbytes for name in self._names)
         self._done_bytes = 0
+        self.num_bytes = 0
+        """What was handed out so far takes in RAM."""
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds the tensor: tied embeddings lie there under either of their two names."""
@@ -89,6 +91,7 @@ class WeightLoader:
             raise _unsupported(name, dtype, _FLOATS)
         values = _widened(self._source.tensor(name))
         self._finish_tensor(name)
+        self.num_bytes += values.nbytes
         return values
 
     def matrix(self, parts: Mapping[str, int], in_features: int) -> tuple[PackedMatrix, ...]:
@@ -129,6 +132,7 @@ class WeightLoader:
                 packed.fill(row, piece)
                 row += len(piece)
             self._finish_tensor(name)
+        self.num_bytes += packed.nbytes
         return packed
 
     def _pieces(self, name: str) -> Iterator[NDArray[Any]]:
