@@ -13,7 +13,6 @@ from transom.metrics import MetricsCollector, ModelSnapshot
 from transom.request import FinishReason, Usage
 from transom.scheduler.stats import SchedulerStats
 
-
 NO_REUSE, NO_STEPS = ReuseStats(), StepStats()
 
 
