@@ -62,7 +62,7 @@ class Reading:
         return param, self.chat_format.after_reasoning(structure, is_reasoning_open=self.is_reasoning_open)
 
     async def grammar(self, served: ServedModel) -> GrammarSpec | None:
-        """Of the prescribed form; None for free text. Raises RequestError, naming the field, or the function at fault."""
+        """Of the prescribed form; None for free text. Raises RequestError, naming field or function."""
         prescribed = self.prescribed()
         try:
             return await compile_prescribed(served, prescribed)
