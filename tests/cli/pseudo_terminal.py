@@ -28,7 +28,8 @@ class PseudoTerminal:
         self._own_end, other_end = pty.openpty()
         self.resize(rows=30, columns=100)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRANSOM_", "XDG_", "HF_"))}
-        kept.pop("NO_COLOR", None)
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):  # the terminal itself says how large it is
+            kept.pop(name, None)
         own = {"TERM": term, "HOME": str(home), "PROMPT_TOOLKIT_NO_CPR": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "transom", *arguments],

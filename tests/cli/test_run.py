@@ -41,6 +41,7 @@ def test_a_dumb_terminal_has_lines_answers_and_interrupts_and_no_escape_sequence
     first, second = [text.splitlines()[-1].removeprefix("> ") for text in terminal.text.split("6 tokens, ")[:2]]
     assert first == second
     assert len(first.split()) > 2
+    terminal.wait_for("> ", 5)  # what is typed earlier is shown before the mark
     terminal.type("one two \\\nthree\n")
     terminal.wait_for("6 tokens, ", 3)
     assert "\n. " in terminal.text

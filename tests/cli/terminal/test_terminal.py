@@ -54,7 +54,7 @@ def terminal(shared: PseudoTerminal) -> PseudoTerminal:
 
 def saved(terminal: PseudoTerminal, path: Path) -> list[str]:
     """What was said, message by message."""
-    terminal.ask(f"/save {path}", f"Saved: {path}")
+    terminal.ask(f"/save {path}", "Saved: ")  # a long path is broken where the line ends
     return [message["content"] for message in json.loads(path.read_text())["messages"]]
 
 
