@@ -57,10 +57,11 @@ def even_unheard() -> Iterator[None]:
 
 def say(message: str) -> None:
     """For the user: each line of the message on one of its own, under the program's name. Whoever's words are in it,
-    they do not command the terminal."""
-    for line in harmless(message).splitlines():
-        if words := line.split():
-            print(f"transom: {' '.join(words)}", file=sys.stderr)
+    they do not command the terminal; where standard error cannot be written, nothing else changes."""
+    with suppress(OSError):
+        for line in harmless(message).splitlines():
+            if words := line.split():
+                print(f"transom: {' '.join(words)}", file=sys.stderr)
 
 
 def _write_nowhere() -> None:
