@@ -8,13 +8,17 @@ A test compares the page with what this program would write.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from transom.cache.stats import COLD_TIER, KindStats, TierStats, TransferStats
+from transom.config.model_config import LayerKind
+from transom.engine.reports import StepStats
 from transom.histogram import HistogramCounts
-from transom.metrics import KindUsage, MetricsCollector, ModelSnapshot, Steps, TierUsage, Transfers
+from transom.metrics import SILENT, MetricsCollector, ModelSnapshot
 from transom.request import FinishReason, Usage
 
 PAGE = Path(__file__).parent.parent / "docs" / "observability.md"
@@ -26,13 +30,14 @@ _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"),
 def families() -> list[Metric]:
     """All of a server that has a model with two tiers and has been through everything."""
     counted = HistogramCounts((1.0,), (1, 0), 1.0)
-    model = ModelSnapshot(
-        "m",
-        True,
-        tiers=(TierUsage("cold", 0, 0, transfers=Transfers(read_latency=counted, write_latency=counted)),),
-        kinds=(KindUsage("full_attention", 0, 0, 0),),
-        steps=Steps(counted, counted, counted, counted, counted, counted, counted),
+    transfers = TransferStats(read_latency=counted, write_latency=counted)
+    cache = replace(
+        SILENT.cache,
+        tiers=(TierStats(COLD_TIER, 0, 0, transfers=transfers),),
+        kinds=(KindStats(LayerKind.FULL_ATTENTION, 1, 0, 0, 0),),
     )
+    steps = StepStats(counted, counted, counted, counted, counted, counted, counted)
+    model = ModelSnapshot("m", True, engine=replace(SILENT, cache=cache, steps=steps))
     collector = MetricsCollector(lambda: [model])
     collector.count_request("m", 200)
     collector.count_refusal("m", None)

@@ -67,11 +67,12 @@ class ContextLengthExceededError(RequestError):
         self, *, num_prompt_tokens: int, max_tokens: int, context_window: int, param: str, remark: str = ""
     ) -> None:
         requested = num_prompt_tokens + max_tokens
+        parts = f"{num_prompt_tokens} in the {param}" + (f", {max_tokens} in the completion" if max_tokens else "")
+        way_out = "shorten the input" + (" or lower max_tokens" if num_prompt_tokens < context_window else "")
         super().__init__(
             f"This model's maximum context length is {context_window} tokens. "
-            f"However, you requested {requested} tokens ({num_prompt_tokens} in the {param}, "
-            f"{max_tokens} in the completion). "
-            "The request exceeds the available context size; shorten the input or lower max_tokens." + remark,
+            f"However, you requested {requested} tokens ({parts}). "
+            f"The request exceeds the available context size; {way_out}." + remark,
             param=param,
             code="context_length_exceeded",
         )

@@ -57,7 +57,7 @@ def test_the_registry_file_says_where_keys_are_and_what_they_may_name(tmp_path: 
     assert (tmp_path / "keys.json").exists()
     code, _, said = keys("create", "phone", "--config", str(config), "--model", "huge")
     assert code == 2
-    assert "names 'huge', must be of tiny" in said
+    assert "names 'huge', must be tiny" in said
     assert len(KeysFile.load(tmp_path / "keys.json").keys) == 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.config.directories import read
+from transom.cache.budget_plan import planned_budget
 from transom.config.engine_config import (
     MAX_DRAFTED_ROWS,
     MIB,
@@ -88,7 +89,11 @@ def test_a_window_narrows_both_kinds_of_a_mixed_model(tmp_path: Path) -> None:
 def test_the_default_kv_budget_holds_four_full_sequences(tmp_path: Path) -> None:
     config = read(tmp_path)
     _, engine_config = resolved(config)
-    assert engine_config.kv_cache_ram_bytes == 4 * kv_bytes_for_tokens(config, "f16", 2048)
+    assert planned_budget(config, engine_config).max_sequences(2048) == 4
+    one_block_less = replace(
+        engine_config, kv_cache_ram_bytes=engine_config.kv_cache_ram_bytes - kv_bytes_for_tokens(config, "f16", 1)
+    )
+    assert planned_budget(config, one_block_less).max_sequences(2048) == 3
 
 
 def test_the_default_kv_budget_is_bounded_by_half_of_the_available_ram_and_8_gib(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_the_default_kv_budget_holds_the_states_of_convolutions_too(tmp_path: Pa
     config = read(tmp_path, "lfm2", full_attn_idxs=[2], conv_L_cache=3)
     states = 32 * conv_state_bytes(config)
     assert conv_state_bytes(config) == 2 * 3 * 2 * 64 * 4
-    assert resolved(config)[1].kv_cache_ram_bytes == 4 * kv_bytes_for_tokens(config, "f16", 2048) + states
+    assert resolved(config)[1].kv_cache_ram_bytes == 4 * kv_bytes_for_tokens(config, "f16", 2048 + 64) + states
     assert resolved(config, ram=0)[1].kv_cache_ram_bytes == kv_bytes_for_tokens(config, "f16", 1) + states
 
 

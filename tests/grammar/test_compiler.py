@@ -115,6 +115,11 @@ def test_s05_what_cannot_be_had_is_refused_with_the_reason(compiler: GrammarComp
     assert reason in refusal(compiler, structure)
 
 
+def test_only_who_wrote_a_grammar_is_told_a_place_in_it(compiler: GrammarCompiler) -> None:
+    assert "at 1(" in refusal(compiler, Structure.grammar("start: /(a/"))
+    assert "at 1(" not in refusal(compiler, Structure.regex("(a"))
+
+
 def test_s05_what_kills_the_helper_harms_nobody_else(compiler: GrammarCompiler) -> None:
     chain = "\n".join(["start: r0", *(f"r{i}: r{i + 1}" for i in range(5000)), 'r5000: "b"'])
     assert "too much" in refusal(compiler, Structure.grammar(chain))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ class FakeHub:
     """The next connections for a file break after so many bytes."""
     claims: dict[str, int] = field(default_factory=dict)
     """Sizes that the listing names instead of the true ones."""
+    siblings: Any = None
+    """Of the listing, instead of those that describe `files`."""
     ignores_ranges: bool = False
     redirects_to: str | None = None
     """Files lie on another host, given as SCHEME://HOST:PORT."""
@@ -51,6 +54,8 @@ class FakeHub:
         return [headers.get("range") for path, headers in self.requests if "/resolve/" in path]
 
     def listing(self) -> dict[str, Any]:
+        if self.siblings is not None:
+            return {"sha": self.commit, "siblings": self.siblings}
         return {"sha": self.commit, "siblings": [self._described(path, data) for path, data in self.files.items()]}
 
     def _described(self, path: str, data: bytes) -> dict[str, Any]:
@@ -60,6 +65,13 @@ class FakeHub:
         if path in self.small_files:
             return described
         return {**described, "lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": size, "pointerSize": 130}}
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that go away are what the tests are about."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -75,7 +87,7 @@ def running(hub: FakeHub) -> Iterator[FakeHub]:
         def do_GET(self) -> None:
             _answer(self, hub)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     hub.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

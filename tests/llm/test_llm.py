@@ -44,6 +44,13 @@ def test_what_does_not_fit_is_refused_with_all_the_numbers(
     error = caught.value
     assert (error.num_prompt_tokens, error.max_tokens, error.context_window) == (num_prompt_tokens, requested, 256)
     assert (error.param, error.code) == ("messages", "context_length_exceeded")
+    assert ("lower max_tokens" in str(error)) == (num_prompt_tokens < 256)
+
+
+def test_where_nothing_is_to_be_completed_the_refusal_speaks_of_the_input_alone() -> None:
+    error = ContextLengthExceededError(num_prompt_tokens=300, max_tokens=0, context_window=256, param="input")
+    assert "(300 in the input). " in str(error)
+    assert str(error).endswith("; shorten the input.")
 
 
 def test_token_ids_outside_the_vocabulary_are_refused() -> None:

@@ -5,9 +5,42 @@ from __future__ import annotations
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from transom.cache.stats import CacheStats, KindStats, ReuseStats, TierState, TierStats, TransferStats
+from transom.config.model_config import LayerKind
+from transom.engine.reports import EngineStats, StepStats
 from transom.histogram import HistogramCounts
-from transom.metrics import KindUsage, MetricsCollector, ModelSnapshot, Reuse, Steps, TierUsage, Transfers
+from transom.metrics import MetricsCollector, ModelSnapshot
 from transom.request import FinishReason, Usage
+from transom.scheduler.stats import SchedulerStats
+
+NO_REUSE, NO_STEPS = ReuseStats(), StepStats()
+
+
+def engine(
+    *,
+    num_running: int = 0,
+    num_preemptions: int = 0,
+    num_computed_tokens: int = 0,
+    num_drafted_tokens: int = 0,
+    num_accepted_tokens: int = 0,
+    tiers: tuple[TierStats, ...] = (),
+    kinds: tuple[KindStats, ...] = (),
+    reuse: ReuseStats = NO_REUSE,
+    steps: StepStats = NO_STEPS,
+) -> EngineStats:
+    scheduler = SchedulerStats(
+        num_running=num_running,
+        num_waiting=0,
+        num_preemptions=num_preemptions,
+        num_prompt_tokens=0,
+        num_cached_tokens=0,
+        num_generated_tokens=0,
+        num_computed_tokens=num_computed_tokens,
+        num_drafted_tokens=num_drafted_tokens,
+        num_accepted_tokens=num_accepted_tokens,
+    )
+    cache = CacheStats(64, num_sequences=0, num_tokens=0, tiers=tiers, kinds=kinds, reuse=reuse)
+    return EngineStats(scheduler, cache, num_steps=0, step_seconds=0.0, num_failed=0, steps=steps)
 
 
 def samples(collector: MetricsCollector) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -35,23 +68,20 @@ def test_counted_tokens_add_up_over_requests() -> None:
 
 def test_gauges_are_pulled_at_every_scrape() -> None:
     running = [1]
-    collector = MetricsCollector(lambda: [ModelSnapshot("m", True, num_running=running[0])])
+    collector = MetricsCollector(lambda: [ModelSnapshot("m", True, engine=engine(num_running=running[0]))])
     assert samples(collector)["transom_num_requests_running", (("model", "m"),)] == 1
     running[0] = 7
     assert samples(collector)["transom_num_requests_running", (("model", "m"),)] == 7
 
 
 def test_tiers_and_kinds_have_labels_of_their_own_and_the_usage_is_a_share() -> None:
-    model = ModelSnapshot(
-        "m",
-        True,
-        tiers=(
-            TierUsage("hot", 25, 100),
-            TierUsage("cold", 10, 0, 4096, "off", Transfers(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)),
-        ),
-        kinds=(KindUsage("full_attention", 2, 8, 5),),
+    transfers = TransferStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    stats = engine(
+        tiers=(TierStats("hot", 25, 100), TierStats("cold", 10, 0, 4096, TierState.OFF, transfers=transfers)),
+        kinds=(KindStats(LayerKind.FULL_ATTENTION, 1, 2, 8, 0, num_cold_blocks=5),),
         num_preemptions=3,
     )
+    model = ModelSnapshot("m", True, engine=stats)
     shown = samples(MetricsCollector(lambda: [model]))
     assert shown["transom_kv_cache_used_bytes", (("model", "m"), ("tier", "hot"))] == 25
     assert shown["transom_kv_cache_total_bytes", (("model", "m"), ("tier", "hot"))] == 100
@@ -69,7 +99,8 @@ def test_tiers_and_kinds_have_labels_of_their_own_and_the_usage_is_a_share() -> 
 
 
 def test_a_tier_is_in_one_state_at_a_time() -> None:
-    model = ModelSnapshot("m", True, tiers=(TierUsage("hot", 0, 1), TierUsage("cold", 0, 1, state="paused")))
+    tiers = (TierStats("hot", 0, 1), TierStats("cold", 0, 1, state=TierState.PAUSED))
+    model = ModelSnapshot("m", True, engine=engine(tiers=tiers))
     shown = samples(MetricsCollector(lambda: [model]))
     states = {labels: value for (name, labels), value in shown.items() if name == "transom_kv_tier_state"}
     assert {dict(labels)["tier"]: dict(labels)["state"] for labels, value in states.items() if value} == {
@@ -103,9 +134,8 @@ COUNTED = HistogramCounts((0.5, 1.0), (2, 0, 1), 4.5)
 
 
 def test_histograms_of_the_workers_are_cumulative_and_say_nothing_before_anything_was_counted() -> None:
-    model = ModelSnapshot(
-        "m", True, steps=Steps(decode_seconds=COUNTED), tiers=(TierUsage("cold", 0, 1, transfers=Transfers()),)
-    )
+    stats = engine(steps=StepStats(decode_seconds=COUNTED), tiers=(TierStats("cold", 0, 1),))
+    model = ModelSnapshot("m", True, engine=stats)
     shown = samples(MetricsCollector(lambda: [model]))
     labels = (("kind", "decode"), ("model", "m"))
     buckets = [shown["transom_step_duration_seconds_bucket", tuple(sorted((*labels, ("le", le))))] for le in LIMITS]
@@ -119,8 +149,9 @@ LIMITS = ("0.5", "1.0", "+Inf")
 
 
 def test_tokens_are_told_by_where_they_came_from_and_add_up() -> None:
-    reuse = Reuse(num_hit_tokens=100, num_cold_hit_tokens=30)
-    model = ModelSnapshot("m", True, num_computed_tokens=50, num_drafted_tokens=10, num_accepted_tokens=7, reuse=reuse)
+    reuse = ReuseStats(num_hit_tokens=100, num_cold_hit_tokens=30)
+    stats = engine(num_computed_tokens=50, num_drafted_tokens=10, num_accepted_tokens=7, reuse=reuse)
+    model = ModelSnapshot("m", True, engine=stats)
     shown = samples(MetricsCollector(lambda: [model]))
     by_source = {dict(labels)["source"]: value for (name, labels), value in shown.items() if "tokens_by_source" in name}
     assert by_source == {
@@ -129,14 +160,13 @@ def test_tokens_are_told_by_where_they_came_from_and_add_up() -> None:
 
 
 def test_both_formats_say_the_same_and_are_what_parsers_take() -> None:
-    model = ModelSnapshot(
-        "m",
-        True,
-        state="loaded",
-        steps=Steps(COUNTED, COUNTED, COUNTED, COUNTED, COUNTED, COUNTED, COUNTED),
-        tiers=(TierUsage("cold", 1, 2, transfers=Transfers(read_latency=COUNTED, write_latency=COUNTED)),),
-        kinds=(KindUsage("full_attention", 1, 2, 3),),
+    transfers = TransferStats(read_latency=COUNTED, write_latency=COUNTED)
+    stats = engine(
+        steps=StepStats(COUNTED, COUNTED, COUNTED, COUNTED, COUNTED, COUNTED, COUNTED),
+        tiers=(TierStats("cold", 1, 2, transfers=transfers),),
+        kinds=(KindStats(LayerKind.FULL_ATTENTION, 1, 1, 2, 0, num_cold_blocks=3),),
     )
+    model = ModelSnapshot("m", True, state="loaded", engine=stats)
     collector = MetricsCollector(lambda: [model], "1.2.3")
     collector.count_tokens("m", Usage(10, 4))
     collector.count_refusal("m", None)

@@ -31,6 +31,23 @@ def refusal(call: Callable[[], object]) -> QuotaExceededError:
 
 
 @pytest.mark.parametrize(
+    ("limit", "most", "said"),
+    [
+        ("max_requests_per_hour", 1, "; 1 is used or reserved, and this request takes at least 1. "),
+        ("max_requests_per_hour", 2, "; 2 are used or reserved, and this request takes at least 1. "),
+        ("max_concurrent_requests", 1, ", and 1 is running. "),
+        ("max_concurrent_requests", 2, ", and 2 are running. "),
+    ],
+)
+def test_a_refusal_says_how_much_is_used(limit: str, most: int, said: str) -> None:
+    ledger = ledger_of(Clock(), **{limit: most})
+    held = [ledger.reserve("key", "default", "m", 1) for _ in range(most)]
+    assert said in str(refusal(lambda: ledger.reserve("key", "default", "m", 1)))
+    for reservation in held:
+        reservation.settle(1)
+
+
+@pytest.mark.parametrize(
     ("limit", "seconds"),
     [
         ("max_tokens_per_second", 1),

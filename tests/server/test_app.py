@@ -40,6 +40,8 @@ async def test_unknown_paths_and_methods_have_the_same_error_body(
     assert (answer.status, answer.error["code"]) == (status, code)
     assert "access-control-allow-origin" not in answer.headers
     assert ("allow" in answer.headers) == (status == 405)
+    if status == 405:
+        assert answer.error["message"].endswith(f"; use {answer.headers['allow']}.")
 
 
 @pytest.mark.parametrize(

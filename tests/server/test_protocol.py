@@ -130,6 +130,21 @@ async def test_fields_that_contradict_each_other_are_refused(fields: dict[str, A
     assert (answer.status, answer.error["param"]) == (400, param)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"store": True}, "(accepted: false)."),
+        ({"modalities": ["audio"]}, '(accepted: ["text"]).'),
+        ({"functions": [{"name": "f"}]}, "(accepted: [])."),
+        ({"messages": []}, "list should have at least 1 item, not 0."),
+    ],
+)
+async def test_refusals_speak_of_json_and_not_of_python(fields: dict[str, Any], said: str) -> None:
+    answer = await chat(make_app(), **fields)
+    assert answer.status == 400
+    assert answer.error["message"].endswith(said)
+
+
 async def test_two_names_of_the_chat_limit_must_agree() -> None:
     assert (await chat(make_app(), max_tokens=5, max_completion_tokens=6)).status == 400
     answer = await chat(make_app(), max_tokens=5, max_completion_tokens=5)

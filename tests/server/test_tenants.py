@@ -151,5 +151,5 @@ async def test_a_keys_file_that_names_a_model_nobody_serves_ends_the_start(tmp_p
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": [entry("a1", models=["other"])]}))
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="names 'other', must be of tiny"):
+    with pytest.raises(ConfigError, match="names 'other', must be tiny"):
         make_app(settings=ServerSettings(api_keys_file=path))

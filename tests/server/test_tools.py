@@ -241,3 +241,10 @@ async def test_what_cannot_be_is_a_400_that_names_the_field(param: str, body: di
     answer, engine = await ask("x", **body)
     assert (answer.status, answer.error["param"]) == (400, param)
     assert not engine.requests
+
+
+async def test_a_schema_that_cannot_be_kept_to_is_named_by_its_function() -> None:
+    wrong = {"type": "function", "function": {"name": "wrong", "parameters": {"properties": {"a": {"type": "strng"}}}}}
+    answer, _ = await ask("x", tools=[WEATHER, wrong], tool_choice="required")
+    assert (answer.status, answer.error["param"]) == (400, "tools")
+    assert "the parameters of the function 'wrong': Invalid type" in answer.error["message"]

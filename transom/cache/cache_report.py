@@ -15,7 +15,7 @@ from transom.cache.layer_group import LayerGroup
 from transom.cache.no_cold_tier import NoColdTier
 from transom.cache.prefix_reuse import PrefixReuse
 from transom.cache.sequence_cache import SequenceCache
-from transom.cache.stats import CacheStats, KindStats, TierStats
+from transom.cache.stats import HOT_TIER, CacheStats, KindStats, TierStats
 from transom.config.kv_size import cold_slot_bytes
 
 
@@ -49,7 +49,7 @@ class CacheReport:
     def _hot_stats(self) -> TierStats:
         num_reuse_slots, slot_bytes = self.pool.reuse.num_hot_slots, self.budget.slot_bytes
         return TierStats(
-            "hot",
+            HOT_TIER,
             (self.pool.num_used_slots - num_reuse_slots) * slot_bytes,
             self.hot_tier.num_bytes,
             num_bytes_reuse=num_reuse_slots * slot_bytes,

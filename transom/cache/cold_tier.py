@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from transom.cache.block import Block, BlockState
 from transom.cache.cold_store import ColdStore, Run
 from transom.cache.spill_gate import SpillGate
-from transom.cache.stats import TierState, TierStats
+from transom.cache.stats import COLD_TIER, TierState, TierStats
 from transom.cache.transfer_counters import TransferCounters
 from transom.config.model_config import LayerKind
 from transom.kernels import CHECKSUM_MISMATCH, IOQueue, IOResult
@@ -245,7 +245,7 @@ class ColdTier:
     def tiers(self, num_bytes_reuse: int = 0) -> tuple[TierStats, ...]:
         """A snapshot of the one tier that this is, of which so many bytes are reuse data; the directory is measured."""
         stats = TierStats(
-            name="cold",
+            name=COLD_TIER,
             num_bytes_used=sum(store.num_used * store.block_bytes for store in self._stores.values()) - num_bytes_reuse,
             num_bytes_reuse=num_bytes_reuse,
             num_bytes_total=self._max_bytes,

@@ -9,6 +9,9 @@ from transom.config.model_config import LayerKind
 from transom.histogram import NOTHING, HistogramCounts
 from transom.request import CacheStrategy
 
+HOT_TIER = "hot"
+COLD_TIER = "cold"
+
 
 class TierState(StrEnum):
     """What a tier is able to do."""
@@ -49,6 +52,7 @@ class TierStats:
     """One place for keys and values."""
 
     name: str
+    """`HOT_TIER` or `COLD_TIER`."""
     num_bytes_used: int
     """By open sequences, and by what is on its way."""
     num_bytes_total: int

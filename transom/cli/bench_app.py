@@ -121,5 +121,5 @@ def bench(
 
 def _reworded(message: str, options: ModelOptions) -> str:
     """Budgets are set by flags of this command alone."""
-    words = in_flags(message, options).replace("; shorten the input or lower max_tokens", "")
+    words = in_flags(message, options).replace(" or lower max_tokens", "").replace("; shorten the input", "")
     return words.replace("kv_cache_ram_mb", "--ram").replace("max_ssd_mb", "--ssd")

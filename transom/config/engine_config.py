@@ -316,7 +316,8 @@ def _default_kv_budget(model_config: ModelConfig, kv_dtype: str, available_ram_b
     available = psutil.virtual_memory().available if available_ram_bytes is None else available_ram_bytes
     context, chunk = model_config.max_position_embeddings, DEFAULT_NUM_BATCHED_TOKENS
     one_sequence = kv_bytes_for_tokens(model_config, kv_dtype, context, chunk)
-    wanted = DEFAULT_KV_SEQUENCES * one_sequence + _state_bytes(model_config)
+    spare_block = kv_bytes_for_tokens(model_config, kv_dtype, 1)  # kept free beside each of several, so all four fit
+    wanted = DEFAULT_KV_SEQUENCES * (one_sequence + spare_block) + _state_bytes(model_config)
     return min(wanted, DEFAULT_KV_MAX_BYTES, available // 2)
 
 

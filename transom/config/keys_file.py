@@ -108,7 +108,7 @@ class KeysFile(_Part):
             if key.tier not in known_tiers:
                 problems.append(f"keys[{index}].tier is {key.tier!r}, must be {_one_of(known_tiers)}")
             for model in sorted(set(key.models or ()) - known_models):
-                problems.append(f"keys[{index}].models names {model!r}, must be of {_one_of(known_models)}")
+                problems.append(f"keys[{index}].models names {model!r}, must be {_one_of(known_models)}")
         if problems:
             raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
 

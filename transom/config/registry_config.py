@@ -118,7 +118,7 @@ class ServerConfig(_Section):
     has begun. null: it may take as long as it takes."""
     max_waiting_per_key: Count = DEFAULT_MAX_WAITING_PER_KEY
     """Requests of one API key that may wait for their turn at one model; more are refused (429). Keys are served in
-    turn."""
+    turn. Where no key is asked for there is no such bound, only that of all."""
     state_path: PathSetting | None = None
     """Directory for what the server must remember across restarts: the use of quotas. Relative to the registry file;
     null: `transom-state` beside it. Made only when there are quotas, and used by one server at a time."""

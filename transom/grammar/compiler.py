@@ -7,13 +7,14 @@ refused, and the next one gets a fresh helper. What was once decided is remember
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from transom.errors import RequestError
-from transom.grammar.structure import Structure
+from transom.grammar.structure import Structure, StructureKind
 from transom.grammar.vocabulary import Vocabulary
 from transom.limited_process import LimitedProcess, Limits
 from transom.request import GrammarSpec
@@ -25,6 +26,8 @@ MAX_REMEMBERED = 256
 """Outcomes kept, of at most some 128 KiB each."""
 
 _SCRIPT = Path(__file__).with_name("process.py")
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
+"""A line and column in the grammar of `llguidance`, which only those who wrote a grammar have seen."""
 _TOO_MUCH = "it takes too much time or memory to compile"
 
 
@@ -78,7 +81,8 @@ class GrammarCompiler:
         if answer is None:
             return _TOO_MUCH
         if "error" in answer:
-            return str(answer["error"]).rstrip(".")
+            reason = str(answer["error"]).rstrip(".")
+            return reason if structure.kind is StructureKind.GRAMMAR else _PLACE.sub("", reason)
         return GrammarSpec(answer["grammar"], answer["num_bytes"])
 
     def _setup(self) -> dict[str, object]:

@@ -160,14 +160,14 @@ def _described(scope: str) -> str:
 
 def _error(refusal: Refusal) -> QuotaExceededError:
     whose = f"{refusal.limit} of {_described(refusal.scope)} is {refusal.most:.10g}"
+    are = "is" if refusal.used == 1 else "are"
     if refusal.limit == CONCURRENCY:
-        reason = f"{whose}, and {refusal.used} are running"
+        reason = f"{whose}, and {refusal.used} {are} running"
     elif refusal.limit in KV_QUANTITIES:
         reason = f"{whose} bytes; what waits or runs holds {refusal.used}, and this request needs {refusal.asked}"
     else:
-        unit = _KINDS_BY_NAME[refusal.limit].quantity
         takes = f"may take {refusal.asked}" if refusal.asked > 1 else "takes at least 1"
-        reason = f"{whose}; {refusal.used} {unit} are used or reserved, and this request {takes}"
+        reason = f"{whose}; {refusal.used} {are} used or reserved, and this request {takes}"
     return QuotaExceededError(
         f"Quota exceeded: {reason}. Try again in {refusal.wait_seconds:.3f} s.",
         limit=refusal.limit,

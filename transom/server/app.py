@@ -121,10 +121,11 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     """Unknown paths and methods, in the same form as every other error."""
     assert isinstance(error, HTTPException)
     path = f"{request.method} {request.url.path[:128]}"
+    headers = dict(error.headers or {})
     code, message = {
         404: ("not_found", f"There is no route {path}."),
-        405: ("method_not_allowed", f"{path} is not allowed."),
+        405: ("method_not_allowed", f"{path} is not allowed; use {headers.get('Allow', 'another method')}."),
     }.get(error.status_code, (None, str(error.detail)))
-    reply = ErrorReply(error.status_code, message, INVALID_REQUEST, code, headers=dict(error.headers or {}))
+    reply = ErrorReply(error.status_code, message, INVALID_REQUEST, code, headers=headers)
     record_of(request).note_error(error, reply)
     return reply.response()

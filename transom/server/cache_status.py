@@ -8,13 +8,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from transom.cache.stats import CacheStats, ConvStateStats, KindStats, ReuseStats, SequenceStats, TierStats
+from transom.cache.stats import HOT_TIER, CacheStats, ConvStateStats, KindStats, ReuseStats, SequenceStats, TierStats
 from transom.errors import ModelLoadingError
 from transom.registry import ServedModel
 from transom.server.answering import json_response
 from transom.server.caller import caller_of, check_admin
 from transom.server.context import ServerContext
-from transom.server.snapshots import HOT_TIER
 
 
 def cache_router(context: ServerContext) -> APIRouter:

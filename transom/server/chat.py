@@ -36,7 +36,6 @@ from transom.server.json_body import read_body
 from transom.server.plan import Plan, limit_tokens, make_plan
 from transom.server.protocol import ChatBody, ChatPromptBody
 from transom.server.request_record import record_of
-from transom.server.structure_fields import compile_prescribed
 from transom.server.tally import Tally, run_plan, run_to_end
 from transom.server.truncation import FittedPrompt, PromptLimits, fit_messages
 
@@ -299,7 +298,7 @@ async def plan_chat(
         [limit],
         caller=gate.caller,
         cache=cache,
-        grammar=await compile_prescribed(served, reading.prescribed()),
+        grammar=await reading.grammar(served),
         shown_tokens=reading.shown_tokens,
         new_call_reader=reading.new_call_reader,
         id_prefix=prefix,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from transom.errors import RequestError
 from transom.grammar.structure import Structure
 from transom.llm import LLM
 from transom.llm.chat_format import AnswerParser, ChatFormat
+from transom.llm.tool_parsers.call_grammar import said_of_function
+from transom.registry import ServedModel
+from transom.request import GrammarSpec
 from transom.server.chat_choice import ChatChoice
 from transom.server.protocol import ChatBody
-from transom.server.structure_fields import make_structure
+from transom.server.structure_fields import compile_prescribed, make_structure
 
 _PROMPT_END = 8
 """Tokens in which an opened reasoning shows."""
@@ -56,6 +60,18 @@ class Reading:
             return prescribed
         param, structure = prescribed
         return param, self.chat_format.after_reasoning(structure, is_reasoning_open=self.is_reasoning_open)
+
+    async def grammar(self, served: ServedModel) -> GrammarSpec | None:
+        """Of the prescribed form; None for free text. Raises RequestError, naming field or function."""
+        prescribed = self.prescribed()
+        try:
+            return await compile_prescribed(served, prescribed)
+        except RequestError as error:
+            if prescribed is None or not self.body.chosen_tools.is_required:
+                raise
+            param, structure = prescribed
+            reason = said_of_function(str(error), structure.source, self.body.chosen_tools.functions)
+            raise RequestError(reason, param=param, code=error.code) from None
 
     def new_choice(self) -> ChatChoice:
         """The reader of one sequence."""

@@ -6,6 +6,7 @@ Owns the translation of pydantic's findings into `RequestError`. Knows no partic
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -91,7 +92,7 @@ def _log_ignored(name: str) -> None:
 
 def _only(values: tuple[object, ...]) -> str:
     shown = [value for value in values if not isinstance(value, dict)]
-    return f" (accepted: {', '.join(repr(value) for value in shown)})" if shown else ""
+    return f" (accepted: {', '.join(map(json.dumps, shown))})" if shown else ""
 
 
 def _unknown_parameter(name: str, known: list[str]) -> RequestError:
@@ -130,7 +131,8 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _message(param: str | None, finding: ErrorDetails) -> str:
-    reason = _JSON_RULES.get(finding["type"]) or finding["msg"].removeprefix("Value error, ")
+    said = finding["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    reason = _JSON_RULES.get(finding["type"]) or said
     given = finding["input"]
     shown = f" (got {given!r})" if isinstance(given, bool | int | float) and len(repr(given)) <= 40 else ""
     subject = f"Invalid value for '{param}'" if param else "Invalid body"

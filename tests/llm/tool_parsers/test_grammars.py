@@ -12,12 +12,14 @@ import pytest
 
 from tests.grammar.small_vocabulary import write
 from tests.llm.reading import read
+from transom.errors import RequestError
 from transom.grammar.compiler import GrammarCompiler
 from transom.grammar.matcher import Matcher
 from transom.grammar.vocabulary import Vocabulary, make_matcher, make_tokenizer
 from transom.llm.chat_format import ChatFormat
 from transom.llm.reasoning import ReasoningMarks
 from transom.llm.tool_parsers import FORMATS, Function
+from transom.llm.tool_parsers.call_grammar import said_of_function
 
 MARKS = sorted(
     {mark for tool_format in FORMATS.values() for mark in (*tool_format.special_tokens, "<think>", "</think>")}
@@ -130,3 +132,26 @@ def take_all(grammar: str, text: str, *, special: bool) -> bool:
                 return False
             is_complete = matcher.take(token_id)
     return is_complete
+
+
+@pytest.mark.parametrize("reasons", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_schema_that_cannot_be_kept_to_is_said_of_its_function(
+    name: str, reasons: bool, compiler: GrammarCompiler
+) -> None:
+    wrong = Function("wrong", None, {"properties": {"a": {"type": "strng", "description": "one\u2028two"}}})
+    functions = [NOTHING, WEATHER, wrong, NOTHING]
+    structure = chat_format(name, special=True, reasons=reasons).calls(
+        functions, reasons=reasons, is_reasoning_open=False, parallel=True
+    )
+    with pytest.raises(RequestError) as caught:
+        compiler.compile(structure, "tools")
+    said = said_of_function(str(caught.value), structure.source, functions)
+    assert said == "Invalid value for 'tools': the parameters of the function 'wrong': Invalid type: strng."
+
+
+@pytest.mark.parametrize(
+    "message", ["it takes too much time", "at 1(8): no", "at 0(1): no", "at 99(1): no", "at 2(9): no"]
+)
+def test_what_is_no_functions_fault_is_said_as_it_was(message: str) -> None:
+    assert said_of_function(message, "start: calls\nobject_7: x", [WEATHER]) == message

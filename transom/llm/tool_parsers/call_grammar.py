@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transom.grammar.structure import JSON_OPTIONS
 from transom.llm.tool_parsers.tool_format import Function
+
+_PLACE = re.compile(r"at (\d+)\(\d+\): (?:failed to compile JSON schema: )?")
+"""How `llguidance` says where in a grammar something is wrong: line (column)."""
+_INDEXED_RULE = re.compile(r"[a-z]+_(\d+)")
+"""Rules of one function have its index in their names, in all formats."""
 
 
 def literal(text: str) -> str:
@@ -64,3 +70,16 @@ def objects(functions: Sequence[Function], arguments_key: str) -> list[str]:
         f"object: {' | '.join(f'object_{index}' for index in range(len(functions)))}",
         *(f"object_{index}: {call_object(function, arguments_key)}" for index, function in enumerate(functions)),
     ]
+
+
+def said_of_function(message: str, grammar: str, functions: Sequence[Function]) -> str:
+    """What was found wrong at a line of `grammar`, said of the function whose rule that is; else as it was."""
+    place = _PLACE.search(message)
+    lines = grammar.split("\n")
+    if place is None or not 1 <= int(place[1]) <= len(lines):
+        return message
+    rule = _INDEXED_RULE.match(lines[int(place[1]) - 1])
+    if rule is None or int(rule[1]) >= len(functions):
+        return message
+    subject = f"the parameters of the function '{functions[int(rule[1])].name}': "
+    return message[: place.start()] + subject + message[place.end() :]
