@@ -58,7 +58,7 @@ async def test_an_unknown_model_is_said() -> None:
             await stats_of(server.url, as_json=True, model="nobody")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://x", "http://", "x"])
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://x", "http://", "x", "http://[", "http://x:99999", "http://a b"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="is not the address of a server"):
         ServerClient(url)

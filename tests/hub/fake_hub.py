@@ -31,6 +31,8 @@ class FakeHub:
     """The next connections for a file break after so many bytes."""
     claims: dict[str, int] = field(default_factory=dict)
     """Sizes that the listing names instead of the true ones."""
+    siblings: Any = None
+    """Of the listing, instead of those that describe `files`."""
     ignores_ranges: bool = False
     redirects_to: str | None = None
     """Files lie on another host, given as SCHEME://HOST:PORT."""
@@ -52,6 +54,8 @@ class FakeHub:
         return [headers.get("range") for path, headers in self.requests if "/resolve/" in path]
 
     def listing(self) -> dict[str, Any]:
+        if self.siblings is not None:
+            return {"sha": self.commit, "siblings": self.siblings}
         return {"sha": self.commit, "siblings": [self._described(path, data) for path, data in self.files.items()]}
 
     def _described(self, path: str, data: bytes) -> dict[str, Any]:

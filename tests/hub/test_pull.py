@@ -211,12 +211,27 @@ def test_s14_a_token_goes_to_its_own_hub_and_to_nobody_behind_a_redirect(hub: Fa
     assert not [headers for _, headers in elsewhere.requests if "authorization" in headers]
 
 
-@pytest.mark.parametrize("target", ["file:///etc", "ftp://127.0.0.1", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "target", ["file:///etc", "ftp://127.0.0.1", "http://127.0.0.1:1", "http://127.0.0.1:99999", "http://["]
+)
 def test_s14_a_redirect_to_somewhere_strange_fails_in_one_line(hub: FakeHub, store: ModelStore, target: str) -> None:
     hub.redirects_to = target
     with pytest.raises(HubError) as refused:
         fetch(hub, store)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:99999", "http://[", "ftp://127.0.0.1", "", "http://hub?x=y"])
+def test_s14_an_address_of_no_hub_is_refused(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="is not the address of a hub"):
+        Hub(endpoint)
+
+
+@pytest.mark.parametrize("siblings", [7, ["x"], [[1]], [None], {"a": 1}, [{"rfilename": "config.json", "lfs": "x"}]])
+def test_s14_a_listing_of_something_else_is_one_clear_error(hub: FakeHub, store: ModelStore, siblings: object) -> None:
+    hub.siblings = siblings
+    with pytest.raises(HubError, match="does not answer as a Hugging Face hub does"):
+        fetch(hub, store)
 
 
 def test_a_redirect_in_a_circle_ends(hub: FakeHub, store: ModelStore) -> None:

@@ -118,6 +118,7 @@ async def test_s11_only_own_host_names_are_answered(host: str, is_own: bool) -> 
     assert answer.status == (200 if is_own else 403)
     if not is_own:
         assert answer.error["code"] == "host_not_allowed"
+        assert "--allowed-host" in answer.error["message"]
 
 
 @pytest.mark.parametrize("given", [[], [("host", "localhost"), ("host", "localhost")]])

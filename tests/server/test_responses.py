@@ -178,6 +178,12 @@ async def test_log_probabilities_come_with_every_piece_of_text() -> None:
     assert [each for part in parts for each in part] == whole
 
 
+async def test_a_limit_that_is_too_high_is_told_by_its_own_name() -> None:
+    refused = await respond(make_app(), input="x", max_output_tokens=90_000)
+    assert refused.error["code"] == "context_length_exceeded"
+    assert "or lower max_output_tokens." in refused.error["message"]
+
+
 async def test_items_may_be_left_out_where_that_is_allowed_and_are_named() -> None:
     history = [{"role": "user", "content": "x" * 100}, {"role": "assistant", "content": "y" * 100}]
     given = {

@@ -202,7 +202,7 @@ def _packages() -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        advice = "install Transom again: pip install --force-reinstall transom, or make serve in a checkout"
+        advice = "install Transom again: pip install --force-reinstall THE.whl, or make serve in a checkout"
         return Finding("packages", Verdict.PROBLEM, f"missing: {', '.join(missing)}", advice)
     return _ok("packages", ", ".join(versions))
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 import typer
 
+from transom.cli.terminal.harmless import harmless
 from transom.errors import ConfigError, TransomError
 
 EXIT_FAILED = 1
@@ -55,8 +56,9 @@ def even_unheard() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """For the user: each line of the message on one of its own, under the program's name."""
-    for line in message.splitlines():
+    """For the user: each line of the message on one of its own, under the program's name. Whoever's words are in it,
+    they do not command the terminal."""
+    for line in harmless(message).splitlines():
         if words := line.split():
             print(f"transom: {' '.join(words)}", file=sys.stderr)
 

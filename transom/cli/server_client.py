@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from transom.errors import ConfigError, TransomError
+from transom.cli.typed_server import of_this_program, server_address
+from transom.errors import TransomError
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -20,16 +21,14 @@ class ServerClient:
     """One server. Every call is a connection of its own and blocks for 10 s at most."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        address = urlsplit(url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ConfigError(f"{url} is not the address of a server, such as http://127.0.0.1:9632")
         self.url = url
-        self._address = address
+        self._address = server_address(url)
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     def loaded_model_ids(self) -> list[str]:
         """The ids of all models in RAM. Raises `NoServerError`, `TransomError` for any other answer."""
-        return [str(model["id"]) for model in self._get("/v1/models")["data"] if model["status"] == "loaded"]
+        with of_this_program(self.url):
+            return [str(model["id"]) for model in self._get("/v1/models")["data"] if model["status"] == "loaded"]
 
     def cache(self, model: str) -> dict[str, Any]:
         """What GET /v1/models/{id}/cache says. Raises as `loaded_model_ids`."""
@@ -57,5 +56,7 @@ class ServerClient:
         if not isinstance(answer, dict):
             raise TransomError(f"{self.url} is not a server of this program")
         if status != 200:
-            raise TransomError(f"{self.url} answered {status}: {answer.get('error', {}).get('message', '')}")
+            with of_this_program(self.url):
+                message = answer["error"]["message"]
+            raise TransomError(f"{self.url} answered {status}: {message}")
         return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PATH = "/v1/traces"
-_MISSING = "traces need further packages: pip install 'transom[otel]'"
+_MISSING = f"traces need further packages: {sys.executable} -m pip install 'transom[otel]'"
 
 _log = logging.getLogger(__name__)
 

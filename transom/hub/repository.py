@@ -38,8 +38,7 @@ class Hub:
 
     def __init__(self, endpoint: str = DEFAULT_ENDPOINT, token: str | None = None) -> None:
         """Raises `ConfigError` for an address that is none, or a token that cannot be sent."""
-        address = urlsplit(endpoint)
-        if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:
+        if not _is_address_of_a_hub(endpoint):
             raise ConfigError(f"HF_ENDPOINT {endpoint!r} is not the address of a hub, such as {DEFAULT_ENDPOINT}")
         if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
             raise ConfigError("HF_TOKEN has characters that no token has")
@@ -62,7 +61,7 @@ class Hub:
             listing = json.loads(text)
             commit, siblings = listing["sha"], listing["siblings"]
             files = [_hub_file(each) for each in siblings]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise HubError(f"{self.endpoint} does not answer as a Hugging Face hub does") from None
         if not isinstance(commit, str) or _COMMIT.fullmatch(commit) is None:
             raise HubError(f"{self.endpoint} names no commit of {reference.repository}")
@@ -167,8 +166,11 @@ def _bounded(pieces: Iterator[bytes], most: int, name: str) -> Iterator[bytes]:
 
 
 def _redirected(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    schemes = urlsplit(url).scheme, urlsplit(target).scheme
+    try:
+        target = urljoin(url, location)
+        schemes = _origin(url)[0], _origin(target)[0]
+    except ValueError:
+        raise HubError(f"{_site(url)} redirects to {_printable(location)}, which is no address") from None
     if schemes[1] != "https" and schemes != ("http", "http"):
         raise HubError(f"{_site(url)} redirects to {_printable(target)}, which is not safe to follow")
     return target
@@ -186,6 +188,15 @@ def _hub_file(sibling: dict[str, Any]) -> HubFile:
 
 def _digest(form: re.Pattern[str], value: object) -> str | None:
     return value if isinstance(value, str) and form.fullmatch(value) else None
+
+
+def _is_address_of_a_hub(endpoint: str) -> bool:
+    try:
+        address = urlsplit(endpoint)
+        _ = address.port
+    except ValueError:
+        return False
+    return address.scheme in ("http", "https") and bool(address.hostname) and not (address.query or address.fragment)
 
 
 def _origin(url: str) -> tuple[str, str | None, int]:

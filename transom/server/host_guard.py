@@ -39,7 +39,10 @@ class HostGuard:
         host = _without_port(values[0].decode("latin-1").strip().lower())
         if not self._is_own(host):
             raise HttpError(
-                403, "This server is not known under that host name.", "host_not_allowed", type="permission_error"
+                403,
+                "This server is not known under that host name (transom serve --allowed-host NAME).",
+                "host_not_allowed",
+                type="permission_error",
             )
 
     def _is_own(self, host: str) -> bool:

@@ -316,9 +316,11 @@ class ResponseBody(StrictBody):
 def in_own_words(error: RequestError) -> RequestError:
     """An error about a chat, about the fields that its parts came from."""
     name = re.split(r"[.\[]", error.param or "")[0]
+    message = str(error).replace("lower max_tokens", "lower max_output_tokens")
     if own := _OWN_NAMES.get(name):
-        error.args = (str(error).replace(f"'{error.param}'", f"'{own}'").replace(f"'{name}'", f"'{own}'"),)
+        message = message.replace(f"'{error.param}'", f"'{own}'").replace(f"'{name}'", f"'{own}'")
         error.param = own
+    error.args = (message,)
     return error
 
 

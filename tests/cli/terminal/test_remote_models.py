@@ -119,6 +119,45 @@ async def test_a_wrong_key_and_no_server_are_one_clear_error(engine: RecitingEng
         RemoteModels("127.0.0.1:1", None, complete=False)
 
 
+def answering(paths: dict[str, object]) -> RemoteModels:
+    """Models of something that answers these paths like this, and all others with an empty object."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        found = paths.get(request.url.path, {})
+        return httpx2.Response(200, **({"text": found} if isinstance(found, str) else {"json": found}))
+
+    return RemoteModels("http://localhost", None, complete=True, transport=httpx2.MockTransport(answer))
+
+
+@pytest.mark.parametrize("listed", [{}, {"data": 7}, {"data": "x"}, {"data": [{}]}, {"data": [{"id": "x"}]}])
+async def test_a_strange_list_of_models_is_one_clear_error(listed: object) -> None:
+    models = answering({"/v1/models": listed})
+    with pytest.raises(UnavailableError, match="is not a server of this program"):
+        await models.open("", lambda done, total: None)
+    await models.close()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        '{"choices": 7}',
+        '{"choices": [7]}',
+        '{"choices": [{"text": 7}]}',
+        '{"choices": [], "usage": "x"}',
+        '{"prompt_progress": {"processed": 1}}',
+        "{oops",
+    ],
+)
+async def test_a_strange_answer_is_one_clear_error(event: str) -> None:
+    listed = {"data": [{"id": "tiny", "max_model_len": 256}]}
+    models = answering({"/v1/models": listed, "/v1/completions": f"data: {event}\n\n"})
+    await models.open("", lambda done, total: None)
+    with pytest.raises(UnavailableError, match="is not a server of this program"):
+        async for _ in models.current.answer(Asked(text="x"), GREEDY):
+            pass
+    await models.close()
+
+
 async def test_what_is_no_server_of_this_program_is_said() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,8 @@ def check_outputs(settings: BenchSettings) -> None:
         if settings.plot_path.suffix.lower() not in PLOT_SUFFIXES:
             raise ConfigError(f"--plot {settings.plot_path}: the name must end with {' or '.join(PLOT_SUFFIXES)}")
         if importlib.util.find_spec("matplotlib") is None:
-            raise ConfigError("--plot needs matplotlib, which is not installed: pip install 'transom[plot]'")
+            install = f"{sys.executable} -m pip install 'transom[plot]'"
+            raise ConfigError(f"--plot needs matplotlib, which is not installed: {install}")
     for flag, path in (("--plot", settings.plot_path), ("--output", settings.json_path)):
         if path is None:
             continue

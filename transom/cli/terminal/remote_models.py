@@ -26,7 +26,8 @@ from transom.cli.answers import (
     TierUse,
     limit_open_answer,
 )
-from transom.errors import ConfigError, ModelNotFoundError, RequestError, TransomError, UnavailableError
+from transom.cli.typed_server import of_this_program, server_address
+from transom.errors import ModelNotFoundError, RequestError, TransomError, UnavailableError
 from transom.llm.chat_events import ContentPiece, ReasoningPiece
 from transom.request import FinishReason, Usage
 
@@ -62,12 +63,13 @@ class RemoteModels:
 
     async def open(self, name: str, on_progress: OnProgress) -> None:  # noqa: ARG002 - the server loads, by and by
         """As `Models`; without a name the server's first model."""
-        listed = (await self._connection.ask("GET", "/v1/models"))["data"]
-        self._names = [str(model["id"]) for model in listed]
-        chosen = next((model for model in listed if name in ("", model["id"])), None)
-        if chosen is None:
-            raise ModelNotFoundError(name[:64], self._names)
-        self._current = await RemoteModel.of(self._connection, chosen, complete=self._complete)
+        with of_this_program(self._connection.url):
+            listed = (await self._connection.ask("GET", "/v1/models"))["data"]
+            self._names = [str(model["id"]) for model in listed]
+            chosen = next((model for model in listed if name in ("", model["id"])), None)
+            if chosen is None:
+                raise ModelNotFoundError(name[:64], self._names)
+            self._current = await RemoteModel.of(self._connection, chosen, complete=self._complete)
 
     async def close(self) -> None:
         """Closes connections."""
@@ -117,32 +119,34 @@ class RemoteModel:
 
     async def answer(self, asked: Asked, settings: AnswerSettings) -> AsyncGenerator[Piece]:
         """As `ChatModel`."""
-        limit, max_tokens = await self._limit(asked, settings)
-        body = {
-            **self._body(asked),
-            **_sampling(settings),
-            "max_tokens": max_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_progress": True,
-        }
-        reason, usage = None, None
-        async for event in self._connection.stream(self._path(asked), _given(body)):
-            usage = event.get("usage") or usage
-            for piece in _pieces(event):
-                yield piece
-            for choice in event.get("choices") or ():
-                reason = choice.get("finish_reason") or reason
-        if usage is not None:
-            yield Ending(_reason(reason), _usage(usage), limit, max_tokens)
+        with of_this_program(self._connection.url):
+            limit, max_tokens = await self._limit(asked, settings)
+            body = {
+                **self._body(asked),
+                **_sampling(settings),
+                "max_tokens": max_tokens,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                "return_progress": True,
+            }
+            reason, usage = None, None
+            async for event in self._connection.stream(self._path(asked), _given(body)):
+                usage = event.get("usage") or usage
+                for piece in _pieces(event):
+                    yield piece
+                for choice in event.get("choices") or ():
+                    reason = choice.get("finish_reason") or reason
+            if usage is not None:
+                yield Ending(_reason(reason), _usage(usage), limit, max_tokens)
 
     async def count(self, asked: Asked) -> int:
         """As `ChatModel`."""
-        if asked.text is not None:
-            body = {"model": self.id, "content": asked.text, "add_special": True}
-            return len((await self._connection.ask("POST", "/tokenize", body))["tokens"])
-        answer = await self._connection.ask("POST", "/v1/chat/completions/input_tokens", self._body(asked))
-        return int(answer["input_tokens"])
+        with of_this_program(self._connection.url):
+            if asked.text is not None:
+                body = {"model": self.id, "content": asked.text, "add_special": True}
+                return len((await self._connection.ask("POST", "/tokenize", body))["tokens"])
+            answer = await self._connection.ask("POST", "/v1/chat/completions/input_tokens", self._body(asked))
+            return int(answer["input_tokens"])
 
     async def fit(self, messages: tuple[Message, ...], settings: AnswerSettings) -> LeftOut:
         """As `ChatModel`."""
@@ -150,10 +154,11 @@ class RemoteModel:
         if settings.max_tokens is not None and settings.max_tokens > 0:
             body["max_tokens"] = settings.max_tokens
         answer = await self._connection.ask("POST", "/v1/chat/completions/input_tokens", _given(body))
-        truncation = answer["truncation"]
-        return LeftOut(
-            tuple(truncation["left_out_messages"]), truncation["left_out_tokens"], int(answer["input_tokens"])
-        )
+        with of_this_program(self._connection.url):
+            truncation = answer["truncation"]
+            return LeftOut(
+                tuple(truncation["left_out_messages"]), truncation["left_out_tokens"], int(answer["input_tokens"])
+            )
 
     async def strategy(self, settings: AnswerSettings) -> str:
         """As `ChatModel`; whether sizes can be, the server says with the next answer."""
@@ -168,11 +173,12 @@ class RemoteModel:
             cache = await self._connection.ask("GET", f"/v1/models/{quote(self.id)}/cache")
         except TransomError:
             return None
-        hot, *cold = cache["tiers"]
-        layers = cache["layers"]
-        tiers = [_tier(hot, layers, "hot", hot["used_bytes"] + hot["reuse_bytes"])]
-        tiers += [_tier(tier, layers, "cold", tier["physical_bytes"]) for tier in cold]
-        return CacheUse(cache["block_size"], tuple(tiers))
+        with of_this_program(self._connection.url):
+            hot, *cold = cache["tiers"]
+            layers = cache["layers"]
+            tiers = [_tier(hot, layers, "hot", hot["used_bytes"] + hot["reuse_bytes"])]
+            tiers += [_tier(tier, layers, "cold", tier["physical_bytes"]) for tier in cold]
+            return CacheUse(cache["block_size"], tuple(tiers))
 
     async def _limit(self, asked: Asked, settings: AnswerSettings) -> tuple[Limit, int]:
         """At least one token: the server says what does not fit."""
@@ -197,9 +203,7 @@ class _Connection:
     """HTTP with one server; its errors become ours."""
 
     def __init__(self, url: str, api_key: str | None, transport: httpx2.AsyncBaseTransport | None) -> None:
-        address = httpx2.URL(url)
-        if address.scheme not in ("http", "https") or not address.host:
-            raise ConfigError(f"--server {url} is not the address of a server, such as http://127.0.0.1:9632")
+        server_address(url, "--server")
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=_TIMEOUT, transport=transport)
@@ -270,14 +274,20 @@ def _given(body: Mapping[str, Any]) -> dict[str, Any]:
 def _pieces(event: Mapping[str, Any]) -> list[Piece]:
     pieces: list[Piece] = []
     if progress := event.get("prompt_progress"):
-        pieces.append(PromptProgress(progress["processed"], progress["total"]))
+        pieces.append(PromptProgress(int(progress["processed"]), int(progress["total"])))
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}
         if text := delta.get("reasoning_content"):
-            pieces.append(ReasoningPiece(text))
+            pieces.append(ReasoningPiece(_text(text)))
         if text := delta.get("content") or choice.get("text"):
-            pieces.append(ContentPiece(text))
+            pieces.append(ContentPiece(_text(text)))
     return pieces
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 def _reason(text: str | None) -> FinishReason:
@@ -287,8 +297,8 @@ def _reason(text: str | None) -> FinishReason:
 def _usage(fields: Mapping[str, Any]) -> Usage:
     details = fields.get("prompt_tokens_details") or {}
     return Usage(
-        fields["prompt_tokens"],
-        fields["completion_tokens"],
+        int(fields["prompt_tokens"]),
+        int(fields["completion_tokens"]),
         num_cached_tokens=details.get("cached_tokens") or 0,
         num_evicted_tokens=details.get("evicted_tokens") or 0,
         is_lossy="evicted_tokens" in details,
