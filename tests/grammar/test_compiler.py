@@ -64,8 +64,17 @@ def test_a_choice_is_one_of_the_texts_whatever_is_in_them(compiler: GrammarCompi
     assert set(texts(compiler, Structure.choice(choices))) <= set(choices)
 
 
+def test_a_choice_may_be_among_as_many_texts_as_fit(compiler: GrammarCompiler) -> None:
+    choices = [f"no. {number}" for number in range(5000)]
+    assert set(texts(compiler, Structure.choice(choices))) <= set(choices)
+
+
 REFUSED: dict[str, tuple[Structure, str]] = {
     "an unsupported keyword": (Structure.json_schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
+    "more at once than a step may weigh": (
+        Structure.json_schema({"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(2000)}}),
+        "items; max is 2000",
+    ),
     "an unknown type": (Structure.json_schema({"type": "foo"}), "Invalid type: foo"),
     "a remote reference": (Structure.json_schema({"$ref": "http://localhost/x"}), "retrieving it failed"),
     "a reference to a file": (Structure.json_schema({"$ref": "file:///etc/passwd"}), "retrieving it failed"),

@@ -58,9 +58,15 @@ def test_a_long_copy_does_not_hide_for_long_that_it_has_ended() -> None:
     assert found.rate < 0.5
 
 
-def test_a_sequence_without_guesses_looks_for_them_more_seldom_until_some_were_computed() -> None:
+def test_a_sequence_without_right_guesses_looks_for_them_more_seldom_until_one_was_right() -> None:
     drafter = Drafter(frozenset())
-    found = [draft(drafter, SHORT) is not None for _ in range(32)]
-    assert found == [True] * 16 + [False, False, False, True] * 4
-    drafter.note(1, 0)
-    assert draft(drafter, SHORT) is not None
+    looks = [drafter.looks() for _ in range(16)]
+    assert all(looks)
+    for num_steps, turn in ((48, 4), (32, 8)):
+        for _ in range(num_steps // turn):
+            assert [drafter.looks() for _ in range(turn)] == [False] * (turn - 1) + [True]
+            assert draft(drafter, SHORT) is not None
+            drafter.note(1, 0)
+    drafter.note(2, 1)
+    assert all(drafter.looks() for _ in range(16))
+    assert drafter.num_idle_steps == 16

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from fastapi import FastAPI
 from tests.engine.observed_client import eventually
 from tests.server.asgi import JSON_HEADERS, Exchange, Headers, ask
 from tests.server.served import RecitingEngine, make_app, served_model
-from transom.engine import EngineState, EngineStatus
+from transom.cache.stats import SequenceStats
+from transom.engine import EngineState, EngineStats, EngineStatus
 from transom.errors import KeyQueueFullError, QueueFullError
+from transom.request import CacheStrategy
 from transom.server.lifecycle import Lifecycle
 from transom.server.settings import ServerSettings
 from transom.server.window_watch import MAX_WATCHERS, MAX_WATCHERS_PER_KEY, Pace, WindowWatch
@@ -130,18 +133,23 @@ async def test_a_model_without_a_worker_has_no_windows(state: EngineState) -> No
     assert model["requests"] == []
 
 
-@pytest.fixture
-def keyed(tmp_path: Path) -> tuple[FastAPI, RecitingEngine]:
+def write_keys(directory: Path) -> Path:
     """Anna and Boris, who may use the first of two models only, and an admin."""
     keys = [
         {"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), "tenant": "t", **more}
         for name, more in (("anna", {}), ("boris", {"models": ["tiny"]}), ("root", {"admin": True}))
     ]
-    path = tmp_path / "keys.json"
+    path = directory / "keys.json"
     path.write_text(json.dumps({"keys": keys}))
     path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> tuple[FastAPI, RecitingEngine]:
+    """Two models, for the keys of `write_keys`."""
     engine = RecitingEngine(holds_after=HOLDING)
-    return make_app(engine, RecitingEngine(), settings=ServerSettings(api_keys_file=path)), engine
+    return make_app(engine, RecitingEngine(), settings=ServerSettings(api_keys_file=write_keys(tmp_path))), engine
 
 
 def as_key(key: str) -> Headers:
@@ -164,6 +172,43 @@ async def test_a_key_sees_its_own_requests_and_an_admin_all(keyed: tuple[FastAPI
     assert (anna["is_admin"], root["is_admin"]) == (False, True)
     assert (await ask(app, "GET", "/v1/windows")).status == 401
     await end(*exchanges)
+
+
+class ReportingEngine(RecitingEngine):
+    """Its reports name the sequences that run."""
+
+    def stats(self) -> EngineStats | None:
+        stats = super().stats()
+        assert stats is not None
+        running = tuple(SequenceStats(name, CacheStrategy.FULL, 1, 1, 0, 0) for name in self.running)
+        return replace(stats, cache=replace(stats.cache, sequences=running))
+
+
+async def test_slots_that_others_use_are_not_shown_as_busy(tmp_path: Path) -> None:
+    engine = ReportingEngine(holds_after=HOLDING)
+    app = make_app(engine, settings=ServerSettings(api_keys_file=write_keys(tmp_path)))
+    exchanges = [asking(app, headers=as_key(name)) for name in ("boris", "boris")]
+    await eventually(lambda: len(engine.running) == 2)
+    for name, num_busy in (("anna", 0), ("boris", 2), ("root", 2)):
+        slots = (await ask(app, "GET", "/slots?model=tiny", headers=as_key(name))).json()
+        assert sum(slot["is_processing"] for slot in slots) == num_busy
+    await end(*exchanges)
+
+
+async def test_s12_a_stream_ends_when_its_key_is_revoked(
+    keyed: tuple[FastAPI, RecitingEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transom.server.key_ring.CHECK_INTERVAL_SECONDS", 0.0)
+    app, _ = keyed
+    streams = {name: Exchange(app, "GET", "/v1/windows?stream=true", headers=as_key(name)) for name in ("anna", "root")}
+    await eventually(lambda: all(stream.answer.events() for stream in streams.values()))
+    path = tmp_path / "keys.json"
+    keys = json.loads(path.read_text())["keys"]
+    path.write_text(json.dumps({"keys": [key for key in keys if key["name"] != "root"]}))
+    async with asyncio.timeout(5):
+        await streams["root"].task
+    assert not streams["anna"].task.done()
+    await end(streams["anna"])
 
 
 async def test_a_stream_says_what_changes_and_ends_with_its_client() -> None:

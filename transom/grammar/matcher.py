@@ -13,7 +13,7 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from transom.grammar.vocabulary import reason_of
+from transom.grammar.vocabulary import is_dead_end, reason_of
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _CEILINGS = np.where(_BITS == 1, np.float32(np.inf), np.float32(-np.inf))
@@ -115,4 +115,4 @@ class Matcher:
 
     def _stuck(self) -> GrammarStuckError:
         message = self._matcher.get_error()
-        return GrammarStuckError(_DEAD_END if message.startswith("NoExtension") else reason_of(message))
+        return GrammarStuckError(_DEAD_END if is_dead_end(message) else reason_of(message))

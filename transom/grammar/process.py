@@ -21,7 +21,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from transom.grammar.structure import JSON_OPTIONS
-from transom.grammar.vocabulary import Vocabulary, is_only_end, make_matcher, make_tokenizer
+from transom.grammar.vocabulary import Vocabulary, is_dead_end, is_only_end, make_matcher, make_tokenizer, reason_of
 
 MAX_COMPILED_BYTES = 32 * 2**20
 MAX_STEP_SECONDS = 0.01
@@ -66,7 +66,10 @@ def translate(kind: str, source: str) -> str:
         case "regex":
             return LLMatcher.grammar_from_regex(source)
         case "choice":
-            return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(_literal, json.loads(source)))}")
+            # One terminal, which is one item of the parser however many texts there are.
+            return LLMatcher.grammar_from_lark(
+                f"start: CHOICE\nCHOICE: {' | '.join(map(_literal, json.loads(source)))}"
+            )
         case _:
             return LLMatcher.grammar_from_lark(_to_lark(source))
 
@@ -102,7 +105,8 @@ def _try_first_step(matcher: LLMatcher, end_id: int) -> None:
 
 
 def _try_some_steps(matcher: LLMatcher, end_id: int) -> None:
-    """Writes some text; raises ValueError when that takes so long that everybody would have to wait."""
+    """Writes some text; raises ValueError when that takes so long that everybody would have to wait, or more than the
+    limits of one step allow. That no token continues it is chance."""
     seconds = 0.0
     for step in range(_NUM_TRIED_STEPS):
         started = time.process_time()
@@ -110,10 +114,11 @@ def _try_some_steps(matcher: LLMatcher, end_id: int) -> None:
         seconds += time.process_time() - started
         if seconds > _NUM_TRIED_STEPS * MAX_STEP_SECONDS:
             raise ValueError("every token takes it too much time")
-        allowed = _token_ids(mask, end_id)
-        if matcher.is_error() or not allowed:
-            return
-        matcher.consume_token(allowed[step * 7919 % len(allowed)])
+        allowed = [] if matcher.is_error() else _token_ids(mask, end_id)
+        if not allowed or not matcher.consume_token(allowed[step * 7919 % len(allowed)]):
+            break
+    if matcher.is_error() and not is_dead_end(matcher.get_error()):
+        raise ValueError(reason_of(matcher.get_error()))
 
 
 def _token_ids(mask: bytes, end_id: int) -> list[int]:

@@ -128,6 +128,11 @@ def reason_of(message: str) -> str:
     return text[:300]
 
 
+def is_dead_end(message: str) -> bool:
+    """Whether `llguidance`'s message says that no token continues the text, not that a limit was met."""
+    return message.startswith("NoExtension")
+
+
 def is_only_end(mask: bytes, end_id: int) -> bool:
     """Whether `mask`, a bit per token, allows nothing but the end."""
     bits = int.from_bytes(mask, "little")

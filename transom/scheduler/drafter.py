@@ -17,8 +17,9 @@ _EXPECTATION_WEIGHT = 2.0
 """... and as how many checked ones that counts, until it is as old as they."""
 _DECAY = 0.8
 """What a draft still counts when the next one was checked: text turns from copied to new within a line."""
-_IDLE_STEPS, _IDLE_TURN = 16, 4
-"""After so many steps without guesses only every fourth looks for some: beside small models looking takes time."""
+_TURNS = ((64, 8), (16, 4))
+"""After so many steps in which no guess was right only every eighth, or fourth, looks for one: beside small models
+looking takes time. A wrong try is no reason to look more often."""
 _MAX_WEIGHT = 4.0
 """A draft counts as at most so many checked guesses, or one long copy would hide that it has ended."""
 
@@ -54,7 +55,7 @@ class _Rate:
 class Drafter:
     """Drafts of one sequence, none of whose tokens is in `end_token_ids`."""
 
-    __slots__ = ("_end_token_ids", "_is_long_match", "_lookup", "_rates", "num_idle_steps")
+    __slots__ = ("_end_token_ids", "_is_long_match", "_lookup", "_num_futile_steps", "_rates", "num_idle_steps")
 
     def __init__(self, end_token_ids: frozenset[int]) -> None:
         self._lookup = PromptLookup()
@@ -63,12 +64,20 @@ class Drafter:
         self._is_long_match = False  # the last one
         self.num_idle_steps = 0
         """Steps since guesses of it were computed last."""
+        self._num_futile_steps = 0
+        """Steps since a guess of it was right last."""
+
+    def looks(self) -> bool:
+        """Whether the next step, which this counts, is one to look for guesses in."""
+        self.num_idle_steps += 1
+        self._num_futile_steps += 1
+        for num_steps, turn in _TURNS:
+            if self._num_futile_steps > num_steps:
+                return self._num_futile_steps % turn == 0
+        return True
 
     def draft(self, token_ids: NDArray[np.int32], num_wanted: int) -> Draft | None:
         """Up to `num_wanted` tokens that may follow `token_ids` [num_tokens], the sequence so far; None without any."""
-        self.num_idle_steps += 1
-        if self.num_idle_steps > _IDLE_STEPS and self.num_idle_steps % _IDLE_TURN:
-            return None
         match = self._lookup.find(token_ids, num_wanted)
         if match is None:
             return None
@@ -80,6 +89,8 @@ class Drafter:
         """Of the last draft so many tokens were computed, at least one; the first `num_accepted` were right, and the
         one behind them, if there is one, was not."""
         self.num_idle_steps = 0
+        if num_accepted:
+            self._num_futile_steps = 0
         self._rates[self._is_long_match].note(num_accepted, min(num_accepted + 1, num_drafted))
 
 

@@ -9,6 +9,7 @@ nothing to speak of. Knows no clock, no queue and no cache; tokens come out the 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ _LARGEST_LOSS = 1.03
 _TRY_SHARE = 0.01
 """What tries may take of the time in which nothing is gained."""
 _TRY_LENGTH = 2
+_UNLIKELY = 0.02
+"""Guesses less likely than that to count are not weighed: no row is so cheap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Drafting:
         `patience` says for how many steps each has had none. Sequences without a draft are those of `shape` that have
         none here.
         """
-        num_rows = min(num_rows, MAX_DRAFTED_ROWS, sum(len(draft.token_ids) for draft in drafts))
+        num_rows = min(num_rows, MAX_DRAFTED_ROWS, sum(map(_num_likely, drafts)))
         ratios = self._ratios(shape, num_rows)
         lengths = _best_lengths(shape, drafts, ratios)
         if any(lengths):
@@ -93,6 +96,14 @@ class Drafting:
         if shape.has_prompts:
             return [1.0 + drafted / shape.num_tokens for drafted in range(num_rows + 1)]
         return self._costs.ratios(shape.num_sequences, num_rows)
+
+
+def _num_likely(draft: Draft) -> int:
+    """How many of its guesses are worth to be weighed; as many as a try takes, if there are so many."""
+    if not 0.0 < draft.rate < 1.0:
+        return len(draft.token_ids) if draft.rate else min(_TRY_LENGTH, len(draft.token_ids))
+    likely = max(_TRY_LENGTH, int(math.log(_UNLIKELY) / math.log(draft.rate)))
+    return min(likely, len(draft.token_ids))
 
 
 def _best_lengths(shape: StepShape, drafts: SequenceOf[Draft], ratios: SequenceOf[float]) -> list[int]:

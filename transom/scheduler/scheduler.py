@@ -238,6 +238,8 @@ class Scheduler:
 
     def _draft(self, sequence: Sequence) -> Draft | None:
         """Guesses for which the sequence has room already."""
+        if sequence.drafter is not None and not sequence.drafter.looks():
+            return None
         assert sequence.cache is not None
         limit = sequence.request.max_draft_tokens
         wanted = self._drafting.max_draft_tokens if limit is None else min(limit, self._drafting.max_draft_tokens)

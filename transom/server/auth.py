@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from transom.server.caller import NOBODY, Caller
@@ -18,7 +20,7 @@ _Headers = list[tuple[bytes, bytes]]
 class RequireKey:
     """Answers 401 to everything but the health routes and `open_paths` unless the request carries an accepted key.
 
-    Leaves the `Caller` in the request's state.
+    Leaves the `Caller` in the request's state, and how to ask again whose the key is.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str] = frozenset()) -> None:
@@ -37,6 +39,7 @@ class RequireKey:
                     headers={"www-authenticate": "Bearer"},
                 )
             scope["state"]["caller"] = caller
+            scope["state"]["ask_again"] = partial(self._caller, scope)
             record_of(scope).tenant = caller.tenant
         await self._app(scope, receive, send)
 

@@ -41,6 +41,11 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
+def is_still_caller(request: Request) -> bool:
+    """Whether the key of a request that goes on and on is, and may do, what it was and might at its beginning."""
+    return bool(request.state.ask_again() == caller_of(request))
+
+
 def check_admin(request: Request) -> None:
     """Raises `HttpError` (403) for a key that may only use models."""
     if not caller_of(request).is_admin:

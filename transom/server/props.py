@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from transom.registry import ServedModel
 from transom.server.answering import json_response
+from transom.server.caller import Caller, caller_of
 from transom.server.choices import SYSTEM_FINGERPRINT
 from transom.server.context import ServerContext
 
@@ -22,7 +23,8 @@ def props_router(context: ServerContext) -> APIRouter:
         return json_response(_props(_asked_for(context, request)))
 
     async def get_slots(request: Request) -> Response:
-        return json_response(_slots(_asked_for(context, request)))
+        served = _asked_for(context, request)
+        return json_response(_slots(served, _num_running(context, served, caller_of(request))))
 
     for prefix in ("", "/v1"):
         router.add_api_route(f"{prefix}/props", get_props, methods=["GET"], response_model=None)
@@ -59,10 +61,18 @@ def _props(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def _slots(served: ServedModel) -> list[dict[str, Any]]:
-    """As of the worker's last report. A sequence has no slot of its own here; busy ones are counted first."""
+def _num_running(context: ServerContext, served: ServedModel, caller: Caller) -> int:
+    """Sequences that the caller may know of, as of the worker's last report."""
     stats = served.engine.stats()
-    num_running = 0 if stats is None else stats.scheduler.num_running
+    if stats is None or caller.is_admin:
+        return 0 if stats is None else stats.scheduler.num_running
+    opened = context.open_requests.of_model(served.id)
+    running = {sequence.request_id for sequence in stats.cache.sequences}
+    return sum(opened[request_id].is_visible_to(caller) for request_id in opened.keys() & running)
+
+
+def _slots(served: ServedModel, num_running: int) -> list[dict[str, Any]]:
+    """A sequence has no slot of its own here; busy ones are counted first."""
     window = served.engine_config.context_window
     return [
         {"id": number, "n_ctx": window, "is_processing": number < num_running}

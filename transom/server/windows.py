@@ -21,7 +21,7 @@ from transom.errors import RequestError
 from transom.registry import ServedModel
 from transom.server.answering import json_response
 from transom.server.cache_status import cache_numbers, sequence_numbers
-from transom.server.caller import Caller, caller_of
+from transom.server.caller import Caller, caller_of, is_still_caller
 from transom.server.context import ServerContext
 from transom.server.event_stream import EventStream
 from transom.server.interruption import cancel, run_watched
@@ -35,7 +35,7 @@ def windows_router(context: ServerContext) -> APIRouter:
     watch = WindowWatch(context.registry.models())
 
     async def get_windows(request: Request) -> Response:
-        shown = _Shown(context, watch, caller_of(request), _asked_models(context, request))
+        shown = _Shown(context, watch, request, _asked_models(context, request))
         if _wants_stream(request):
             return EventStream(
                 shown.changes(),
@@ -75,8 +75,13 @@ class _Shown:
 
     context: ServerContext
     watch: WindowWatch
-    caller: Caller
+    request: Request
     models: tuple[ServedModel, ...]
+
+    @property
+    def caller(self) -> Caller:
+        """For whom it is."""
+        return caller_of(self.request)
 
     def now(self) -> dict[str, Any]:
         """As of the last look."""
@@ -88,11 +93,11 @@ class _Shown:
         }
 
     async def changes(self) -> AsyncGenerator[dict[str, Any], None]:
-        """Whenever something is otherwise than before, until the server drains."""
+        """Whenever something is otherwise than before, until the server drains or the key is no longer what it was."""
         lifecycle = self.context.lifecycle
         last: dict[str, Any] | None = None
         async with self.watch.watching(self.caller.name):
-            while not lifecycle.draining:
+            while not lifecycle.draining and is_still_caller(self.request):
                 now = self.now()
                 if now != last:
                     last = now
