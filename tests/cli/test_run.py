@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def test_a_dumb_terminal_has_lines_answers_and_interrupts_and_no_escape_sequence
     os.killpg(terminal.process.pid, signal.SIGINT)
     terminal.wait_for("what was said so far stays")
     terminal.wait_for("\n> ")
+    time.sleep(
+        0.3
+    )  # `input` shows its mark a moment before it reads, and hears a signal of that moment with the next line
     terminal.type("\x03")
     terminal.wait_for("Ctrl-C stops an answer; Ctrl-D or /quit leaves.")
     terminal.type("/set max_tokens 1999\none two three\n")

@@ -43,7 +43,8 @@ class KVSizes:
         return self.of_sequence(1, CacheOptions())
 
     def of_sequence(self, num_tokens: int, options: CacheOptions) -> KVBytes:
-        """The most that a sequence of so many tokens has at once in RAM, and on SSD."""
+        """The most that a sequence of so many tokens has at once in RAM, and on SSD; what is on its way from one to the
+        other lies in both for that moment, and counts here in the latter alone."""
         budget = self.budget
         strategy = strategy_of(
             options,
