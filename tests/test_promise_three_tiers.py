@@ -82,8 +82,14 @@ FAMILY_CASES = {
 }
 """Soft-capped, with two ropes, hybrid, with experts."""
 
+SLOW_CASES = ("llama", "mistral", *FAMILY_CASES)
+"""What they have, `mixed`, `llama q8_0` and the bundled models show every day: full and sliding layers, f16."""
 
-@pytest.fixture(scope="module", params=[*CASES, *(pytest.param(name, marks=SLOW) for name in FAMILY_CASES)])
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[SLOW] if name in SLOW_CASES else []) for name in (*CASES, *FAMILY_CASES)],
+)
 def case(request: pytest.FixtureRequest) -> Case:
     return {**CASES, **FAMILY_CASES}[request.param]
 

@@ -300,5 +300,5 @@ class TiersMachine(RuleBasedStateMachine):
 
 TestTiers = TiersMachine.TestCase
 TestTiers.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
